@@ -1,0 +1,1 @@
+//! Who may be written to: contacts, lists, consent, suppression, and the import of CSV files.

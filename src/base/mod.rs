@@ -1,0 +1,9 @@
+//! Values without I/O: nothing here can wait or know the time.
+
+mod address;
+mod id;
+mod time;
+
+pub use address::{Address, AddressError, Domain};
+pub use id::{CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, ListId, SourceId};
+pub use time::{Rate, Span, TimeError, Timestamp};

@@ -1,0 +1,1 @@
+//! Campaigns as files: definition, lifecycle, schedule and plan.

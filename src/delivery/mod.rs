@@ -1,0 +1,1 @@
+//! From the queue to the mail hosts: routes, sites, limits, connections, and the judgement on every attempt.

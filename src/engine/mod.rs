@@ -1,0 +1,1 @@
+//! Where tasks meet channels: starting, handling and stopping the whole.

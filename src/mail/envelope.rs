@@ -1,0 +1,51 @@
+//! What is planned: one recipient, one copy. An envelope holds no personal data; the recipient is read from the
+//! store when the copy is leased.
+
+use serde_json::{Map, Value};
+
+use crate::base::{Address, ContactId, EditionId, EnvelopeId, SourceId, Timestamp};
+
+/// Which queue a copy stands in. Within a domain a lower lane is served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Test copies and single messages a person waits for.
+    Urgent,
+    /// Campaigns.
+    Bulk,
+}
+
+/// One planned delivery to one recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// Launch and contact, packed.
+    pub id: EnvelopeId,
+    /// The frozen content to print.
+    pub edition: EditionId,
+    /// The queue it stands in.
+    pub lane: Lane,
+    /// Attempts that reached a ruling about this copy; drives the retry schedule.
+    pub tries: u16,
+    /// The source address of its first MAIL, kept over retries for greylisting (C-51).
+    pub source: Option<SourceId>,
+    /// The Date header, set at its first MAIL and kept over retries (M-05).
+    pub date: Option<Timestamp>,
+    /// How often it was sent again after an answer was lost.
+    pub doubtful: u8,
+    /// Not before this time.
+    pub due: Timestamp,
+    /// Given up after this time.
+    pub expires: Timestamp,
+}
+
+/// A contact as chosen for a copy: read with the lease, dropped with it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipient {
+    /// The contact's row.
+    pub contact: ContactId,
+    /// Where the copy goes.
+    pub address: Address,
+    /// The contact's name, empty when unknown.
+    pub name: String,
+    /// Every imported column by its own name.
+    pub fields: Map<String, Value>,
+}

@@ -1,0 +1,13 @@
+//! The nouns on the road: what is planned, what was tried, what became of it. Plain data with public fields.
+
+mod attempt;
+mod envelope;
+mod message;
+mod outcome;
+mod verdict;
+
+pub use attempt::{Attempt, EnhancedCode, Reply, Stage};
+pub use envelope::{Envelope, Lane, Recipient};
+pub use message::Message;
+pub use outcome::{Outcome, Standing};
+pub use verdict::{Blame, Class, Ruling, Verdict};

@@ -1,0 +1,58 @@
+//! What became of a copy: the fact on record.
+
+use std::sync::Arc;
+
+use crate::base::{Domain, EnvelopeId, Timestamp};
+use crate::mail::{Class, EnhancedCode, Stage};
+
+/// Where a copy stands on record. All but `Waiting`, `Deferred` and `InDoubt` are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Planned, never tried.
+    Waiting,
+    /// Tried, to be tried again.
+    Deferred,
+    /// Taken by a host.
+    Delivered,
+    /// Refused, expired, or bounced later.
+    Failed,
+    /// Not sent: suppressed, unsubscribed or paused when its turn came.
+    Barred,
+    /// Left out by `missing = "skip"`.
+    Skipped,
+    /// Called back before it was sent.
+    Cancelled,
+    /// Its answer was lost, and the campaign holds such copies for a person to decide.
+    InDoubt,
+}
+
+/// One line of the book: what one attempt, or one decision about a copy, came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The copy.
+    pub envelope: EnvelopeId,
+    /// Where it stands now.
+    pub state: Standing,
+    /// Why.
+    pub class: Class,
+    /// The basic reply code, when a host answered.
+    pub code: Option<u16>,
+    /// The enhanced code, when the answer carried one.
+    pub enhanced: Option<EnhancedCode>,
+    /// How far the last attempt came; `None` when the outcome is not of an attempt.
+    pub stage: Option<Stage>,
+    /// The answer's text, or ours, cut to what a person needs.
+    pub text: String,
+    /// The host that answered.
+    pub host: Option<Domain>,
+    /// The site it was sent to, by its name: a provider, a registrable domain or a host set; with a relay named by hand
+    /// the recipient's domain.
+    pub site: Option<Arc<str>>,
+    /// Attempts counted so far.
+    pub tries: u16,
+    /// How often it was sent again after a lost answer.
+    pub doubtful: u8,
+    /// When.
+    pub at: Timestamp,
+}

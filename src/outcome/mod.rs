@@ -1,0 +1,1 @@
+//! What became of it: outcomes copied to the store, reports, and what comes back.

@@ -1,0 +1,1 @@
+//! DKIM: keys by domain, signatures, and the DNS records they need.

@@ -1,0 +1,1 @@
+//! The protocol, both sides. Knows nothing of campaigns or queues.

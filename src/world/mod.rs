@@ -1,0 +1,104 @@
+//! The only door to the outside: wall time, names, connections and chance. Handed down, never looked up, so that a
+//! simulated world can stand in for the real one. Waiting is not here: it is always `tokio::time`.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::base::{Domain, Timestamp};
+
+/// Wall time.
+pub trait Clock: Send + Sync {
+    /// The time now.
+    fn now(&self) -> Timestamp;
+}
+
+/// One MX record; the null MX (RFC 7505) has target `None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mx {
+    /// Lower is tried first.
+    pub preference: u16,
+    /// The host; `None` for the root, which says that the domain takes no mail.
+    pub target: Option<Domain>,
+}
+
+/// Why the name service gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DnsError {
+    /// The name does not exist (NXDOMAIN): permanent.
+    #[error("the domain {0} does not exist")]
+    NoSuchName(Domain),
+    /// The name exists, without records of this type.
+    #[error("{0} has no records of that type")]
+    NoRecords(Domain),
+    /// SERVFAIL, a timeout, or an answer that makes no sense: try again later.
+    #[error("the name service did not answer for {name}: {why}")]
+    Unavailable {
+        /// The name asked for.
+        name: Domain,
+        /// What the resolver said.
+        why: String,
+    },
+}
+
+/// An answer and how long it may be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer<T> {
+    /// The records.
+    pub records: Vec<T>,
+    /// How long they hold, floor 30 s, ceiling one day (C-09).
+    pub ttl: Duration,
+    /// Whether DNSSEC proved them.
+    pub secure: bool,
+}
+
+/// The name service.
+pub trait Dns: Send + Sync {
+    /// The MX records of a domain, in the order they came.
+    fn mx(&self, domain: &Domain) -> BoxFuture<'static, Result<Answer<Mx>, DnsError>>;
+    /// The addresses of a host: IPv4, and IPv6 when `v6`.
+    fn addresses(&self, host: &Domain, v6: bool) -> BoxFuture<'static, Result<Answer<IpAddr>, DnsError>>;
+    /// The TXT records of a name, the strings of each joined. The name is text because of labels such as `_dmarc`.
+    fn text(&self, name: &str) -> BoxFuture<'static, Result<Answer<String>, DnsError>>;
+    /// The host name an address points to (PTR).
+    fn pointer(&self, address: IpAddr) -> BoxFuture<'static, Result<Answer<Domain>, DnsError>>;
+}
+
+/// A connection's bytes.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// The network.
+pub trait Net: Send + Sync {
+    /// Connects to `to`, from the source address `from` when one is given. The caller sets the time limit.
+    fn dial(&self, from: Option<IpAddr>, to: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
+}
+
+/// Chance: for jitter and ids, seeded in simulations. Never for keys.
+pub trait Dice: Send + Sync {
+    /// Any number, each as likely.
+    fn roll(&self) -> u64;
+
+    /// A number in `0.0..1.0`.
+    fn fraction(&self) -> f64 {
+        (self.roll() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Everything from outside, as one thing to hand down.
+#[derive(Clone)]
+pub struct World {
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// The name service.
+    pub dns: Arc<dyn Dns>,
+    /// The network.
+    pub net: Arc<dyn Net>,
+    /// Chance.
+    pub dice: Arc<dyn Dice>,
+}

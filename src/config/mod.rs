@@ -1,226 +1,214 @@
-//! Settings: every key optional, typed and documented; an unknown key is refused.
+//! Settings: every key optional, typed, documented and checked; an unknown key is refused. A key's meaning, type and
+//! default stand in one place, [`settings`](self), and the reference printed by `mailshot config` is made from it.
+
+mod load;
+mod reference;
+mod secret;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use load::Error;
+pub use reference::{Key, commented_example};
+pub use secret::Secret;
 
 use crate::base::{Rate, Span};
 
-/// All settings of a workspace, as `mailshot.toml`, the environment and the defaults give them.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
+/// Declares a section of the settings: the struct, its defaults, and the words of its keys for the reference.
+macro_rules! section {
+    ($(#[doc = $about:literal])+ $name:ident { $($(#[doc = $doc:literal])+ $(#[serde($($serde:tt)+)])? $key:ident: $type:ty = $default:expr,)+ }) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[doc = $doc])+ $(#[serde($($serde)+)])? pub $key: $type,)+
+        }
+
+        impl Default for $name {
+            fn default() -> $name {
+                $name { $($key: $default,)+ }
+            }
+        }
+
+        impl $name {
+            /// The keys of this section, in order.
+            pub(crate) const KEYS: &'static [Key] =
+                &[$(Key { name: stringify!($key), meaning: &[$($doc),+] },)+];
+            /// What the section is about.
+            pub(crate) const ABOUT: &'static [&'static str] = &[$($about),+];
+        }
+    };
+}
+
+section! {
+    /// All settings of a workspace, as the defaults, `mailshot.toml` and the environment give them.
+    Settings {
+        /// Name servers to ask, as "IP" or "IP:PORT", one or a list; empty: those of the system.
+        #[serde(deserialize_with = "one_or_many")]
+        resolver: Vec<String> = Vec::new(),
+        /// The port mail hosts listen on; anything but 25 is for tests.
+        smtp_port: u16 = 25,
+        /// Whether mail hosts may have loopback and private addresses; for tests and inner networks only.
+        allow_private: bool = false,
+        /// A PEM file of certificate authorities trusted beside the public ones, relative to the workspace.
+        tls_ca: Option<PathBuf> = None,
+        /// Who sends.
+        sender: Sender = Sender::default(),
+        /// Where the links in the messages lead.
+        links: Links = Links::default(),
+        /// Signing.
+        dkim: Dkim = Dkim::default(),
+        /// The host that `--via` names.
+        relay: Relay = Relay::default(),
+        /// When and how long to try again.
+        retry: Retry = Retry::default(),
+        /// What is on the road.
+        queue: Queue = Queue::default(),
+        /// The record of people and outcomes.
+        store: Store = Store::default(),
+        /// Limits toward mail hosts.
+        shape: Shape = Shape::default(),
+        /// What follows from bounces.
+        bounce: Bounce = Bounce::default(),
+        /// Addresses to send from; none: whatever the system chooses.
+        source: Vec<Source> = Vec::new(),
+    }
+}
+
+section! {
     /// Who sends.
-    pub sender: Sender,
+    Sender {
+        /// The postal address every message shows; a launch is refused without it.
+        postal_address: String = String::new(),
+        /// The domain of return paths, whose MX leads to whatever reads bounces; unset: `bounce.` before the From domain.
+        bounce_domain: Option<String> = None,
+        /// The SenderId of Feedback-ID, 5 to 15 characters; unset: made from the From domain.
+        feedback_id: Option<String> = None,
+    }
+}
+
+section! {
     /// Where the links in the messages lead.
-    pub links: Links,
+    Links {
+        /// The public https address of the pages behind List-Unsubscribe, without a final slash.
+        base_url: String = "https://mail.example.com".to_owned(),
+        /// The domain of the `mailto:` in List-Unsubscribe; unset: the bounce domain.
+        mailto_domain: Option<String> = None,
+    }
+}
+
+section! {
     /// Signing.
-    pub dkim: Dkim,
-    /// The host everything goes through when a launch names one by `--via`, and its credentials.
-    pub relay: Relay,
-    /// Addresses to send from; empty: whatever the system chooses.
-    pub source: Vec<Source>,
-    /// When and how long to try again.
-    pub retry: Retry,
+    Dkim {
+        /// Send without a signature when the From domain has no key; without this the launch is refused.
+        unsigned: bool = false,
+        /// How long a signature holds (`x=`): longer than the last retry and what forwarding takes.
+        expires: Span = Span::secs(7 * 86_400),
+    }
+}
+
+section! {
+    /// The host that `--via` names.
+    Relay {
+        /// User name for AUTH; unset: no AUTH.
+        user: Option<String> = None,
+        /// A file whose first line is the password. Or set MAILSHOT_RELAY__PASSWORD in the environment.
+        password_file: Option<PathBuf> = None,
+        /// The password itself; taken from the environment only.
+        #[serde(skip_serializing)]
+        password: Option<Secret> = None,
+        /// Most connections at once.
+        connection_limit: u16 = 50,
+        /// Most messages on one connection; unset: no cap.
+        max_deliveries_per_connection: Option<u32> = None,
+        /// Most messages in a time, as in "100/min"; unset: no cap.
+        max_message_rate: Option<Rate> = None,
+    }
+}
+
+section! {
+    /// When and how long to try again: the n-th delay is min(first · 2^(n−1), longest) × a random 0.5 to 1.5.
+    Retry {
+        /// The first delay.
+        first: Span = Span::secs(30 * 60),
+        /// The longest delay.
+        longest: Span = Span::secs(4 * 3600),
+        /// The first delay after a greylisting reply, when shorter than `first`.
+        greylist: Span = Span::secs(7 * 60),
+        /// Given up after this time since planning.
+        expires: Span = Span::secs(72 * 3600),
+    }
+}
+
+section! {
     /// What is on the road.
-    pub queue: Queue,
+    Queue {
+        /// Most copies waiting in the queue at once; planning stands still above it.
+        max_waiting: u32 = 100_000,
+        /// Wait for the disk before a copy counts as settled. Off only to measure what it costs.
+        durable: bool = true,
+        /// Memory for the queue's pages, in MiB.
+        cache_mb: u16 = 16,
+    }
+}
+
+section! {
     /// The record of people and outcomes.
-    pub store: Store,
-    /// Limits toward mail hosts that no row of the provider table knows.
-    pub shape: Shape,
-    /// What happens to addresses that bounce.
-    pub bounce: Bounce,
-    /// Name servers to ask, as `IP` or `IP:PORT`; empty: those of the system.
-    pub resolver: Vec<String>,
-    /// The port mail hosts listen on; 25 but in tests.
-    pub smtp_port: SmtpPort,
-    /// Whether mail hosts may have loopback and private addresses; for tests and inner networks only.
-    pub allow_private: bool,
-    /// A PEM file of certificate authorities trusted beside the public ones.
-    pub tls_ca: Option<PathBuf>,
-}
-
-/// Who sends.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Sender {
-    /// The postal address every message must show; a launch is refused without it.
-    pub postal_address: String,
-    /// The domain of return paths; default: `bounce.` before the From domain. Its MX must lead to whatever reads bounces.
-    pub bounce_domain: Option<String>,
-    /// The SenderId of Feedback-ID, 5 to 15 characters; default: made from the From domain.
-    pub feedback_id: Option<String>,
-}
-
-/// Where the links in the messages lead.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Links {
-    /// The public address of the pages behind List-Unsubscribe, https, without a final slash.
-    pub base_url: String,
-    /// The domain of the `mailto:` in List-Unsubscribe; default: the bounce domain.
-    pub mailto_domain: Option<String>,
-}
-
-impl Default for Links {
-    fn default() -> Links {
-        Links { base_url: "https://mail.example.com".into(), mailto_domain: None }
+    Store {
+        /// Where it lies: "sqlite:PATH", relative to the workspace.
+        url: String = "sqlite:state/audience.db".to_owned(),
     }
 }
 
-/// Signing.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Dkim {
-    /// Send without a signature when the From domain has no key.
-    pub unsigned: bool,
-    /// How long a signature holds (`x=`).
-    pub expires: Span,
-}
-
-impl Default for Dkim {
-    fn default() -> Dkim {
-        Dkim { unsigned: false, expires: Span::secs(7 * 86_400) }
+section! {
+    /// Limits toward mail hosts, per source address and site. Set keys win over the provider table; rows of
+    /// `shaping.toml` win over these.
+    Shape {
+        /// Most connections at once.
+        connection_limit: Option<u16> = None,
+        /// Most messages on one connection.
+        max_deliveries_per_connection: Option<u32> = None,
+        /// Most messages in a time, as in "100/min".
+        max_message_rate: Option<Rate> = None,
+        /// Most new connections in a time.
+        max_connection_rate: Option<Rate> = None,
     }
 }
 
-/// Credentials and shape of the host named by `--via`.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Relay {
-    /// User for AUTH.
-    pub user: Option<String>,
-    /// A file whose first line is the password; or set MAILSHOT_RELAY__PASSWORD in the environment.
-    pub password_file: Option<PathBuf>,
-    /// Most connections at once.
-    pub connection_limit: u16,
-    /// Most messages on one connection; none: no cap.
-    pub max_deliveries_per_connection: Option<u32>,
-    /// Most messages in a time; none: no cap.
-    pub max_message_rate: Option<Rate>,
-}
-
-impl Default for Relay {
-    fn default() -> Relay {
-        Relay {
-            user: None,
-            password_file: None,
-            connection_limit: 50,
-            max_deliveries_per_connection: None,
-            max_message_rate: None,
-        }
+section! {
+    /// What follows from bounces.
+    Bounce {
+        /// Consecutive soft bounces, each from another campaign, until an address is suppressed.
+        soft_limit: u32 = 5,
+        /// The least time those bounces span.
+        soft_span: Span = Span::secs(15 * 86_400),
     }
 }
 
-/// An address to send from.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Source {
-    /// Its name in reports and rules.
-    pub name: String,
-    /// The local address; none: the system chooses.
-    #[serde(default)]
-    pub address: Option<IpAddr>,
-    /// The name said in EHLO: a host name that resolves to the address (C-15).
-    #[serde(default)]
-    pub ehlo_name: Option<String>,
-}
-
-/// When and how long to try again (C-48): n-th delay = min(first · 2^(n−1), longest) × a random 0.5 to 1.5.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Retry {
-    /// The first delay.
-    pub first: Span,
-    /// The longest delay.
-    pub longest: Span,
-    /// The first delay after a greylisting reply; never longer than `first`.
-    pub greylist: Span,
-    /// Given up after this time since planning.
-    pub expires: Span,
-}
-
-impl Default for Retry {
-    fn default() -> Retry {
-        Retry {
-            first: Span::secs(30 * 60),
-            longest: Span::secs(4 * 3600),
-            greylist: Span::secs(7 * 60),
-            expires: Span::secs(72 * 3600),
-        }
+section! {
+    /// An address to send from; one `[[source]]` table each.
+    Source {
+        /// Its name in reports and rules.
+        name: String = String::new(),
+        /// The local address; unset: the system chooses.
+        address: Option<IpAddr> = None,
+        /// The name said in EHLO: a host name that resolves to the address; unset: the machine's host name.
+        ehlo_name: Option<String> = None,
     }
 }
 
-/// What is on the road.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Queue {
-    /// Most copies waiting in the queue at once; planning stands still above it.
-    pub max_waiting: u32,
-    /// Wait for the disk before a copy counts as settled. Off only to measure what it costs.
-    pub durable: bool,
-    /// Memory for the queue's pages, in MiB.
-    pub cache_mb: u16,
-}
-
-impl Default for Queue {
-    fn default() -> Queue {
-        Queue { max_waiting: 100_000, durable: true, cache_mb: 16 }
+/// A list of texts, or a single one.
+fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text or a list of texts")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
     }
-}
-
-/// The record of people and outcomes.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Store {
-    /// Where it lies: `sqlite:PATH`, relative to the workspace.
-    pub url: String,
-}
-
-impl Default for Store {
-    fn default() -> Store {
-        Store { url: "sqlite:state/audience.db".into() }
-    }
-}
-
-/// Limits toward a site, per source address. Absent keys fall to the provider's row, then to the built-in default.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Shape {
-    /// Most connections at once.
-    pub connection_limit: Option<u16>,
-    /// Most messages on one connection.
-    pub max_deliveries_per_connection: Option<u32>,
-    /// Most messages in a time.
-    pub max_message_rate: Option<Rate>,
-    /// Most new connections in a time.
-    pub max_connection_rate: Option<Rate>,
-}
-
-/// What happens to addresses that bounce.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Bounce {
-    /// Consecutive soft bounces, each from another campaign, until an address is suppressed.
-    pub soft_limit: u32,
-    /// The least time those bounces must span.
-    pub soft_span: Span,
-}
-
-impl Default for Bounce {
-    fn default() -> Bounce {
-        Bounce { soft_limit: 5, soft_span: Span::secs(15 * 86_400) }
-    }
-}
-
-/// The port mail hosts listen on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(transparent)]
-pub struct SmtpPort(pub u16);
-
-impl Default for SmtpPort {
-    fn default() -> SmtpPort {
-        SmtpPort(25)
-    }
+    Ok(match OneOrMany::deserialize(from)? {
+        OneOrMany::One(text) => vec![text],
+        OneOrMany::Many(texts) => texts,
+    })
 }

@@ -1,0 +1,313 @@
+//! Layers: defaults, then `mailshot.toml`, then the environment. Every complaint names its place and what to do.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use miette::{Diagnostic, NamedSource, SourceSpan};
+
+use super::reference::SECRETS;
+use super::{Secret, Settings};
+
+/// Variables that start like settings but are none: log filter and test material.
+const RESERVED: &[&str] = &["LOG", "CORPUS", "SOAK"];
+const PREFIX: &str = "MAILSHOT_";
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+pub enum Error {
+    /// The file is there but cannot be read.
+    #[error("cannot read {}: {why}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// The file is not TOML, or holds an unknown key or a wrong value.
+    #[error("{message}")]
+    File {
+        /// What is wrong.
+        message: String,
+        /// The whole file, to show the line.
+        #[source_code]
+        file: NamedSource<String>,
+        /// Where in the file.
+        #[label("here")]
+        place: Option<SourceSpan>,
+        /// What to do.
+        #[help]
+        help: Option<String>,
+    },
+    /// A variable of the environment names no setting, or has a wrong value.
+    #[error("the environment variable {variable}: {message}")]
+    Variable {
+        /// Its full name.
+        variable: String,
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        #[help]
+        help: Option<String>,
+    },
+    /// A value of the right type that cannot be meant.
+    #[error("{key} = {value}: {message}")]
+    Value {
+        /// The key with its section.
+        key: &'static str,
+        /// The value as given.
+        value: String,
+        /// What is wrong, and what to do.
+        message: &'static str,
+    },
+}
+
+impl Settings {
+    /// Loads `file` (absent: all defaults) and lays the variables of `env` over it. Relative paths are taken from the
+    /// file's folder.
+    pub fn load(file: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Settings, Error> {
+        let mut table = toml::Table::new();
+        if let Some(text) = read(file)? {
+            parse_file(file, &text)?;
+            table = text.parse().map_err(|error| in_file(file, &text, &error))?;
+        }
+        let mut variables: Vec<_> = env.filter(|(name, _)| is_setting(name)).collect();
+        variables.sort();
+        for (name, value) in variables {
+            overlay(&mut table, &name, &value)?;
+        }
+        let mut settings: Settings = table.try_into().expect("each layer was accepted by itself");
+        settings.resolve(file.parent().unwrap_or(Path::new(".")))?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Makes paths absolute and reads secrets from their files.
+    fn resolve(&mut self, folder: &Path) -> Result<(), Error> {
+        for path in [&mut self.tls_ca, &mut self.relay.password_file].into_iter().flatten() {
+            *path = folder.join(&*path);
+        }
+        if let (Some(path), None) = (&self.relay.password_file, &self.relay.password) {
+            let text = std::fs::read_to_string(path).map_err(|why| Error::Read { path: path.clone(), why })?;
+            self.relay.password = Some(Secret::new(text.lines().next().unwrap_or_default().to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Refuses values that their types allow but that cannot be meant.
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |key, value: &dyn std::fmt::Display, message| {
+            Err(Error::Value { key, value: format!("\"{value}\""), message })
+        };
+        if self.smtp_port == 0 {
+            return wrong("smtp_port", &self.smtp_port, "there is no port 0; mail hosts listen on 25");
+        }
+        for server in &self.resolver {
+            if server.parse::<IpAddr>().is_err() && server.parse::<SocketAddr>().is_err() {
+                return wrong("resolver", server, "write a name server as \"IP\" or \"IP:PORT\"");
+            }
+        }
+        let url = &self.links.base_url;
+        if !url.starts_with("https://") && !url.starts_with("http://") || url.ends_with('/') {
+            return wrong("links.base_url", url, "write \"https://HOST\" without a final slash");
+        }
+        if self.queue.max_waiting < 64 {
+            return wrong(
+                "queue.max_waiting",
+                &self.queue.max_waiting,
+                "must be 64 or more: one for each bucket of domains",
+            );
+        }
+        if self.relay.connection_limit == 0 {
+            return wrong("relay.connection_limit", &0, "must be 1 or more; to stop sending use `mailshot pause`");
+        }
+        if self.shape.connection_limit == Some(0) {
+            return wrong("shape.connection_limit", &0, "must be 1 or more; to stop sending use `mailshot pause`");
+        }
+        if self.retry.first.duration().is_zero() {
+            return wrong(
+                "retry.first",
+                &self.retry.first,
+                "must be longer than zero, or a refused copy would be sent without pause",
+            );
+        }
+        if !self.store.url.starts_with("sqlite:") {
+            return wrong(
+                "store.url",
+                &self.store.url,
+                "this version keeps its record in SQLite: write \"sqlite:PATH\"",
+            );
+        }
+        if let Some(source) = self.source.iter().find(|source| source.name.is_empty()) {
+            let value = source.address.map(|a| a.to_string()).unwrap_or_default();
+            return wrong("source.name", &value, "every [[source]] needs a name");
+        }
+        Ok(())
+    }
+}
+
+fn read(file: &Path) -> Result<Option<String>, Error> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(why) => Err(Error::Read { path: file.to_owned(), why }),
+    }
+}
+
+/// Reads the file as settings by itself, so that what is wrong is shown at its line.
+fn parse_file(file: &Path, text: &str) -> Result<(), Error> {
+    toml::from_str::<Settings>(text).map_err(|error| in_file(file, text, &error))?;
+    let table: toml::Table = text.parse().map_err(|error| in_file(file, text, &error))?;
+    for (section, key) in SECRETS {
+        if table.get(*section).and_then(|s| s.get(*key)).is_some() {
+            return Err(Error::File {
+                message: format!("{section}.{key} must not stand in a file that may be shared"),
+                file: NamedSource::new(file.display().to_string(), text.to_owned()),
+                place: text.find(key).map(|at| SourceSpan::from((at, key.len()))),
+                help: Some(format!(
+                    "name a file that only you can read with {key}_file, or set {PREFIX}{}__{} in the environment",
+                    section.to_uppercase(),
+                    key.to_uppercase()
+                )),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn in_file(file: &Path, text: &str, error: &toml::de::Error) -> Error {
+    Error::File {
+        message: error.message().to_owned(),
+        file: NamedSource::new(file.display().to_string(), text.to_owned()),
+        place: error.span().map(SourceSpan::from),
+        help: Some(hint(error.message())),
+    }
+}
+
+/// For an unknown key the nearest known one; else where the reference is.
+fn hint(message: &str) -> String {
+    let reference = "`mailshot config` prints every key with its meaning and default";
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let nearest = quoted.next().filter(|_| message.starts_with("unknown field")).and_then(|unknown| {
+        quoted
+            .map(|known| (strsim::damerau_levenshtein(unknown, known), known))
+            .min()
+            .filter(|(distance, known)| *distance <= known.len().max(6) / 3)
+    });
+    match nearest {
+        Some((_, known)) => format!("did you mean `{known}`? {reference}"),
+        None => reference.to_owned(),
+    }
+}
+
+fn is_setting(name: &str) -> bool {
+    name.strip_prefix(PREFIX).is_some_and(|rest| !RESERVED.contains(&rest))
+}
+
+/// Lays one variable over the table and proves that the result is still settings.
+fn overlay(table: &mut toml::Table, variable: &str, value: &str) -> Result<(), Error> {
+    let path = variable[PREFIX.len()..].to_ascii_lowercase();
+    let value = typed(value);
+    match path.split_once("__") {
+        None => drop(table.insert(path, value)),
+        Some((section, key)) => {
+            let section = table.entry(section).or_insert_with(|| toml::Table::new().into());
+            match section.as_table_mut() {
+                Some(section) => drop(section.insert(key.to_owned(), value)),
+                None => {
+                    let message = "names a key inside something that is no section".to_owned();
+                    return Err(Error::Variable { variable: variable.to_owned(), message, help: None });
+                }
+            }
+        }
+    }
+    table.clone().try_into::<Settings>().map(drop).map_err(|error| Error::Variable {
+        variable: variable.to_owned(),
+        message: error.message().to_owned(),
+        help: Some(hint(error.message())),
+    })
+}
+
+/// A number, a boolean or a list where the text is one in TOML; else the text itself, so that nobody has to quote.
+fn typed(text: &str) -> toml::Value {
+    let as_toml = format!("value = {text}").parse::<toml::Table>().ok();
+    as_toml.and_then(|mut table| table.remove("value")).unwrap_or_else(|| toml::Value::String(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Span;
+
+    fn load(text: &str, env: &[(&str, &str)]) -> Result<Settings, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mailshot.toml");
+        std::fs::write(&file, text).unwrap();
+        Settings::load(&file, env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn no_file_means_defaults() {
+        let settings = Settings::load(Path::new("/nowhere/mailshot.toml"), std::iter::empty()).unwrap();
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_needs_no_quotes() {
+        let env = [
+            ("MAILSHOT_RETRY__FIRST", "1s"),
+            ("MAILSHOT_SMTP_PORT", "2525"),
+            ("MAILSHOT_RESOLVER", "127.0.0.1:5353"),
+            ("MAILSHOT_RELAY__PASSWORD", "s3cret"),
+            ("MAILSHOT_CORPUS", "/somewhere"),
+            ("HOME", "/root"),
+        ];
+        let settings = load("smtp_port = 26\n[retry]\nfirst = \"2s\"\nlongest = \"1m\"\n", &env).unwrap();
+        assert_eq!((settings.smtp_port, settings.retry.first), (2525, Span::secs(1)));
+        assert_eq!((settings.retry.longest, settings.resolver), (Span::secs(60), vec!["127.0.0.1:5353".to_owned()]));
+        assert_eq!(settings.relay.password.as_ref().map(Secret::expose), Some("s3cret"));
+        assert!(!format!("{:?}", settings.relay).contains("s3cret"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_shown_at_its_place_with_the_nearest_known_one() {
+        let Err(Error::File { message, place, help, .. }) = load("[retry]\nfrist = \"1s\"\n", &[]) else {
+            panic!("accepted");
+        };
+        assert!(message.contains("frist"), "{message}");
+        assert_eq!(place.unwrap().offset(), 8);
+        assert!(help.unwrap().contains("did you mean `first`?"));
+    }
+
+    #[test]
+    fn wrong_variables_are_named() {
+        for (name, value) in
+            [("MAILSHOT_RETRY__FRIST", "1s"), ("MAILSHOT_SMTP_PORT", "many"), ("MAILSHOT_COLOUR", "red")]
+        {
+            match load("", &[(name, value)]) {
+                Err(Error::Variable { variable, .. }) => assert_eq!(variable, name),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_be_meant_are_refused() {
+        for text in [
+            "smtp_port = 0",
+            "resolver = [\"ns.example.com\"]",
+            "links.base_url = \"mail.example.com\"",
+            "queue.max_waiting = 1",
+            "retry.first = \"0s\"",
+            "store.url = \"mysql://x\"",
+            "[[source]]\naddress = \"192.0.2.1\"",
+        ] {
+            assert!(matches!(load(text, &[]), Err(Error::Value { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_the_file_is_refused() {
+        let Err(Error::File { help, .. }) = load("[relay]\npassword = \"x\"\n", &[]) else { panic!("accepted") };
+        assert!(help.unwrap().contains("MAILSHOT_RELAY__PASSWORD"));
+    }
+}

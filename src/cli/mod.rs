@@ -1,1 +1,62 @@
-//! The commands: arguments in, words and exit codes out.
+//! The commands: arguments in, words and exit codes out. Every command stands in a file named after its subject; this
+//! one owns what they share: the arguments that hold everywhere, the exit codes, and the way errors are shown.
+
+mod config;
+mod desk;
+mod error;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use desk::Desk;
+pub use error::{Error, Exit};
+
+/// A bulk mail sender: from a CSV of contacts to the recipients' mail hosts, with the truth about every copy.
+#[derive(Debug, Parser)]
+#[command(name = "mailshot", version, arg_required_else_help = true, max_term_width = 110)]
+struct Cli {
+    /// The workspace: a folder with mailshot.toml, campaigns/, templates/ and state/.
+    #[arg(short = 'C', long, global = true, value_name = "DIR", default_value = ".")]
+    workspace: PathBuf,
+
+    /// Print JSON on standard output: one object, or one a line where a command yields many.
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print every setting with its meaning and default.
+    Config,
+}
+
+/// Runs the command named by the arguments of this process. Errors are shown on standard error; the exit code is 0 done,
+/// 1 failed, 2 usage or input, 3 refused by a check, 4 finished with failures or doubts to look at.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    start_log();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(cli)),
+        Err(why) => Err(Error::failed(why)),
+    };
+    done.unwrap_or_else(|error| error.show()).into()
+}
+
+async fn dispatch(cli: Cli) -> Result<Exit, Error> {
+    match cli.command {
+        Command::Config => config::run(&Desk::bare(cli.workspace, cli.json)),
+    }
+}
+
+/// Logs go to standard error; `MAILSHOT_LOG` chooses what, as in `info` or `mailshot::delivery=debug`.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MAILSHOT_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -1,0 +1,89 @@
+//! What every command works on: the workspace, its settings, and where words go. Standard output carries the answer
+//! (plain text or JSON), standard error everything said on the way.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::cli::Error;
+use crate::config::Settings;
+
+/// A command's place of work.
+#[derive(Debug)]
+pub struct Desk {
+    workspace: PathBuf,
+    settings: Settings,
+    json: bool,
+}
+
+impl Desk {
+    /// Opens the workspace: loads its settings, and refuses a folder that is none.
+    pub fn open(workspace: PathBuf, json: bool) -> Result<Desk, Error> {
+        if !["mailshot.toml", "campaigns", "state"].iter().any(|part| workspace.join(part).exists()) {
+            return Err(Error::usage(format!(
+                "{} is no workspace: it has neither mailshot.toml nor campaigns/. Make one with `mailshot init {}`, or name one with -C DIR",
+                workspace.display(),
+                workspace.display()
+            )));
+        }
+        let settings = Settings::load(&workspace.join("mailshot.toml"), std::env::vars())?;
+        Ok(Desk { workspace, settings, json })
+    }
+
+    /// A desk with default settings, for commands that need no workspace.
+    pub fn bare(workspace: PathBuf, json: bool) -> Desk {
+        Desk { workspace, settings: Settings::default(), json }
+    }
+
+    /// The workspace's folder.
+    pub fn workspace(&self) -> &Path {
+        &self.workspace
+    }
+
+    /// The workspace's settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Whether the answer is to be JSON.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether a person watches: progress bars and colours are for them alone.
+    pub fn is_watched(&self) -> bool {
+        std::io::stderr().is_terminal()
+    }
+
+    /// A line of the plain answer; nothing when JSON is wanted.
+    pub fn say(&self, line: impl AsRef<str>) {
+        if !self.json {
+            print(line.as_ref());
+        }
+    }
+
+    /// A line of the JSON answer; nothing when plain text is wanted.
+    pub fn give(&self, answer: &impl Serialize) {
+        if self.json {
+            print(&serde_json::to_string(answer).expect("answers have text keys and finite numbers"));
+        }
+    }
+
+    /// Something said on the way: standard error, whatever the answer's form.
+    pub fn note(&self, line: impl AsRef<str>) {
+        let _ = writeln!(std::io::stderr(), "{}", line.as_ref());
+    }
+
+    /// The next sensible command, at the end of a plain answer.
+    pub fn next(&self, command: impl AsRef<str>) {
+        self.say(format!("\nnext: {}", command.as_ref()));
+    }
+}
+
+/// Prints a line; a reader that has gone away (as `head` does) ends the process quietly.
+fn print(line: &str) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}

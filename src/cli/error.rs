@@ -1,0 +1,78 @@
+//! Exit codes, and errors on their way to a person.
+
+use std::process::ExitCode;
+
+use miette::{Diagnostic, IntoDiagnostic};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// All done.
+    Done,
+    /// The disk, a port or another process stood in the way.
+    Failed,
+    /// Usage, settings, campaign, CSV or key.
+    Usage,
+    /// A check said no.
+    Refused,
+    /// Finished, with failures or doubts to look at.
+    Unsettled,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Refused => 3,
+            Exit::Unsettled => 4,
+        })
+    }
+}
+
+/// An error with its exit code. What is a [`Diagnostic`] is shown with place and hint.
+#[derive(Debug)]
+pub struct Error {
+    exit: Exit,
+    report: miette::Report,
+}
+
+impl Error {
+    /// Our own work could not be done: disk, port, workspace held. Exit code 1.
+    pub fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error { exit: Exit::Failed, report: Err::<(), _>(error).into_diagnostic().expect_err("is an error") }
+    }
+
+    /// What was given cannot be used: arguments, settings, campaign, CSV, key. Exit code 2.
+    pub fn usage(message: impl Into<String>) -> Error {
+        Error { exit: Exit::Usage, report: miette::Report::msg(message.into()) }
+    }
+
+    /// As [`Error::usage`], shown with the place in its file and a hint.
+    pub fn input(diagnostic: impl Diagnostic + Send + Sync + 'static) -> Error {
+        Error { exit: Exit::Usage, report: miette::Report::new(diagnostic) }
+    }
+
+    /// A check said no. Exit code 3.
+    pub fn refused(message: impl Into<String>) -> Error {
+        Error { exit: Exit::Refused, report: miette::Report::msg(message.into()) }
+    }
+
+    /// The exit code this error ends with.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// Shows the error on standard error and gives its exit code.
+    pub fn show(self) -> Exit {
+        eprintln!("{:?}", self.report);
+        self.exit
+    }
+}
+
+impl From<crate::config::Error> for Error {
+    fn from(error: crate::config::Error) -> Error {
+        Error::input(error)
+    }
+}

@@ -4,6 +4,7 @@
 mod load;
 mod reference;
 mod secret;
+pub mod shaping;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -1,6 +1,12 @@
 //! The only door to the outside: wall time, names, connections and chance. Handed down, never looked up, so that a
 //! simulated world can stand in for the real one. Waiting is not here: it is always `tokio::time`.
 
+mod clock;
+mod dice;
+mod dns;
+mod net;
+mod simulated;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,7 +15,20 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use simulated::{NetTable, SeededDice, SimulatedClock, Zone};
+
 use crate::base::{Domain, Timestamp};
+
+/// Why the door to the outside cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A name server of the settings is neither an address nor an address with a port.
+    #[error("`{0}` is not a name server: write it as \"IP\" or \"IP:PORT\"")]
+    NameServer(String),
+    /// The resolver could not be set up.
+    #[error("the name service cannot be used: {0}; name servers can be given by the setting `resolver`")]
+    Resolver(String),
+}
 
 /// Wall time.
 pub trait Clock: Send + Sync {
@@ -30,11 +49,21 @@ pub struct Mx {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DnsError {
     /// The name does not exist (NXDOMAIN): permanent.
-    #[error("the domain {0} does not exist")]
-    NoSuchName(Domain),
-    /// The name exists, without records of this type.
-    #[error("{0} has no records of that type")]
-    NoRecords(Domain),
+    #[error("the domain {name} does not exist")]
+    NoSuchName {
+        /// The name asked for.
+        name: Domain,
+        /// How long that may be believed (RFC 2308 §5), within the bounds of [`Answer::ttl`].
+        ttl: Duration,
+    },
+    /// The name exists, without records of this type (NODATA).
+    #[error("{name} has no records of that type")]
+    NoRecords {
+        /// The name asked for.
+        name: Domain,
+        /// How long that may be believed (RFC 2308 §5), within the bounds of [`Answer::ttl`].
+        ttl: Duration,
+    },
     /// SERVFAIL, a timeout, or an answer that makes no sense: try again later.
     #[error("the name service did not answer for {name}: {why}")]
     Unavailable {
@@ -101,4 +130,28 @@ pub struct World {
     pub net: Arc<dyn Net>,
     /// Chance.
     pub dice: Arc<dyn Dice>,
+}
+
+impl World {
+    /// The real one: the system's clock, sockets and chance, and the name servers given as `IP` or `IP:PORT`; without
+    /// any, those of the system.
+    pub fn real(name_servers: &[String]) -> Result<World, Error> {
+        Ok(World {
+            clock: Arc::new(clock::SystemClock),
+            dns: Arc::new(dns::Resolver::new(name_servers)?),
+            net: Arc::new(net::Sockets),
+            dice: Arc::new(SeededDice::from_entropy()),
+        })
+    }
+
+    /// A simulated one: time follows tokio's (start the runtime paused), names are those of `zone`, hosts those of
+    /// `net`, chance follows `seed`.
+    pub fn simulated(start: Timestamp, zone: Zone, net: NetTable, seed: u64) -> World {
+        World {
+            clock: Arc::new(SimulatedClock::starting(start)),
+            dns: Arc::new(zone),
+            net: Arc::new(net),
+            dice: Arc::new(SeededDice::new(seed)),
+        }
+    }
 }

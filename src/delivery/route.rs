@@ -1,0 +1,298 @@
+//! From a domain to the hosts that take its mail (RFC 5321 §5.1), and the site they make up. Opens no connection; the
+//! addresses of the hosts are looked up when they are dialled.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::time::Instant;
+
+use crate::base::Domain;
+use crate::config::shaping::Shaping;
+use crate::delivery::via::Via;
+use crate::mail::{Blame, Class, EnhancedCode, Reply, Ruling};
+use crate::world::{Dice, Dns, DnsError, Mx, World};
+
+/// Hosts of a domain that are looked at (C-09).
+const HOSTS_MAX: usize = 20;
+/// All name look-ups for one domain together (C-09).
+const LOOKUP_MAX: Duration = Duration::from_secs(30);
+/// Domains whose routes are remembered.
+const ROUTES_MAX: usize = 50_000;
+/// How long trouble of the name service is remembered, so that a domain in trouble is not asked for again by each copy.
+const TROUBLE_TTL: Duration = Duration::from_secs(30);
+/// Longest name of a site; a longer host set is cut and hashed.
+const SITE_MAX: usize = 120;
+
+/// One host that takes mail for a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The host's name; for a relay given by address, the address as text.
+    pub name: Arc<str>,
+    /// Lower is tried first.
+    pub preference: u16,
+    /// The address, where it was given instead of a name.
+    pub address: Option<IpAddr>,
+}
+
+impl Host {
+    /// The name as a domain; `None` for an IPv6 address.
+    pub fn domain(&self) -> Option<Domain> {
+        Domain::parse(&self.name).ok()
+    }
+}
+
+/// Where mail for a domain goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The site: what limits and pauses are counted by (C-11). A provider's name, else the registrable domain the best
+    /// hosts share, else the sorted set of the best hosts.
+    pub site: Arc<str>,
+    /// The hosts, by preference.
+    pub hosts: Arc<[Host]>,
+    /// The port they listen on.
+    pub port: u16,
+    /// The relay everything goes through, when there is one.
+    pub via: Option<Arc<Via>>,
+}
+
+impl Route {
+    /// The route through a relay named by hand.
+    pub fn through(via: Via) -> Route {
+        let host = Host { name: via.host.as_str().into(), preference: 0, address: via.address };
+        Route { site: via.to_string().into(), hosts: [host].into(), port: via.port, via: Some(Arc::new(via)) }
+    }
+
+    /// The hosts in the order of one attempt: by preference, shuffled where it is equal (C-03).
+    pub fn order(&self, dice: &dyn Dice) -> Vec<&Host> {
+        let mut hosts: Vec<(u16, u64, &Host)> = self.hosts.iter().map(|h| (h.preference, dice.roll(), h)).collect();
+        hosts.sort_by_key(|(preference, throw, _)| (*preference, *throw));
+        hosts.into_iter().map(|(_, _, host)| host).collect()
+    }
+}
+
+/// Why a domain has no route: the ruling on every copy for it, and the reply a host would have given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoRoute {
+    /// What becomes of the copy.
+    pub ruling: Ruling,
+    /// The code and words for the record.
+    pub reply: Reply,
+}
+
+impl NoRoute {
+    fn failed(code: u16, enhanced: EnhancedCode, text: String) -> NoRoute {
+        let ruling = Ruling::failed(Blame::Recipient, Class::HardBadDomain);
+        NoRoute { ruling, reply: Reply { code, enhanced: Some(enhanced), text } }
+    }
+
+    fn deferred(enhanced: EnhancedCode, text: String) -> NoRoute {
+        let ruling = Ruling::deferred(Blame::Site, Class::SoftSystem);
+        NoRoute { ruling, reply: Reply { code: 451, enhanced: Some(enhanced), text } }
+    }
+}
+
+type Found = Result<Arc<Route>, NoRoute>;
+
+/// Finds routes, and remembers them for as long as the name service says. Cheap to clone.
+#[derive(Clone)]
+pub struct Router {
+    finder: Finder,
+    known: Arc<Mutex<HashMap<Domain, Known>>>,
+}
+
+/// A route found, or on its way: whoever asks meanwhile waits for the same answer.
+enum Known {
+    Found(Found, Instant),
+    Coming(Shared<BoxFuture<'static, (Found, Instant)>>),
+}
+
+impl Router {
+    /// A router that asks `world`'s name service and tells sites by `shaping`'s providers. Hosts listen on `port`.
+    pub fn new(world: &World, shaping: Arc<Shaping>, port: u16) -> Router {
+        Router { finder: Finder { dns: world.dns.clone(), shaping, port }, known: Arc::default() }
+    }
+
+    /// The route to a domain. Asked often: an answer that is known is a look into a table.
+    pub async fn route(&self, domain: &Domain) -> Result<Arc<Route>, NoRoute> {
+        let coming = match self.known_or_coming(domain) {
+            Ok(found) => return found,
+            Err(coming) => coming,
+        };
+        let (found, until) = coming.await;
+        self.table().insert(domain.clone(), Known::Found(found.clone(), until));
+        found
+    }
+
+    /// Forgets what is known of a domain: its hosts have all failed, and perhaps they moved.
+    pub fn forget(&self, domain: &Domain) {
+        self.table().remove(domain);
+    }
+
+    fn known_or_coming(&self, domain: &Domain) -> Result<Found, Shared<BoxFuture<'static, (Found, Instant)>>> {
+        let now = Instant::now();
+        let mut known = self.table();
+        if known.len() >= ROUTES_MAX && !known.contains_key(domain) {
+            make_room(&mut known, now);
+        }
+        let start = || {
+            let (finder, domain) = (self.finder.clone(), domain.clone());
+            async move { finder.find(&domain).await }.boxed().shared()
+        };
+        match known.entry(domain.clone()) {
+            Entry::Occupied(mut entry) => match entry.get() {
+                Known::Found(found, until) if *until > now => Ok(found.clone()),
+                Known::Coming(coming) => Err(coming.clone()),
+                Known::Found(..) => {
+                    let coming = start();
+                    entry.insert(Known::Coming(coming.clone()));
+                    Err(coming)
+                }
+            },
+            Entry::Vacant(entry) => {
+                let coming = start();
+                entry.insert(Known::Coming(coming.clone()));
+                Err(coming)
+            }
+        }
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<Domain, Known>> {
+        // No caller can leave the table half changed, so a panic elsewhere does not spoil it.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Drops what is out of date, and if that is not enough the eighth that would be next.
+fn make_room(known: &mut HashMap<Domain, Known>, now: Instant) {
+    known.retain(|_, entry| !matches!(entry, Known::Found(_, until) if *until <= now));
+    if known.len() < ROUTES_MAX {
+        return;
+    }
+    let mut by_end: Vec<(Instant, Domain)> = known
+        .iter()
+        .filter_map(|(domain, entry)| match entry {
+            Known::Found(_, until) => Some((*until, domain.clone())),
+            Known::Coming(_) => None,
+        })
+        .collect();
+    by_end.sort();
+    for (_, domain) in by_end.into_iter().take(ROUTES_MAX / 8) {
+        known.remove(&domain);
+    }
+}
+
+/// What it takes to find a route, without the memory.
+#[derive(Clone)]
+struct Finder {
+    dns: Arc<dyn Dns>,
+    shaping: Arc<Shaping>,
+    port: u16,
+}
+
+impl Finder {
+    /// Looks a route up, and says until when it holds.
+    async fn find(&self, domain: &Domain) -> (Found, Instant) {
+        let looked = tokio::time::timeout(LOOKUP_MAX, self.look_up(domain)).await;
+        let (found, ttl) = looked.unwrap_or_else(|_| {
+            let text = format!("the name service did not answer for {domain} within {} s", LOOKUP_MAX.as_secs());
+            (Err(NoRoute::deferred(EnhancedCode(4, 4, 3), text)), TROUBLE_TTL)
+        });
+        (found, Instant::now() + ttl)
+    }
+
+    async fn look_up(&self, domain: &Domain) -> (Found, Duration) {
+        match self.dns.mx(domain).await {
+            Ok(answer) => (self.by_mx(domain, answer.records), answer.ttl),
+            Err(DnsError::NoRecords { .. }) => self.implicit(domain).await,
+            Err(DnsError::NoSuchName { name, ttl }) => {
+                let text = format!("the domain {name} does not exist");
+                (Err(NoRoute::failed(550, EnhancedCode(5, 1, 2), text)), ttl)
+            }
+            Err(error @ DnsError::Unavailable { .. }) => trouble(&error),
+        }
+    }
+
+    /// The hosts of the MX records; the root among others is malformed and passed over (C-05).
+    fn by_mx(&self, domain: &Domain, mut records: Vec<Mx>) -> Found {
+        if let [Mx { target: None, .. }] = records.as_slice() {
+            let text = format!("{domain} takes no mail (null MX)");
+            return Err(NoRoute::failed(556, EnhancedCode(5, 1, 10), text));
+        }
+        records.sort_by(|a, b| (a.preference, &a.target).cmp(&(b.preference, &b.target)));
+        records.dedup_by(|b, a| a.target == b.target);
+        let hosts: Vec<Host> = records
+            .into_iter()
+            .filter_map(|mx| Some((mx.preference, mx.target?)))
+            .filter(|(_, name)| name.as_str().parse::<IpAddr>().is_err())
+            .take(HOSTS_MAX)
+            .map(|(preference, name)| Host { name: name.as_str().into(), preference, address: None })
+            .collect();
+        if hosts.is_empty() {
+            // There are MX records, so its own address is out of the question (C-02).
+            let text = format!("no MX record of {domain} names a host");
+            return Err(NoRoute::deferred(EnhancedCode(4, 4, 4), text));
+        }
+        Ok(Arc::new(self.to(hosts)))
+    }
+
+    /// Without MX records the domain itself is the host, if it has an address (RFC 5321 §5.1).
+    async fn implicit(&self, domain: &Domain) -> (Found, Duration) {
+        match self.dns.addresses(domain, true).await {
+            Ok(answer) => {
+                let host = Host { name: domain.as_str().into(), preference: 0, address: None };
+                (Ok(Arc::new(self.to(vec![host]))), answer.ttl)
+            }
+            Err(DnsError::NoSuchName { ttl, .. } | DnsError::NoRecords { ttl, .. }) => {
+                let text = format!("{domain} has neither an MX record nor an address");
+                (Err(NoRoute::failed(550, EnhancedCode(5, 1, 2), text)), ttl)
+            }
+            Err(error @ DnsError::Unavailable { .. }) => trouble(&error),
+        }
+    }
+
+    fn to(&self, hosts: Vec<Host>) -> Route {
+        Route { site: self.site(&hosts), hosts: hosts.into(), port: self.port, via: None }
+    }
+
+    /// The site's name, from the hosts of the best preference.
+    fn site(&self, hosts: &[Host]) -> Arc<str> {
+        let best = hosts.iter().filter(|host| host.preference == hosts[0].preference);
+        let mut names: Vec<Domain> = best.filter_map(Host::domain).collect();
+        if let Some(provider) = self.shaping.provider(&names) {
+            return provider.into();
+        }
+        let mut owners = names.iter().map(|name| psl::domain_str(name.as_str()));
+        if let Some(Some(first)) = owners.next()
+            && owners.all(|other| other == Some(first))
+        {
+            return first.into();
+        }
+        names.sort();
+        host_set(&names)
+    }
+}
+
+fn trouble(error: &DnsError) -> (Found, Duration) {
+    (Err(NoRoute::deferred(EnhancedCode(4, 4, 3), error.to_string())), TROUBLE_TTL)
+}
+
+/// The names joined; what is too long for a name keeps its start and a hash of the rest.
+fn host_set(names: &[Domain]) -> Arc<str> {
+    let text = names.iter().map(Domain::as_str).collect::<Vec<_>>().join(",");
+    if text.len() <= SITE_MAX {
+        return text.into();
+    }
+    // Names are ASCII, so any cut is a whole character. This hasher's keys are fixed: the name holds over restarts.
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    format!("{}…{:016x}", &text[..SITE_MAX - 20], hasher.finish()).into()
+}
+
+#[cfg(test)]
+mod tests;

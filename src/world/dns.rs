@@ -1,0 +1,230 @@
+//! The name service by hickory-resolver: the only file that knows it. Tells a name that does not exist from one without
+//! records and from a service in trouble (C-01), and bounds how long answers hold (C-09).
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError as HickoryDnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+
+use super::{Answer, Dns, DnsError, Error, Mx};
+use crate::base::Domain;
+
+/// No answer is kept for less (C-09).
+const TTL_FLOOR: Duration = Duration::from_secs(30);
+/// No answer is kept for longer (C-09).
+const TTL_CEILING: Duration = Duration::from_secs(86_400);
+/// How long a missing name is believed when its zone does not say (RFC 2308 §5 leaves it to us).
+const NEGATIVE_TTL: Duration = Duration::from_secs(300);
+/// Answers kept; past it the least used ones go.
+const CACHE_ENTRIES: u64 = 16_384;
+/// Questions on the way to one name server at once; more would be refused as "busy" and look like trouble.
+const QUESTIONS_MAX: usize = 4096;
+/// Records of one answer that are looked at (C-09).
+const RECORDS_MAX: usize = 100;
+
+/// Asks the name servers.
+pub(super) struct Resolver {
+    inner: TokioResolver,
+}
+
+impl Resolver {
+    /// A resolver that asks `servers`, each `IP` or `IP:PORT`; with none, those of the system.
+    pub(super) fn new(servers: &[String]) -> Result<Resolver, Error> {
+        let unusable = |error: NetError| Error::Resolver(error.to_string());
+        let mut builder = if servers.is_empty() {
+            TokioResolver::builder_tokio().map_err(unusable)?
+        } else {
+            let servers = servers.iter().map(|text| name_server(text)).collect::<Result<_, _>>()?;
+            let config = ResolverConfig::from_parts(None, vec![], servers);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        };
+        tune(builder.options_mut());
+        Ok(Resolver { inner: builder.build().map_err(unusable)? })
+    }
+
+    /// Asks for records of one type, and turns what comes back into an answer.
+    fn ask<T: Send + 'static>(
+        &self,
+        name: &Domain,
+        kind: RecordType,
+        read: fn(&RData) -> Option<T>,
+    ) -> BoxFuture<'static, Result<Answer<T>, DnsError>> {
+        let (resolver, name) = (self.inner.clone(), name.clone());
+        async move {
+            // The final dot keeps the search list of the system out of it.
+            let full = Name::from_ascii(format!("{name}.")).map_err(|error| unavailable(&name, &error))?;
+            match resolver.lookup(full, kind).await {
+                Ok(lookup) => answer(&name, kind, &lookup, read),
+                Err(error) => Err(refusal(&name, &error)),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Dns for Resolver {
+    fn mx(&self, domain: &Domain) -> BoxFuture<'static, Result<Answer<Mx>, DnsError>> {
+        let asked = domain.clone();
+        self.ask(domain, RecordType::MX, |data| match data {
+            RData::MX(mx) if mx.exchange.is_root() => Some(Some(Mx { preference: mx.preference, target: None })),
+            // A target that cannot be a host name is kept as `None` here, so that a domain with nothing else is told
+            // apart from one without MX: it must not fall back to its own address (C-02).
+            RData::MX(mx) => Some(
+                Domain::parse(&mx.exchange.to_ascii())
+                    .ok()
+                    .map(|target| Mx { preference: mx.preference, target: Some(target) }),
+            ),
+            _ => None,
+        })
+        .map(move |heard| {
+            let heard = heard?;
+            let records: Vec<Mx> = heard.records.into_iter().flatten().collect();
+            if records.is_empty() {
+                let why = "none of its MX records names a host".to_owned();
+                return Err(DnsError::Unavailable { name: asked, why });
+            }
+            Ok(Answer { records, ttl: heard.ttl, secure: heard.secure })
+        })
+        .boxed()
+    }
+
+    fn addresses(&self, host: &Domain, v6: bool) -> BoxFuture<'static, Result<Answer<IpAddr>, DnsError>> {
+        let four = self.ask(host, RecordType::A, |data| match data {
+            RData::A(a) => Some(IpAddr::V4(a.0)),
+            _ => None,
+        });
+        if !v6 {
+            return four;
+        }
+        let six = self.ask(host, RecordType::AAAA, |data| match data {
+            RData::AAAA(a) => Some(IpAddr::V6(a.0)),
+            _ => None,
+        });
+        async move {
+            let (four, six) = futures_util::join!(four, six);
+            merge(four, six)
+        }
+        .boxed()
+    }
+
+    fn text(&self, name: &str) -> BoxFuture<'static, Result<Answer<String>, DnsError>> {
+        let (resolver, name) = (self.inner.clone(), name.to_owned());
+        async move {
+            // Labels such as `_dmarc` are no host name: errors name the domain behind them.
+            let domain = name
+                .split('.')
+                .position(|label| !label.contains('_'))
+                .and_then(|at| name.splitn(at + 1, '.').last())
+                .and_then(|rest| Domain::parse(rest).ok());
+            let Some(domain) = domain else {
+                let name = Domain::parse("invalid").expect("a plain label is a domain");
+                return Err(DnsError::Unavailable { name, why: "the name asked for is not a domain name".into() });
+            };
+            let full = Name::from_ascii(format!("{}.", name.trim_end_matches('.')))
+                .map_err(|error| unavailable(&domain, &error))?;
+            match resolver.lookup(full, RecordType::TXT).await {
+                Ok(lookup) => answer(&domain, RecordType::TXT, &lookup, joined_text),
+                Err(error) => Err(refusal(&domain, &error)),
+            }
+        }
+        .boxed()
+    }
+
+    fn pointer(&self, address: IpAddr) -> BoxFuture<'static, Result<Answer<Domain>, DnsError>> {
+        let name = Name::from(address).to_ascii();
+        // Reverse names are digits and letters, so they always parse.
+        let domain = Domain::parse(&name).expect("the reverse name of an address is a domain");
+        self.ask(&domain, RecordType::PTR, |data| match data {
+            RData::PTR(ptr) => Domain::parse(&ptr.0.to_ascii()).ok(),
+            _ => None,
+        })
+    }
+}
+
+/// Our limits over hickory's defaults; the search list and dots are out of play because names end in a dot.
+fn tune(options: &mut ResolverOpts) {
+    options.cache_size = CACHE_ENTRIES;
+    options.max_active_requests = QUESTIONS_MAX;
+    options.positive_min_ttl = Some(TTL_FLOOR);
+    options.positive_max_ttl = Some(TTL_CEILING);
+    options.negative_min_ttl = Some(TTL_FLOOR);
+    options.negative_max_ttl = Some(Duration::from_secs(3600));
+    options.try_tcp_on_error = true;
+}
+
+fn name_server(text: &str) -> Result<NameServerConfig, Error> {
+    let address = text
+        .parse::<SocketAddr>()
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
+        .map_err(|_| Error::NameServer(text.to_owned()))?;
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = address.port();
+        connection
+    });
+    Ok(NameServerConfig::new(address.ip(), true, connections.into()))
+}
+
+/// The wanted records of an answer; CNAMEs that led to them are passed over.
+fn answer<T>(
+    name: &Domain,
+    kind: RecordType,
+    lookup: &Lookup,
+    read: fn(&RData) -> Option<T>,
+) -> Result<Answer<T>, DnsError> {
+    let wanted = || lookup.answers().iter().filter(|record| record.record_type() == kind).take(RECORDS_MAX);
+    let records: Vec<T> = wanted().filter_map(|record| read(&record.data)).collect();
+    let ttl = wanted().map(|record| record.ttl).min().map_or(NEGATIVE_TTL, |secs| Duration::from_secs(secs.into()));
+    let ttl = ttl.clamp(TTL_FLOOR, TTL_CEILING);
+    if records.is_empty() {
+        return Err(DnsError::NoRecords { name: name.clone(), ttl });
+    }
+    let secure = wanted().all(|record| record.proof.is_secure());
+    Ok(Answer { records, ttl, secure })
+}
+
+/// What the absence of an answer means.
+fn refusal(name: &Domain, error: &NetError) -> DnsError {
+    let NetError::Dns(HickoryDnsError::NoRecordsFound(none)) = error else { return unavailable(name, error) };
+    let ttl = none.negative_ttl.map_or(NEGATIVE_TTL, |secs| Duration::from_secs(secs.into()));
+    let ttl = ttl.clamp(TTL_FLOOR, TTL_CEILING);
+    match none.response_code {
+        ResponseCode::NXDomain => DnsError::NoSuchName { name: name.clone(), ttl },
+        ResponseCode::NoError => DnsError::NoRecords { name: name.clone(), ttl },
+        code => unavailable(name, &code),
+    }
+}
+
+fn unavailable(name: &Domain, why: &dyn std::fmt::Display) -> DnsError {
+    DnsError::Unavailable { name: name.clone(), why: why.to_string() }
+}
+
+/// Both families as one answer, IPv4 first. One family's trouble does not hide the other's addresses.
+fn merge(
+    four: Result<Answer<IpAddr>, DnsError>,
+    six: Result<Answer<IpAddr>, DnsError>,
+) -> Result<Answer<IpAddr>, DnsError> {
+    match (four, six) {
+        (Ok(mut four), Ok(six)) => {
+            four.records.extend(six.records);
+            Ok(Answer { ttl: four.ttl.min(six.ttl), secure: four.secure && six.secure, ..four })
+        }
+        (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok(one),
+        (Err(unavailable @ DnsError::Unavailable { .. }), Err(_)) => Err(unavailable),
+        (Err(_), Err(other)) => Err(other),
+    }
+}
+
+/// The strings of a TXT record joined without a blank (RFC 7208 §3.3); bytes that are not UTF-8 are replaced.
+fn joined_text(data: &RData) -> Option<String> {
+    let RData::TXT(text) = data else { return None };
+    let bytes: Vec<u8> = text.txt_data.iter().flat_map(|piece| piece.iter().copied()).collect();
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}

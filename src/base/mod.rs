@@ -2,8 +2,10 @@
 
 mod address;
 mod id;
+mod seal;
 mod time;
 
 pub use address::{Address, AddressError, Domain};
 pub use id::{CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, ListId, SourceId};
+pub use seal::{Purpose, Seal, SealError, SealKey, Token};
 pub use time::{Rate, Span, TimeError, Timestamp};

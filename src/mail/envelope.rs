@@ -1,6 +1,7 @@
 //! What is planned: one recipient, one copy. An envelope holds no personal data; the recipient is read from the
 //! store when the copy is leased.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::base::{Address, ContactId, EditionId, EnvelopeId, SourceId, Timestamp};
@@ -48,4 +49,15 @@ pub struct Recipient {
     pub name: String,
     /// Every imported column by its own name.
     pub fields: Map<String, Value>,
+}
+
+/// What becomes of copies whose answer was lost after the final dot: the campaign's choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InDoubt {
+    /// Sent again, with the same Message-ID, Date, return path and source.
+    #[default]
+    Resend,
+    /// Never sent twice: held for a person, or a later bounce, to decide.
+    Hold,
 }

@@ -1,8 +1,8 @@
 //! From a domain to the hosts that take its mail (RFC 5321 §5.1), and the site they make up. Opens no connection; the
 //! addresses of the hosts are looked up when they are dialled.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -225,10 +225,11 @@ impl Finder {
             return Err(NoRoute::failed(556, EnhancedCode(5, 1, 10), text));
         }
         records.sort_by(|a, b| (a.preference, &a.target).cmp(&(b.preference, &b.target)));
-        records.dedup_by(|b, a| a.target == b.target);
+        let mut seen = HashSet::new();
         let hosts: Vec<Host> = records
             .into_iter()
             .filter_map(|mx| Some((mx.preference, mx.target?)))
+            .filter(|(_, name)| seen.insert(name.clone()))
             .filter(|(_, name)| name.as_str().parse::<IpAddr>().is_err())
             .take(HOSTS_MAX)
             .map(|(preference, name)| Host { name: name.as_str().into(), preference, address: None })

@@ -17,7 +17,7 @@ pub struct Window {
     limit: u16,
     /// Answers to pass over after a halving: the connections that were open then tell nothing new.
     deaf: u16,
-    /// Trouble since the last success.
+    /// Rounds of trouble since the last success.
     failed: u32,
 }
 
@@ -35,7 +35,7 @@ impl Window {
 
     /// Whether trouble came in so many rounds without a success that it is no use to go on. Ends by [`Window::probe`].
     pub fn is_dead(&self) -> bool {
-        self.failed >= FAILED_ROUNDS_MAX * u32::from(self.limit.min(self.size as u16).max(1))
+        self.failed >= FAILED_ROUNDS_MAX
     }
 
     /// Takes in how one attempt went: `None` for an answer that shows the site in order (also one that refuses a
@@ -64,11 +64,11 @@ impl Window {
     }
 
     fn shrink(&mut self) {
-        self.failed = self.failed.saturating_add(1);
         if self.deaf > 0 {
             self.deaf -= 1;
             return;
         }
+        self.failed = self.failed.saturating_add(1);
         self.deaf = (self.size as u16).saturating_sub(1);
         self.size = (self.size / 2.0).max(1.0);
     }

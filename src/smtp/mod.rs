@@ -1,1 +1,3 @@
 //! The protocol, both sides. Knows nothing of campaigns or queues.
+
+pub mod classify;

@@ -48,7 +48,7 @@ async fn check_none(zone: Zone, verdict: Verdict, class: Class, reply: &str) {
 async fn mx_hosts_come_by_preference_without_doubles_literals_or_the_root() {
     let records = [(20, "b.example.net"), (10, "a.example.net"), (30, "192.0.2.1"), (5, "."), (40, "a.example.net")];
     let route = route(zone(&records)).await.unwrap();
-    assert_eq!(names(&route), ["a.example.net", "b.example.net", "a.example.net"][..2].to_vec());
+    assert_eq!(names(&route), ["a.example.net", "b.example.net"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,1 +1,79 @@
-//! From edition and recipient to the bytes of one message. Pure: the same edition, envelope and recipient give the same bytes.
+//! Letters: a campaign's content frozen as an [`Edition`], compiled as a [`Template`], printed as one message per
+//! recipient. Pure: the same edition, envelope and recipient give the same bytes. Nothing here reads files, clocks or
+//! names.
+
+mod edition;
+mod headers;
+mod helpers;
+mod mime;
+mod scope;
+mod slots;
+mod template;
+
+pub use edition::{Asset, Edition, FromField, Missing};
+pub use template::{Part, Template};
+
+/// Why an edition cannot be compiled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A template that handlebars cannot read, or that uses what is not there.
+    #[error("{part}{}: {message}", place(*.line))]
+    Template {
+        /// The part of the message it stands for.
+        part: Part,
+        /// The line in the expanded template, from 1, when known.
+        line: Option<usize>,
+        /// What is wrong, and what to do.
+        message: String,
+    },
+    /// An address of ours that is none.
+    #[error("{field}: {message}")]
+    Address {
+        /// `from`, `reply_to`, or the setting.
+        field: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// A header that must not be set by a campaign, or whose name cannot stand in a message.
+    #[error("header `{name}`: {message}")]
+    Header {
+        /// Its name as given.
+        name: String,
+        /// What is wrong.
+        message: &'static str,
+    },
+    /// Bytes that are not a frozen edition of this version.
+    #[error("not a frozen edition: {0}")]
+    Frozen(String),
+}
+
+fn place(line: Option<usize>) -> String {
+    line.map(|line| format!(", line {line}")).unwrap_or_default()
+}
+
+/// Why one copy cannot be printed. A fact about the recipient or the template, not about the machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PrintError {
+    /// The recipient has no value for a field that the template needs, and the edition does not fill in for it.
+    #[error("{part}: the contact has no `{field}`")]
+    MissingField {
+        /// The part of the message.
+        part: Part,
+        /// The field's name.
+        field: String,
+    },
+    /// A value that a helper cannot work with.
+    #[error("{part}: {message}")]
+    Render {
+        /// The part of the message.
+        part: Part,
+        /// What handlebars or the helper said.
+        message: String,
+    },
+    /// More output than any letter needs (H-04).
+    #[error("{part}: more than {} bytes", template::OUTPUT_MAX)]
+    TooLong {
+        /// The part of the message.
+        part: Part,
+    },
+}

@@ -1,0 +1,169 @@
+//! What a template sees of one copy: the contact's fields and our own few words. Values are cleaned here, once, for the
+//! place they go to.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use crate::mail::Recipient;
+
+/// Where a value is printed: decides what is cleaned and escaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Context {
+    /// Inside HTML text or a quoted attribute.
+    Html,
+    /// Inside plain text.
+    Text,
+    /// Inside a header value: one line, nothing that could end it (H-02, M-11).
+    Header,
+}
+
+impl Context {
+    /// Appends `value`, cleaned and escaped for this place.
+    pub(crate) fn push(self, value: &str, to: &mut String) {
+        match self {
+            Context::Html => push_html(value, to),
+            Context::Text => to.extend(value.chars().filter(|c| is_printable(*c))),
+            Context::Header => to.extend(value.chars().filter_map(in_header)),
+        }
+    }
+
+    /// `value` as [`Context::push`] would write it.
+    pub(crate) fn escape(self, value: &str) -> String {
+        let mut text = String::with_capacity(value.len() + 16);
+        self.push(value, &mut text);
+        text
+    }
+}
+
+fn push_html(value: &str, to: &mut String) {
+    let mut plain = 0;
+    for (at, c) in value.char_indices() {
+        let instead = match c {
+            '&' => "&amp;",
+            '<' => "&lt;",
+            '>' => "&gt;",
+            '"' => "&quot;",
+            '\'' => "&#39;",
+            c if is_printable(c) => continue,
+            _ => "",
+        };
+        to.push_str(&value[plain..at]);
+        to.push_str(instead);
+        plain = at + c.len_utf8();
+    }
+    to.push_str(&value[plain..]);
+}
+
+/// Line feed and tab, and everything that is no control character.
+fn is_printable(c: char) -> bool {
+    c == '\n' || c == '\t' || !c.is_control()
+}
+
+/// Control characters and line separators become blanks; characters that turn the direction of text vanish.
+fn in_header(c: char) -> Option<char> {
+    match c {
+        '\u{2028}' | '\u{2029}' => Some(' '),
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => None,
+        c if c.is_control() => Some(' '),
+        c => Some(c),
+    }
+}
+
+/// One copy's values.
+pub(crate) struct Scope<'a> {
+    pub(crate) recipient: &'a Recipient,
+    pub(crate) address: &'a str,
+    pub(crate) unsubscribe_url: &'a str,
+}
+
+impl Scope<'_> {
+    /// The value of a field as text; `None` when there is none. Empty text is none.
+    pub(crate) fn text(&self, field: &str) -> Option<Cow<'_, str>> {
+        let text = match field {
+            "email" => Cow::Borrowed(self.address),
+            "name" => Cow::Borrowed(self.recipient.name.as_str()),
+            "unsubscribe_url" => Cow::Borrowed(self.unsubscribe_url),
+            column => as_text(self.recipient.fields.get(column)?)?,
+        };
+        (!text.trim().is_empty()).then_some(text)
+    }
+
+    /// All values as one object for handlebars; `constants` are the words that are the same in every copy. What has no
+    /// value is left out, so that strict mode sees it as missing.
+    pub(crate) fn object(&self, constants: &[(&'static str, String)]) -> Value {
+        let kept = self.recipient.fields.iter().filter(|(_, value)| !is_empty(value));
+        let mut object: Map<String, Value> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+        for word in ["email", "name", "unsubscribe_url"] {
+            object.remove(word);
+            if let Some(text) = self.text(word) {
+                object.insert(word.to_owned(), Value::from(text.into_owned()));
+            }
+        }
+        for (word, text) in constants {
+            object.insert((*word).to_owned(), Value::from(text.as_str()));
+        }
+        Value::Object(object)
+    }
+}
+
+/// A single value as text; lists and objects have none.
+pub(crate) fn as_text(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::String(text) => Some(Cow::Borrowed(text)),
+        Value::Number(number) => Some(Cow::Owned(number.to_string())),
+        Value::Bool(yes) => Some(Cow::Borrowed(if *yes { "true" } else { "false" })),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    matches!(value, Value::Null) || value.as_str().is_some_and(|text| text.trim().is_empty())
+}
+
+/// `value` when it is a web or mail address that a link may lead to; nothing else may stand at the start of a link (H-03).
+pub(crate) fn as_link(value: &str) -> Option<&str> {
+    let link = value.trim();
+    let scheme = link.split(':').next().unwrap_or_default();
+    let known = ["http", "https", "mailto", "tel"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let clean = !link.chars().any(|c| c.is_whitespace() || c.is_control());
+    (known && clean && link.len() > scheme.len()).then_some(link)
+}
+
+/// `value` percent-encoded as one component of a URL (RFC 3986 §2.3).
+pub(crate) fn percent_encoded(value: &str) -> String {
+    let mut url = String::with_capacity(value.len() + 16);
+    for byte in value.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => url.push(byte as char),
+            _ => url.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_has_its_own_cleaning() {
+        let value = "\"><img src=x>\r\nBcc: v@e\0\u{2028}\u{202e}ü&'";
+        assert_eq!(Context::Html.escape(value), "&quot;&gt;&lt;img src=x&gt;\nBcc: v@e\u{2028}\u{202e}ü&amp;&#39;");
+        assert_eq!(Context::Text.escape(value), "\"><img src=x>\nBcc: v@e\u{2028}\u{202e}ü&'");
+        assert_eq!(Context::Header.escape(value), "\"><img src=x>  Bcc: v@e  ü&'");
+    }
+
+    #[test]
+    fn links_lead_only_where_links_may() {
+        for good in ["https://example.com/a?b=c&d", "HTTP://example.com", "mailto:a@example.com"] {
+            assert_eq!(as_link(good), Some(good));
+        }
+        for bad in
+            ["javascript:alert(1)", " data:text/html,x", "//example.com", "example.com", "", "https", "https://a b"]
+        {
+            assert_eq!(as_link(bad), None, "{bad}");
+        }
+        assert_eq!(percent_encoded("a&b=c d/ü~"), "a%26b%3Dc%20d%2F%C3%BC~");
+    }
+}

@@ -1,0 +1,186 @@
+//! An edition compiled: prints one message per recipient.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use handlebars::Context as Data;
+use regex::Regex;
+
+use crate::base::{Address, Domain, EnvelopeId, Purpose, Seal};
+use crate::compose::headers::{self, Field, Head};
+use crate::compose::mime::Parts;
+use crate::compose::scope::{Context, Scope};
+use crate::compose::slots::Slots;
+use crate::compose::{Edition, Error, PrintError};
+use crate::mail::{Envelope, Message, Recipient};
+
+/// The most bytes one text may print to (H-04).
+pub(crate) const OUTPUT_MAX: usize = 2 * 1024 * 1024;
+
+/// A part of the message that has a template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The subject.
+    Subject,
+    /// The display name in From.
+    FromName,
+    /// A header of the campaign's own.
+    Header,
+    /// The HTML part.
+    Html,
+    /// The text part.
+    Text,
+}
+
+impl Part {
+    pub(crate) fn context(self) -> Context {
+        match self {
+            Part::Subject | Part::FromName | Part::Header => Context::Header,
+            Part::Html => Context::Html,
+            Part::Text => Context::Text,
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Part::Subject => "subject",
+            Part::FromName => "from",
+            Part::Header => "headers",
+            Part::Html => "HTML part",
+            Part::Text => "text part",
+        })
+    }
+}
+
+/// A compiled edition.
+pub struct Template {
+    from: Address,
+    bounce_domain: Domain,
+    subject: Slots,
+    from_name: Slots,
+    headers: Vec<(String, Slots)>,
+    html: Slots,
+    text: Slots,
+    head: Head,
+    parts: Parts,
+    needs_object: bool,
+    constants: Vec<(&'static str, String)>,
+}
+
+impl Template {
+    /// Compiles every text of the edition; refuses what cannot be printed for anybody.
+    pub fn compile(edition: &Edition) -> Result<Template, Error> {
+        let constants = vec![
+            ("postal_address", edition.postal_address.clone()),
+            ("list", edition.lists.first().cloned().unwrap_or_default()),
+            ("campaign", edition.campaign.clone()),
+        ];
+        let slots = |part, source: &str| Slots::compile(part, source, edition.missing, &constants);
+        let mut headers = Vec::with_capacity(edition.headers.len());
+        for (name, value) in &edition.headers {
+            headers::check_name(name)?;
+            headers.push((name.clone(), slots(Part::Header, value)?));
+        }
+        let mut template = Template {
+            from: address("from", &edition.from.address)?,
+            bounce_domain: domain("sender.bounce_domain", &edition.bounce_domain)?,
+            subject: slots(Part::Subject, &edition.subject)?,
+            from_name: slots(Part::FromName, &edition.from.name)?,
+            headers,
+            html: slots(Part::Html, &guard_links(&clean(&edition.html)))?,
+            text: slots(Part::Text, &clean(&edition.text))?,
+            head: Head::new(edition)?,
+            parts: Parts::new(edition),
+            needs_object: false,
+            constants,
+        };
+        let needs_object = template.texts().any(Slots::needs_object);
+        template.needs_object = needs_object;
+        Ok(template)
+    }
+
+    /// The domain the message is from, and signed for.
+    pub fn from_domain(&self) -> &Domain {
+        self.from.domain()
+    }
+
+    /// The return path of one copy (MAIL FROM): `b.TOKEN@BOUNCE-DOMAIN`, the same at every attempt.
+    pub fn return_path(&self, id: EnvelopeId, seal: &Seal) -> String {
+        format!("b.{}@{}", seal.mint(id, Purpose::Bounce, 0), self.bounce_domain)
+    }
+
+    /// Every field of a contact that the texts of `part` name, our own words included.
+    pub fn fields(&self, part: Part) -> Vec<&str> {
+        self.slots_of(part).flat_map(Slots::fields).map(String::as_str).collect()
+    }
+
+    /// Prints one copy. The same envelope, recipient and seal give the same bytes.
+    ///
+    /// # Panics
+    /// When `envelope.date` is not set: it is set at the first MAIL, before the first printing, and kept (M-05).
+    pub fn print(&self, envelope: &Envelope, recipient: &Recipient, seal: &Seal) -> Result<Message, PrintError> {
+        let date = envelope.date.expect("the date of a copy is set before it is first printed");
+        let unsubscribe = seal.mint(envelope.id, Purpose::Unsubscribe, 0);
+        let unsubscribe_url = self.head.unsubscribe_url(&unsubscribe);
+        let address = recipient.address.to_string();
+        let scope = Scope { recipient, address: &address, unsubscribe_url: &unsubscribe_url };
+        let object = Data::from(match self.needs_object {
+            true => scope.object(&self.constants),
+            false => serde_json::Value::Null,
+        });
+
+        let text = |slots: &Slots| slots.print(&scope, &object);
+        let trace = seal.mint(envelope.id, Purpose::Message, 0);
+        let mut fields = Vec::with_capacity(20);
+        fields.push(("From", Field::mailbox(text(&self.from_name)?, self.from.to_string())));
+        fields.push(("To", Field::mailbox(recipient.name.clone(), address.clone())));
+        fields.push(("Subject", Field::text(text(&self.subject)?, headers::SUBJECT_MAX)));
+        fields.push(("Date", Field::Exact(date.rfc5322())));
+        fields.push(("Message-ID", Field::Exact(format!("<{trace}@{}>", self.from.domain()))));
+        self.head.push(&mut fields, &unsubscribe, &seal.mint(envelope.id, Purpose::Feedback, 0));
+        for (name, slots) in &self.headers {
+            fields.push((name, Field::text(text(slots)?, headers::VALUE_MAX)));
+        }
+        let bytes = self.parts.write(fields, trace.as_str(), text(&self.text)?, text(&self.html)?);
+        Ok(Message { id: envelope.id, bytes })
+    }
+
+    fn texts(&self) -> impl Iterator<Item = &Slots> {
+        let headers = self.headers.iter().map(|(_, slots)| slots);
+        [&self.subject, &self.from_name, &self.html, &self.text].into_iter().chain(headers)
+    }
+
+    fn slots_of(&self, part: Part) -> impl Iterator<Item = &Slots> {
+        self.texts().filter(move |slots| slots.part() == part)
+    }
+}
+
+/// Line ends as LF and no control characters but LF and tab: what the encoder takes for granted.
+fn clean(source: &str) -> String {
+    let unix = source.replace("\r\n", "\n").replace('\r', "\n");
+    unix.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect()
+}
+
+/// A field at the start of a link's target goes through `link`, so that no contact's value can be a script (H-03).
+fn guard_links(html: &str) -> String {
+    static AT_START: LazyLock<Regex> = LazyLock::new(|| {
+        let attribute =
+            r#"(?i)(\b(?:href|src|action|background)\s*=\s*["']?\s*)\{\{~?\s*([A-Za-z0-9_-]+|\[[^\]]+\])\s*~?\}\}"#;
+        Regex::new(attribute).expect("a fixed expression")
+    });
+    AT_START.replace_all(html, "$1{{link $2}}").into_owned()
+}
+
+fn address(field: &'static str, text: &str) -> Result<Address, Error> {
+    Address::parse(text).map_err(|why| Error::Address { field, message: why.to_string() })
+}
+
+fn domain(field: &'static str, text: &str) -> Result<Domain, Error> {
+    Domain::parse(text).map_err(|why| Error::Address { field, message: why.to_string() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,10 @@
 //! From the queue to the mail hosts: routes, sites, limits, connections, and the judgement on every attempt.
 
+pub mod dial;
 pub mod pace;
 pub mod route;
+pub mod source;
+pub mod tls_policy;
+pub mod trouble;
 pub mod via;
 pub mod window;

@@ -1,0 +1,282 @@
+//! From a route to an open connection: hosts and their addresses one after the other, never raced (C-13), bounded in
+//! number, with what failed lately remembered. Says where it failed; what follows, `trouble` decides.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::base::Domain;
+use crate::config::shaping::SiteShape;
+use crate::delivery::route::{Host, Route};
+use crate::delivery::source::Source;
+use crate::delivery::tls_policy::{BrokenTls, Demand};
+use crate::delivery::trouble::Fault;
+use crate::mail::{Reply, Stage};
+use crate::world::{DnsError, Stream, World};
+
+/// Addresses of one host that are looked at (C-09).
+const ADDRESSES_MAX: usize = 10;
+/// Addresses dialled in one attempt; at least two are (C-03).
+const TRIES_MAX: usize = 5;
+/// How long a family that failed at a host is tried last there (C-13).
+const FAMILY_TTL: Duration = Duration::from_secs(600);
+/// Hosts whose families are remembered; past it the memory starts anew.
+const FAMILY_MAX: usize = 10_000;
+
+/// Why no connection came about: how far the last try got, at which host, and what was heard there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// How far it came.
+    pub stage: Stage,
+    /// The host; `None` when none was reached for.
+    pub host: Option<Domain>,
+    /// The refusal, or the failure.
+    pub heard: Result<Reply, Fault>,
+}
+
+/// An open connection and where it leads.
+#[derive(Debug)]
+pub struct Dialled<C> {
+    /// Ready for MAIL.
+    pub connection: C,
+    /// The host; `None` for a relay given by an IPv6 address.
+    pub host: Option<Domain>,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// Why a host's door stayed shut after the TCP connection stood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shut {
+    /// How far it came.
+    pub stage: Stage,
+    /// The refusal, or the failure. [`Fault::Tls`] only for the handshake itself, which may be tried again in clear.
+    pub heard: Result<Reply, Fault>,
+}
+
+/// Dials, and remembers what failed.
+pub struct Dialler {
+    world: World,
+    allow_private: bool,
+    broken_tls: BrokenTls,
+    dead_families: Mutex<HashMap<(Arc<str>, bool), Instant>>,
+}
+
+impl Dialler {
+    /// A dialler in `world`; private and loopback addresses are refused unless `allow_private` (C-07).
+    pub fn new(world: World, allow_private: bool) -> Dialler {
+        Dialler { world, allow_private, broken_tls: BrokenTls::default(), dead_families: Mutex::default() }
+    }
+
+    /// Dials the hosts of a route from a source until one opens. `open` takes the TCP connection through greeting, TLS,
+    /// EHLO and AUTH.
+    ///
+    /// The next host is tried after failures that say nothing about the site (C-04): no connection, no greeting, no TLS,
+    /// a 4xx. A 5xx is the site's word and ends the attempt.
+    pub async fn dial<C, F>(
+        &self,
+        route: &Route,
+        source: &Source,
+        shape: &SiteShape,
+        mut open: impl FnMut(Box<dyn Stream>, Arc<str>, Demand) -> F,
+    ) -> Result<Dialled<C>, Trouble>
+    where
+        F: Future<Output = Result<C, Shut>>,
+    {
+        let demand = route.via.as_ref().map_or(Demand::of_site(shape.tls), |via| Demand::of_relay(via.tls));
+        let mut last = Trouble { stage: Stage::Route, host: None, heard: Err(Fault::NoAddress) };
+        let mut tries = 0;
+        for host in route.order(&*self.world.dice) {
+            let addresses = match self.addresses(host, route, source).await {
+                Ok(addresses) => addresses,
+                Err(fault) => {
+                    // Where an earlier host was reached, its answer says more than a missing address.
+                    if tries == 0 {
+                        last = Trouble { stage: Stage::Route, host: host.domain(), heard: Err(fault) };
+                    }
+                    continue;
+                }
+            };
+            for address in addresses {
+                if tries == TRIES_MAX {
+                    return Err(last);
+                }
+                tries += 1;
+                match self.one(host, SocketAddr::new(address, route.port), source, shape, demand, &mut open).await {
+                    Ok(connection) => {
+                        return Ok(Dialled { connection, host: host.domain(), address });
+                    }
+                    Err(shut) => {
+                        let ends = ends_the_attempt(&shut);
+                        last = Trouble { stage: shut.stage, host: host.domain(), heard: shut.heard };
+                        if ends {
+                            return Err(last);
+                        }
+                    }
+                }
+            }
+            if tries >= 2 && !shape.try_next_host {
+                break;
+            }
+        }
+        Err(last)
+    }
+
+    /// One address: TCP, then `open`; after a failed handshake once more in clear, where that is allowed.
+    async fn one<C, F>(
+        &self,
+        host: &Host,
+        to: SocketAddr,
+        source: &Source,
+        shape: &SiteShape,
+        demand: Demand,
+        open: &mut impl FnMut(Box<dyn Stream>, Arc<str>, Demand) -> F,
+    ) -> Result<C, Shut>
+    where
+        F: Future<Output = Result<C, Shut>>,
+    {
+        let demand = self.broken_tls.adjust(demand, &host.name, Instant::now());
+        let stream = self.connect(host, to, source, shape).await?;
+        match open(stream, host.name.clone(), demand).await {
+            Err(Shut { heard: Err(Fault::Tls(_)), .. }) if demand.may_fall_back() => {
+                // The socket is spoilt by the handshake; a new one speaks clear text (C-40).
+                self.broken_tls.remember(&host.name, Instant::now());
+                let stream = self.connect(host, to, source, shape).await?;
+                open(stream, host.name.clone(), Demand::Clear).await
+            }
+            other => other,
+        }
+    }
+
+    async fn connect(
+        &self,
+        host: &Host,
+        to: SocketAddr,
+        source: &Source,
+        shape: &SiteShape,
+    ) -> Result<Box<dyn Stream>, Shut> {
+        let limit = shape.connect_timeout.duration();
+        let dialled = tokio::time::timeout(limit, self.world.net.dial(source.address, to)).await;
+        let fault = match dialled {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => Fault::of_io(&error),
+            Err(_) => Fault::TimedOut(limit),
+        };
+        if matches!(fault, Fault::Unreachable(_) | Fault::TimedOut(_)) {
+            self.remember_dead(host, to.ip());
+        }
+        Err(Shut { stage: Stage::Connect, heard: Err(fault) })
+    }
+
+    /// The addresses of a host to dial, in order: those of a family that failed lately come last.
+    async fn addresses(&self, host: &Host, route: &Route, source: &Source) -> Result<Vec<IpAddr>, Fault> {
+        let relay = route.via.is_some();
+        let mut found = match host.address {
+            Some(address) => vec![address],
+            None => self.look_up(host, source.is_v6() || relay && source.address.is_none()).await?,
+        };
+        found.truncate(ADDRESSES_MAX);
+        found.retain(|address| source.reaches(*address));
+        let forbidden = found.iter().copied().find(|address| is_poison(*address));
+        if !self.allow_private && !relay {
+            found.retain(|address| !is_poison(*address));
+        }
+        if found.is_empty() {
+            return Err(forbidden.map_or(Fault::NoAddress, Fault::Forbidden));
+        }
+        let now = Instant::now();
+        found.sort_by_key(|address| self.is_dead(host, *address, now));
+        Ok(found)
+    }
+
+    async fn look_up(&self, host: &Host, v6: bool) -> Result<Vec<IpAddr>, Fault> {
+        let Some(name) = host.domain() else { return Err(Fault::NoAddress) };
+        match self.world.dns.addresses(&name, v6).await {
+            Ok(answer) => Ok(answer.records),
+            Err(DnsError::NoSuchName { .. } | DnsError::NoRecords { .. }) => Err(Fault::NoAddress),
+            Err(error @ DnsError::Unavailable { .. }) => Err(Fault::Unreachable(error.to_string())),
+        }
+    }
+
+    fn is_dead(&self, host: &Host, address: IpAddr, now: Instant) -> bool {
+        self.families().get(&(host.name.clone(), address.is_ipv6())).is_some_and(|until| *until > now)
+    }
+
+    fn remember_dead(&self, host: &Host, address: IpAddr) {
+        let mut families = self.families();
+        if families.len() >= FAMILY_MAX {
+            families.clear();
+        }
+        families.insert((host.name.clone(), address.is_ipv6()), Instant::now() + FAMILY_TTL);
+    }
+
+    fn families(&self) -> std::sync::MutexGuard<'_, HashMap<(Arc<str>, bool), Instant>> {
+        // Each change is one call, so a panic elsewhere leaves the table whole.
+        self.dead_families.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether trying the next address is of no use: the site has spoken, or the fault is ours.
+fn ends_the_attempt(shut: &Shut) -> bool {
+    match &shut.heard {
+        Ok(reply) => reply.is_permanent(),
+        Err(Fault::SourceGone(_) | Fault::Exhausted(_) | Fault::Credentials(_)) => true,
+        Err(
+            Fault::NoAddress
+            | Fault::Forbidden(_)
+            | Fault::Unreachable(_)
+            | Fault::TimedOut(_)
+            | Fault::Closed
+            | Fault::Garbled(_)
+            | Fault::Tls(_),
+        ) => false,
+    }
+}
+
+/// Addresses no mail host on the Internet has (RFC 6890): dialling one would reach us, our network, or everybody.
+fn is_poison(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(four) => {
+            let [a, b, ..] = four.octets();
+            four.is_unspecified()
+                || four.is_loopback()
+                || four.is_private()
+                || four.is_link_local()
+                || four.is_multicast()
+                || four.is_broadcast()
+                || a == 0
+                || a == 100 && (64..128).contains(&b)
+                || a >= 240
+        }
+        IpAddr::V6(six) => match embedded(six) {
+            Some(four) => is_poison(IpAddr::V4(four)),
+            None => {
+                six.is_unspecified()
+                    || six.is_loopback()
+                    || six.is_multicast()
+                    || six.is_unique_local()
+                    || six.is_unicast_link_local()
+                    // Site-local, retired but still routed by some (RFC 3879).
+                    || six.segments()[0] & 0xffc0 == 0xfec0
+            }
+        },
+    }
+}
+
+/// The IPv4 address inside an IPv6 one: mapped, NAT64 (RFC 6052) or 6to4 (RFC 3056). Dialling it dials that.
+fn embedded(six: Ipv6Addr) -> Option<std::net::Ipv4Addr> {
+    let s = six.segments();
+    let four = |high: u16, low: u16| std::net::Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
+    match s {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(four(high, low)),
+        [0x2002, high, low, ..] => Some(four(high, low)),
+        _ => six.to_ipv4_mapped(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

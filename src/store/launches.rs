@@ -1,0 +1,244 @@
+//! Editions and launches.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
+
+use super::people::unreadable;
+use super::{Error, Store};
+use crate::base::{CampaignName, EditionId, LaunchId, ListId, Timestamp};
+
+/// Declares an enum that is kept as a number in a column and printed as a word.
+macro_rules! numbered {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $number:literal,)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name {
+            $($(#[$doc])* $variant = $number,)*
+        }
+
+        impl $name {
+            pub(super) fn of(number: i64) -> rusqlite::Result<$name> {
+                match number {
+                    $($number => Ok($name::$variant),)*
+                    other => Err(rusqlite::Error::IntegralValueOutOfRange(0, other)),
+                }
+            }
+        }
+    };
+}
+
+numbered! {
+    /// What was launched.
+    LaunchKind {
+        /// A campaign, to its lists.
+        Campaign = 0,
+        /// Test copies, to addresses named by hand.
+        Test = 1,
+    }
+}
+
+numbered! {
+    /// Where a launch stands.
+    LaunchState {
+        /// Planned and sent as fast as may be.
+        Running = 0,
+        /// Held by a person until they resume it.
+        Paused = 1,
+        /// Called back: what was not sent never will be.
+        Cancelled = 2,
+        /// Every copy is final.
+        Done = 3,
+    }
+}
+
+numbered! {
+    /// What becomes of a copy whose answer was lost after its final dot.
+    InDoubt {
+        /// Sent again, the same to the letter, and counted as a possible double.
+        Resend = 0,
+        /// Never sent again: a person or a later bounce decides.
+        Hold = 1,
+    }
+}
+
+/// How a launch was asked for; recorded, and the same over every resume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LaunchOptions {
+    /// The host everything goes through, as given with `--via`.
+    pub via: Option<String>,
+    /// At most this many recipients.
+    pub limit: Option<u64>,
+    /// Only recipients of this domain.
+    pub only_domain: Option<String>,
+    /// At most this rate over all sites, as in "100/min".
+    pub rate: Option<String>,
+}
+
+/// A launch to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewLaunch {
+    /// The campaign.
+    pub campaign: CampaignName,
+    /// What kind.
+    pub kind: LaunchKind,
+    /// The frozen content.
+    pub edition: EditionId,
+    /// What becomes of copies in doubt.
+    pub in_doubt: InDoubt,
+    /// How it was asked for.
+    pub options: LaunchOptions,
+    /// The lists, in the order in which they are read.
+    pub lists: Vec<ListId>,
+}
+
+/// A launch on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchRow {
+    /// Its number.
+    pub id: LaunchId,
+    /// The campaign.
+    pub campaign: CampaignName,
+    /// What kind.
+    pub kind: LaunchKind,
+    /// The frozen content.
+    pub edition: EditionId,
+    /// Where it stands.
+    pub state: LaunchState,
+    /// What becomes of copies in doubt.
+    pub in_doubt: InDoubt,
+    /// How it was asked for.
+    pub options: LaunchOptions,
+    /// The lists, in the order in which they are read.
+    pub lists: Vec<ListId>,
+    /// When it was launched.
+    pub started: Timestamp,
+    /// When the last copy became final.
+    pub finished: Option<Timestamp>,
+    /// Whether every recipient has been planned.
+    pub planned: bool,
+}
+
+const LAUNCH: &str = "SELECT id, campaign, kind, edition, state, in_doubt, options, started, finished, planned, \
+     (SELECT json_group_array(list ORDER BY position) FROM launch_lists WHERE launch = id) FROM launches";
+
+impl Store {
+    /// Records a frozen edition; the same hash gives the same number.
+    pub async fn put_edition(
+        &self,
+        hash: [u8; 32],
+        campaign: &CampaignName,
+        frozen: Vec<u8>,
+        now: Timestamp,
+    ) -> Result<EditionId, Error> {
+        let campaign = campaign.to_string();
+        self.backend
+            .write(move |db| {
+                db.execute(
+                    "INSERT INTO editions (hash, campaign, frozen, created) VALUES (?1, ?2, ?3, ?4) \
+                     ON CONFLICT (hash) DO NOTHING",
+                    params![hash, campaign, frozen, now.as_ms()],
+                )?;
+                db.query_row("SELECT id FROM editions WHERE hash = ?1", [hash], |row| row.get(0).map(EditionId))
+            })
+            .await
+    }
+
+    /// A frozen edition's hash and content.
+    pub fn edition(&self, edition: EditionId) -> Result<Option<([u8; 32], Vec<u8>)>, Error> {
+        self.backend.read(|db| {
+            db.prepare_cached("SELECT hash, frozen FROM editions WHERE id = ?1")?
+                .query_row([edition.0], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
+        })
+    }
+
+    /// Records a launch, running and not yet planned. A campaign has one launch: a second one of kind `Campaign` fails.
+    pub async fn create_launch(&self, launch: NewLaunch, now: Timestamp) -> Result<LaunchId, Error> {
+        self.backend.write(move |db| insert_launch(db, &launch, now)).await
+    }
+
+    /// A launch by number.
+    pub fn launch(&self, launch: LaunchId) -> Result<Option<LaunchRow>, Error> {
+        self.backend.read(|db| {
+            db.prepare_cached(&format!("{LAUNCH} WHERE id = ?1"))?.query_row([launch.0], launch_row).optional()
+        })
+    }
+
+    /// The launch of a campaign, if it was launched.
+    pub fn launch_of(&self, campaign: &CampaignName) -> Result<Option<LaunchRow>, Error> {
+        self.backend.read(|db| {
+            db.prepare_cached(&format!("{LAUNCH} WHERE campaign = ?1 AND kind = 0"))?
+                .query_row([campaign.as_str()], launch_row)
+                .optional()
+        })
+    }
+
+    /// All launches that are neither done nor cancelled, oldest first.
+    pub fn open_launches(&self) -> Result<Vec<LaunchRow>, Error> {
+        self.backend.read(|db| {
+            db.prepare_cached(&format!("{LAUNCH} WHERE state IN (0, 1) ORDER BY id"))?
+                .query_map([], launch_row)?
+                .collect()
+        })
+    }
+
+    /// Moves a launch to another state; `Done` sets when it finished.
+    pub async fn set_launch_state(&self, launch: LaunchId, state: LaunchState, now: Timestamp) -> Result<(), Error> {
+        let finished = matches!(state, LaunchState::Done | LaunchState::Cancelled).then_some(now.as_ms());
+        self.backend
+            .write(move |db| {
+                let row = params![launch.0, state as i64, finished];
+                db.execute("UPDATE launches SET state = ?2, finished = ?3 WHERE id = ?1", row).map(drop)
+            })
+            .await
+    }
+
+    /// Records that every recipient of a launch has been planned.
+    pub async fn set_planned(&self, launch: LaunchId) -> Result<(), Error> {
+        self.backend
+            .write(move |db| db.execute("UPDATE launches SET planned = 1 WHERE id = ?1", [launch.0]).map(drop))
+            .await
+    }
+}
+
+fn insert_launch(db: &Connection, launch: &NewLaunch, now: Timestamp) -> rusqlite::Result<LaunchId> {
+    let options = serde_json::to_string(&launch.options).expect("options are texts and numbers");
+    db.execute(
+        "INSERT INTO launches (campaign, kind, edition, state, in_doubt, options, started, planned) \
+         VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, 0)",
+        params![
+            launch.campaign.as_str(),
+            launch.kind as i64,
+            launch.edition.0,
+            launch.in_doubt as i64,
+            options,
+            now.as_ms()
+        ],
+    )?;
+    let id = LaunchId(db.last_insert_rowid() as u32);
+    for (position, list) in launch.lists.iter().enumerate() {
+        let row = params![id.0, position, list.0];
+        db.execute("INSERT INTO launch_lists (launch, position, list) VALUES (?1, ?2, ?3)", row)?;
+    }
+    Ok(id)
+}
+
+fn launch_row(row: &Row<'_>) -> rusqlite::Result<LaunchRow> {
+    let campaign: String = row.get(1)?;
+    let lists: Vec<u32> = serde_json::from_str(row.get_ref(10)?.as_str()?).map_err(|why| unreadable(10, why))?;
+    Ok(LaunchRow {
+        id: LaunchId(row.get(0)?),
+        campaign: CampaignName::parse(&campaign).ok_or(rusqlite::Error::InvalidQuery)?,
+        kind: LaunchKind::of(row.get(2)?)?,
+        edition: EditionId(row.get(3)?),
+        state: LaunchState::of(row.get(4)?)?,
+        in_doubt: InDoubt::of(row.get(5)?)?,
+        options: serde_json::from_str(row.get_ref(6)?.as_str()?).map_err(|why| unreadable(6, why))?,
+        lists: lists.into_iter().map(ListId).collect(),
+        started: Timestamp::from_ms(row.get(7)?),
+        finished: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_ms),
+        planned: row.get(9)?,
+    })
+}

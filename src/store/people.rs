@@ -1,0 +1,576 @@
+//! Contacts, lists, memberships and imports.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::{Map, Value};
+
+use super::{Error, Reason, Store};
+use crate::base::{Address, ContactId, LaunchId, ListId, Timestamp};
+use crate::mail::Recipient;
+
+/// A contact on record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContactRow {
+    /// Its number.
+    pub id: ContactId,
+    /// Its address as imported, the domain in A-label form.
+    pub address: String,
+    /// Its name; empty when unknown.
+    pub name: String,
+    /// Every imported column by its own name.
+    pub fields: Map<String, Value>,
+    /// When it was first imported.
+    pub created: Timestamp,
+    /// When it was last changed.
+    pub changed: Timestamp,
+}
+
+/// A contact to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewContact {
+    /// Its address.
+    pub address: Address,
+    /// Its name; empty when unknown.
+    pub name: String,
+    /// Its columns.
+    pub fields: Map<String, Value>,
+    /// The bucket of its domain.
+    pub bucket: u8,
+}
+
+/// What an import does to a contact that is known already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Fills what is empty, leaves the rest.
+    Fill,
+    /// Takes the new values, keeps columns that the import lacks.
+    Overwrite,
+    /// Leaves the contact as it is.
+    Keep,
+}
+
+/// What became of a batch of contacts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ImportCounts {
+    /// New contacts.
+    pub added: u64,
+    /// Known contacts whose name or columns changed.
+    pub updated: u64,
+    /// Known contacts left as they were.
+    pub unchanged: u64,
+    /// Contacts that joined the list.
+    pub joined: u64,
+    /// Contacts that had left the list, and stay off it.
+    pub left: u64,
+    /// Contacts of the batch whose address is suppressed, and stays so.
+    pub suppressed: u64,
+}
+
+impl std::ops::AddAssign for ImportCounts {
+    fn add_assign(&mut self, more: ImportCounts) {
+        self.added += more.added;
+        self.updated += more.updated;
+        self.unchanged += more.unchanged;
+        self.joined += more.joined;
+        self.left += more.left;
+        self.suppressed += more.suppressed;
+    }
+}
+
+/// A list with its members counted by status.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ListRow {
+    /// Its number.
+    pub id: ListId,
+    /// Its name.
+    pub name: String,
+    /// Members who get mail.
+    pub subscribed: u64,
+    /// Members who left.
+    pub unsubscribed: u64,
+    /// Members who have not confirmed.
+    pub pending: u64,
+}
+
+/// Whether a member of a list gets its mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MembershipStatus {
+    /// Gets mail.
+    Subscribed = 0,
+    /// Left.
+    Unsubscribed = 1,
+    /// Has not confirmed yet.
+    Pending = 2,
+}
+
+impl MembershipStatus {
+    fn of(number: i64) -> MembershipStatus {
+        match number {
+            0 => MembershipStatus::Subscribed,
+            1 => MembershipStatus::Unsubscribed,
+            _ => MembershipStatus::Pending,
+        }
+    }
+}
+
+/// A contact's place on a list.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct MembershipRow {
+    /// The list's name.
+    pub list: String,
+    /// Whether it gets mail.
+    pub status: MembershipStatus,
+    /// Since when.
+    pub since: Timestamp,
+    /// The file it was imported from.
+    pub source: Option<String>,
+    /// The consent stated with that import.
+    pub consent: Option<String>,
+}
+
+/// Something that happened to a contact.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct EventRow {
+    /// What, in a word.
+    pub kind: String,
+    /// More about it.
+    pub detail: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A subscribed member as the planner meets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The contact.
+    pub contact: ContactId,
+    /// Its address.
+    pub address: String,
+    /// Why it is barred, if it is.
+    pub suppressed: Option<Reason>,
+    /// The position of the launch's list from which it was planned already, if it was.
+    pub planned_from: Option<u8>,
+}
+
+/// Who joins: the list, where it came from, and since when.
+#[derive(Debug, Clone, Copy)]
+struct Joining {
+    list: ListId,
+    source: i64,
+    now: Timestamp,
+}
+
+impl Store {
+    /// The list called `name`, if there is one; case does not matter.
+    pub fn list(&self, name: &str) -> Result<Option<ListId>, Error> {
+        self.backend.read(|db| find_list(db, name))
+    }
+
+    /// The list called `name`, made when there is none.
+    pub async fn make_list(&self, name: String, now: Timestamp) -> Result<ListId, Error> {
+        self.backend
+            .write(move |db| match find_list(db, &name)? {
+                Some(list) => Ok(list),
+                None => {
+                    db.execute("INSERT INTO lists (name, created) VALUES (?1, ?2)", params![name, now.as_ms()])?;
+                    Ok(ListId(db.last_insert_rowid() as u32))
+                }
+            })
+            .await
+    }
+
+    /// All lists by name, with their members counted.
+    pub fn lists(&self) -> Result<Vec<ListRow>, Error> {
+        self.backend.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT l.id, l.name, count(m.contact) FILTER (WHERE m.status = 0), \
+                 count(m.contact) FILTER (WHERE m.status = 1), count(m.contact) FILTER (WHERE m.status = 2) \
+                 FROM lists l LEFT JOIN memberships m INDEXED BY memberships_by_list ON m.list = l.id \
+                 GROUP BY l.id ORDER BY l.name",
+            )?;
+            let lists = rows.query_map([], |row| {
+                Ok(ListRow {
+                    id: ListId(row.get(0)?),
+                    name: row.get(1)?,
+                    subscribed: row.get(2)?,
+                    unsubscribed: row.get(3)?,
+                    pending: row.get(4)?,
+                })
+            })?;
+            lists.collect()
+        })
+    }
+
+    /// Opens the record of an import; gives its number.
+    pub async fn begin_import(
+        &self,
+        file: String,
+        list: ListId,
+        consent: Option<String>,
+        now: Timestamp,
+    ) -> Result<i64, Error> {
+        self.backend
+            .write(move |db| {
+                let row = params![file, list.0, consent, now.as_ms()];
+                db.execute("INSERT INTO imports (file, list, consent, started) VALUES (?1, ?2, ?3, ?4)", row)?;
+                Ok(db.last_insert_rowid())
+            })
+            .await
+    }
+
+    /// Closes the record of an import.
+    pub async fn finish_import(&self, import: i64, counts: ImportCounts, now: Timestamp) -> Result<(), Error> {
+        let counts = serde_json::to_string(&counts).expect("counts are plain numbers");
+        self.backend
+            .write(move |db| {
+                let row = params![import, now.as_ms(), counts];
+                db.execute("UPDATE imports SET finished = ?2, counts = ?3 WHERE id = ?1", row).map(drop)
+            })
+            .await
+    }
+
+    /// Writes a batch of contacts and puts them on a list, in one transaction. Best given in order of address. Nobody
+    /// who left the list is put back, and no suppression is touched.
+    pub async fn import_batch(
+        &self,
+        batch: Vec<NewContact>,
+        list: ListId,
+        import: i64,
+        on_conflict: OnConflict,
+        now: Timestamp,
+    ) -> Result<ImportCounts, Error> {
+        let joining = Joining { list, source: import, now };
+        self.backend
+            .write(move |db| {
+                let mut counts = ImportCounts::default();
+                for contact in &batch {
+                    import_one(db, contact, joining, on_conflict, &mut counts)?;
+                }
+                Ok(counts)
+            })
+            .await
+    }
+
+    /// The contact with this address, made without any list when there is none: for test copies.
+    pub async fn make_contact(&self, contact: NewContact, now: Timestamp) -> Result<ContactId, Error> {
+        self.backend
+            .write(move |db| match find_contact(db, &contact.address.to_string())? {
+                Some((id, ..)) => Ok(ContactId(id)),
+                None => insert_contact(db, &contact, now).map(|id| ContactId(id.unwrap_or_default())),
+            })
+            .await
+    }
+
+    /// The contact with this address; case does not matter.
+    pub fn contact(&self, address: &str) -> Result<Option<ContactRow>, Error> {
+        self.backend.read(|db| {
+            db.prepare_cached("SELECT id, address, name, fields, created, changed FROM contacts WHERE address = ?1")?
+                .query_row([address], contact_row)
+                .optional()
+        })
+    }
+
+    /// At most `most` contacts after `after`, in order of number; only those on `list` when one is given.
+    pub fn contacts(&self, list: Option<ListId>, after: ContactId, most: usize) -> Result<Vec<ContactRow>, Error> {
+        self.backend.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT id, address, name, fields, created, changed FROM contacts c WHERE id > ?1 AND (?2 IS NULL OR \
+                 EXISTS (SELECT 1 FROM memberships m WHERE m.contact = c.id AND m.list = ?2)) ORDER BY id LIMIT ?3",
+            )?;
+            let contacts = rows.query_map(params![after.0, list.map(|l| l.0), most], contact_row)?;
+            contacts.collect()
+        })
+    }
+
+    /// What a copy for this contact is printed from; `None` when the contact is gone.
+    pub fn recipient(&self, contact: ContactId) -> Result<Option<Recipient>, Error> {
+        self.backend.read(|db| {
+            db.prepare_cached("SELECT address, name, fields FROM contacts WHERE id = ?1")?
+                .query_row([contact.0], |row| {
+                    let address: String = row.get(0)?;
+                    Ok(Recipient {
+                        contact,
+                        address: Address::parse(&address).map_err(|why| unreadable(0, why))?,
+                        name: row.get(1)?,
+                        fields: fields(row, 2)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// The lists a contact is or was on.
+    pub fn memberships(&self, contact: ContactId) -> Result<Vec<MembershipRow>, Error> {
+        self.backend.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT l.name, m.status, m.since, i.file, i.consent FROM memberships m JOIN lists l ON l.id = m.list \
+                 LEFT JOIN imports i ON i.id = m.source WHERE m.contact = ?1 ORDER BY l.name",
+            )?;
+            let memberships = rows.query_map([contact.0], |row| {
+                Ok(MembershipRow {
+                    list: row.get(0)?,
+                    status: MembershipStatus::of(row.get(1)?),
+                    since: Timestamp::from_ms(row.get(2)?),
+                    source: row.get(3)?,
+                    consent: row.get(4)?,
+                })
+            })?;
+            memberships.collect()
+        })
+    }
+
+    /// What happened to a contact, oldest first.
+    pub fn events(&self, contact: ContactId) -> Result<Vec<EventRow>, Error> {
+        self.backend.read(|db| {
+            let mut rows =
+                db.prepare_cached("SELECT kind, detail, at FROM events WHERE contact = ?1 ORDER BY at, id")?;
+            let events = rows.query_map([contact.0], |row| {
+                Ok(EventRow { kind: row.get(0)?, detail: row.get(1)?, at: Timestamp::from_ms(row.get(2)?) })
+            })?;
+            events.collect()
+        })
+    }
+
+    /// Takes a contact off a list, or off all; durable when it returns. Gives whether anything changed.
+    pub async fn unsubscribe(&self, contact: ContactId, list: Option<ListId>, now: Timestamp) -> Result<bool, Error> {
+        self.backend
+            .write(move |db| {
+                let changed = db.execute(
+                    "UPDATE memberships SET status = 1, since = ?3 \
+                     WHERE contact = ?1 AND (?2 IS NULL OR list = ?2) AND status <> 1",
+                    params![contact.0, list.map(|l| l.0), now.as_ms()],
+                )?;
+                if changed > 0 {
+                    note(db, contact, "unsubscribed", "", now)?;
+                }
+                Ok(changed > 0)
+            })
+            .await
+    }
+
+    /// Forgets a contact: profile, memberships and events go; of its copies only the figures stay. `hash` keeps an import
+    /// from bringing it back. Gives whether there was such a contact. What was erased is gone from the files as well.
+    pub async fn erase(&self, address: String, hash: Vec<u8>, now: Timestamp) -> Result<bool, Error> {
+        let erased = self
+            .backend
+            .write(move |db| {
+                db.execute("INSERT OR IGNORE INTO erased (hash, since) VALUES (?1, ?2)", params![hash, now.as_ms()])?;
+                db.execute("DELETE FROM suppressions WHERE address = ?1", [&address])?;
+                let contact = find_contact(db, &address)?;
+                if let Some((id, ..)) = &contact {
+                    db.execute("UPDATE copies SET text = '' WHERE contact = ?1", [id])?;
+                    db.execute("DELETE FROM contacts WHERE id = ?1", [id])?;
+                }
+                Ok(contact.is_some())
+            })
+            .await?;
+        self.backend.read(|db| db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))?;
+        Ok(erased)
+    }
+
+    /// The hashes of those who asked to be forgotten.
+    pub fn erased(&self) -> Result<Vec<Vec<u8>>, Error> {
+        self.backend.read(|db| db.prepare_cached("SELECT hash FROM erased")?.query_map([], |row| row.get(0))?.collect())
+    }
+
+    /// The subscribed members of the launch's list at `position` in one bucket, after `after`, in order of number.
+    pub fn candidates(
+        &self,
+        launch: LaunchId,
+        position: u8,
+        bucket: u8,
+        after: ContactId,
+        most: usize,
+    ) -> Result<Vec<Candidate>, Error> {
+        self.backend.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT c.id, c.address, s.reason, p.position FROM launch_lists ll \
+                 JOIN memberships m ON m.list = ll.list JOIN contacts c ON c.id = m.contact \
+                 LEFT JOIN suppressions s ON s.address = c.address \
+                 LEFT JOIN copies p ON p.launch = ll.launch AND p.contact = c.id \
+                 WHERE ll.launch = ?1 AND ll.position = ?2 AND m.bucket = ?3 AND m.contact > ?4 AND m.status = 0 \
+                 ORDER BY m.contact LIMIT ?5",
+            )?;
+            let found = rows.query_map(params![launch.0, position, bucket, after.0, most], |row| {
+                Ok(Candidate {
+                    contact: ContactId(row.get(0)?),
+                    address: row.get(1)?,
+                    suppressed: row.get::<_, Option<String>>(2)?.map(|word| Reason::of(&word)),
+                    planned_from: row.get(3)?,
+                })
+            })?;
+            found.collect()
+        })
+    }
+
+    /// Shows every subscribed member of `lists` to `see`, once each, with the reason why it is barred if it is: for the
+    /// forecast before a launch.
+    pub fn survey(&self, lists: &[ListId], mut see: impl FnMut(&str, Option<Reason>)) -> Result<(), Error> {
+        let lists = serde_json::to_string(lists).expect("numbers are plain JSON");
+        self.backend.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT c.address, s.reason FROM contacts c LEFT JOIN suppressions s ON s.address = c.address \
+                 WHERE EXISTS (SELECT 1 FROM memberships m WHERE m.contact = c.id AND m.status = 0 \
+                 AND m.list IN (SELECT value FROM json_each(?1)))",
+            )?;
+            let mut found = rows.query([lists])?;
+            while let Some(row) = found.next()? {
+                let reason: Option<String> = row.get(1)?;
+                see(row.get_ref(0)?.as_str()?, reason.map(|word| Reason::of(&word)));
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Adds an event to a contact's history.
+pub(super) fn note(
+    db: &Connection,
+    contact: ContactId,
+    kind: &str,
+    detail: &str,
+    at: Timestamp,
+) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT INTO events (contact, kind, detail, at) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![contact.0, kind, detail, at.as_ms()])
+        .map(drop)
+}
+
+fn find_list(db: &Connection, name: &str) -> rusqlite::Result<Option<ListId>> {
+    db.prepare_cached("SELECT id FROM lists WHERE name = ?1")?
+        .query_row([name], |row| row.get(0).map(ListId))
+        .optional()
+}
+
+/// A contact's number, name and columns as they stand.
+type Known = (u32, String, String);
+
+fn find_contact(db: &Connection, address: &str) -> rusqlite::Result<Option<Known>> {
+    db.prepare_cached("SELECT id, name, fields FROM contacts WHERE address = ?1")?
+        .query_row([address], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()
+}
+
+/// Writes a new contact; `None` when the address is known.
+fn insert_contact(db: &Connection, contact: &NewContact, now: Timestamp) -> rusqlite::Result<Option<u32>> {
+    let fields = Value::Object(contact.fields.clone()).to_string();
+    db.prepare_cached(
+        "INSERT INTO contacts (address, name, fields, bucket, created, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?5) \
+         ON CONFLICT (address) DO NOTHING RETURNING id",
+    )?
+    .query_row(params![contact.address.to_string(), contact.name, fields, contact.bucket, now.as_ms()], |row| {
+        row.get(0)
+    })
+    .optional()
+}
+
+fn import_one(
+    db: &Connection,
+    contact: &NewContact,
+    joining: Joining,
+    on_conflict: OnConflict,
+    counts: &mut ImportCounts,
+) -> rusqlite::Result<()> {
+    let id = match insert_contact(db, contact, joining.now)? {
+        Some(id) => {
+            counts.added += 1;
+            id
+        }
+        None => {
+            let known = find_contact(db, &contact.address.to_string())?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            update(db, &known, contact, on_conflict, joining.now, counts)?;
+            known.0
+        }
+    };
+    let suppressed =
+        db.prepare_cached("SELECT 1 FROM suppressions WHERE address = ?1")?.exists([contact.address.to_string()])?;
+    counts.suppressed += u64::from(suppressed);
+    join(db, id, contact.bucket, joining, counts)
+}
+
+fn update(
+    db: &Connection,
+    (id, name, fields): &Known,
+    new: &NewContact,
+    on_conflict: OnConflict,
+    now: Timestamp,
+    counts: &mut ImportCounts,
+) -> rusqlite::Result<()> {
+    let old: Map<String, Value> = serde_json::from_str(fields).map_err(|why| unreadable(2, why))?;
+    let (merged_name, merged) = merge((name, &old), (&new.name, &new.fields), on_conflict);
+    if merged_name == name && merged == old {
+        counts.unchanged += 1;
+        return Ok(());
+    }
+    counts.updated += 1;
+    db.prepare_cached("UPDATE contacts SET name = ?2, fields = ?3, changed = ?4 WHERE id = ?1")?
+        .execute(params![id, merged_name, Value::Object(merged).to_string(), now.as_ms()])
+        .map(drop)
+}
+
+/// Name and columns of a known contact after an import. An empty new value never replaces a known one.
+fn merge<'a>(
+    (name, old): (&'a str, &Map<String, Value>),
+    (new_name, new): (&'a str, &Map<String, Value>),
+    on_conflict: OnConflict,
+) -> (&'a str, Map<String, Value>) {
+    let is_empty = |value: &Value| matches!(value, Value::Null) || value.as_str() == Some("");
+    let takes = |known_is_empty: bool, new_is_empty: bool| match on_conflict {
+        OnConflict::Keep => false,
+        OnConflict::Fill => known_is_empty && !new_is_empty,
+        OnConflict::Overwrite => !new_is_empty,
+    };
+    let mut merged = old.clone();
+    for (column, value) in new {
+        if takes(merged.get(column).is_none_or(is_empty), is_empty(value)) {
+            merged.insert(column.clone(), value.clone());
+        }
+    }
+    (if takes(name.is_empty(), new_name.is_empty()) { new_name } else { name }, merged)
+}
+
+/// Puts a contact on a list unless it is or was on it.
+fn join(
+    db: &Connection,
+    contact: u32,
+    bucket: u8,
+    joining: Joining,
+    counts: &mut ImportCounts,
+) -> rusqlite::Result<()> {
+    let Joining { list, source, now } = joining;
+    let joined = db
+        .prepare_cached(
+            "INSERT INTO memberships (contact, list, bucket, status, source, since) VALUES (?1, ?2, ?3, 0, ?4, ?5) \
+             ON CONFLICT (contact, list) DO NOTHING",
+        )?
+        .execute(params![contact, list.0, bucket, source, now.as_ms()])?;
+    if joined == 1 {
+        counts.joined += 1;
+        return Ok(());
+    }
+    let left = db
+        .prepare_cached("SELECT 1 FROM memberships WHERE contact = ?1 AND list = ?2 AND status = 1")?
+        .exists(params![contact, list.0])?;
+    counts.left += u64::from(left);
+    Ok(())
+}
+
+fn contact_row(row: &Row<'_>) -> rusqlite::Result<ContactRow> {
+    Ok(ContactRow {
+        id: ContactId(row.get(0)?),
+        address: row.get(1)?,
+        name: row.get(2)?,
+        fields: fields(row, 3)?,
+        created: Timestamp::from_ms(row.get(4)?),
+        changed: Timestamp::from_ms(row.get(5)?),
+    })
+}
+
+fn fields(row: &Row<'_>, column: usize) -> rusqlite::Result<Map<String, Value>> {
+    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|why| unreadable(column, why))
+}
+
+/// A value that we wrote and cannot read back: the file is damaged.
+pub(super) fn unreadable(column: usize, why: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(why))
+}

@@ -1,0 +1,131 @@
+-- People. An address is compared without regard to case; its domain is in A-label form. Ids are never reused.
+CREATE TABLE contacts (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    address TEXT    NOT NULL UNIQUE COLLATE NOCASE,
+    name    TEXT    NOT NULL DEFAULT '',
+    fields  TEXT    NOT NULL DEFAULT '{}',
+    bucket  INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    changed INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE lists (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    name    TEXT    NOT NULL UNIQUE COLLATE NOCASE,
+    created INTEGER NOT NULL
+) STRICT;
+
+-- Who is on which list, and since when, by which import. Status: 0 subscribed, 1 unsubscribed, 2 pending.
+CREATE TABLE memberships (
+    contact INTEGER NOT NULL REFERENCES contacts (id) ON DELETE CASCADE,
+    list    INTEGER NOT NULL REFERENCES lists (id),
+    bucket  INTEGER NOT NULL,
+    status  INTEGER NOT NULL,
+    source  INTEGER REFERENCES imports (id),
+    since   INTEGER NOT NULL,
+    PRIMARY KEY (contact, list)
+) STRICT, WITHOUT ROWID;
+
+-- The order in which a launch reads a list: bucket by bucket, by contact.
+CREATE INDEX memberships_by_list ON memberships (list, bucket, contact, status);
+
+CREATE TABLE imports (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    file     TEXT    NOT NULL,
+    list     INTEGER NOT NULL REFERENCES lists (id),
+    consent  TEXT,
+    started  INTEGER NOT NULL,
+    finished INTEGER,
+    counts   TEXT    NOT NULL DEFAULT '{}'
+) STRICT;
+
+-- Who must not be mailed, whatever list they are on.
+CREATE TABLE suppressions (
+    address TEXT    PRIMARY KEY COLLATE NOCASE,
+    reason  TEXT    NOT NULL,
+    detail  TEXT    NOT NULL DEFAULT '',
+    since   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Who asked to be forgotten: only a keyed hash of the address is left, so that an import cannot bring them back.
+CREATE TABLE erased (
+    hash  BLOB    PRIMARY KEY,
+    since INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What happened to a contact beside being mailed: imported, suppressed, released, unsubscribed.
+CREATE TABLE events (
+    id      INTEGER PRIMARY KEY,
+    contact INTEGER NOT NULL REFERENCES contacts (id) ON DELETE CASCADE,
+    kind    TEXT    NOT NULL,
+    detail  TEXT    NOT NULL DEFAULT '',
+    at      INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX events_by_contact ON events (contact);
+
+-- Frozen content, addressed by its hash.
+CREATE TABLE editions (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    hash     BLOB    NOT NULL UNIQUE,
+    campaign TEXT    NOT NULL,
+    frozen   BLOB    NOT NULL,
+    created  INTEGER NOT NULL
+) STRICT;
+
+-- Kind: 0 campaign, 1 test copies. State: 0 running, 1 paused, 2 cancelled, 3 done. In doubt: 0 resend, 1 hold.
+CREATE TABLE launches (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    campaign TEXT    NOT NULL,
+    kind     INTEGER NOT NULL,
+    edition  INTEGER NOT NULL REFERENCES editions (id),
+    state    INTEGER NOT NULL,
+    in_doubt INTEGER NOT NULL,
+    options  TEXT    NOT NULL,
+    started  INTEGER NOT NULL,
+    finished INTEGER,
+    planned  INTEGER NOT NULL
+) STRICT;
+
+-- A campaign is sent once; a second launch of the same folder is refused by this index.
+CREATE UNIQUE INDEX launch_of_campaign ON launches (campaign) WHERE kind = 0;
+
+-- The lists of a launch, in the order in which they are read.
+CREATE TABLE launch_lists (
+    launch   INTEGER NOT NULL REFERENCES launches (id),
+    position INTEGER NOT NULL,
+    list     INTEGER NOT NULL REFERENCES lists (id),
+    PRIMARY KEY (launch, position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE sites (
+    id   INTEGER PRIMARY KEY,
+    name TEXT    NOT NULL UNIQUE
+) STRICT;
+
+-- One row per planned copy: where it stands. Standing and stage are the numbers of their words in `copies.rs`;
+-- position is the list it was read from, late is 1 for what bounced after it was delivered.
+CREATE TABLE copies (
+    launch   INTEGER NOT NULL,
+    contact  INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    site     INTEGER NOT NULL REFERENCES sites (id),
+    standing INTEGER NOT NULL,
+    class    TEXT,
+    code     INTEGER,
+    enhanced TEXT,
+    stage    INTEGER,
+    text     TEXT    NOT NULL DEFAULT '',
+    host     TEXT,
+    tries    INTEGER NOT NULL DEFAULT 0,
+    doubtful INTEGER NOT NULL DEFAULT 0,
+    late     INTEGER NOT NULL DEFAULT 0,
+    at       INTEGER NOT NULL,
+    PRIMARY KEY (launch, contact)
+) STRICT, WITHOUT ROWID;
+
+-- Single numbers: `epoch` and `outcome`, by which queue and store prove that they belong together.
+CREATE TABLE marks (
+    name  TEXT    PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,196 @@
+//! The connections: one writer thread that commits what has piled up, a pool of readers, and the words for what
+//! SQLite complains about. The only file that opens SQLite.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use tokio::sync::{mpsc, oneshot};
+
+use super::migrate::migrate;
+use super::{Error, Threads};
+
+/// Jobs that may wait for the writer.
+const WAITING_MAX: usize = 256;
+/// Jobs committed together.
+const GROUP_MAX: usize = 128;
+/// Idle readers kept open.
+const READERS_MAX: usize = 8;
+/// How long a lock of another process is waited for.
+const BUSY: Duration = Duration::from_secs(10);
+/// Prepared statements kept per connection.
+const STATEMENTS_MAX: usize = 64;
+
+/// Work inside the writer's transaction, or the reason why there is none; gives what is to be done once the commit has
+/// succeeded or failed.
+type Job = Box<dyn FnOnce(Result<&Connection, Error>) -> Answer + Send>;
+type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+pub(super) struct Backend {
+    path: PathBuf,
+    readers: Mutex<Vec<Connection>>,
+    writer: Writer,
+}
+
+enum Writer {
+    Thread(mpsc::Sender<Job>),
+    Inline(Mutex<Connection>),
+}
+
+impl Backend {
+    pub(super) fn open(path: PathBuf, threads: Threads) -> Result<Backend, Error> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            let failed = |why: std::io::Error| Error::Open { path: path.clone(), why: why.to_string() };
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let mut connection = connect(&path)?;
+        let told = |error| told(&path, &error);
+        connection.pragma_update(None, "journal_mode", "wal").map_err(told)?;
+        connection.pragma_update(None, "synchronous", "full").map_err(told)?;
+        connection.pragma_update(None, "secure_delete", "on").map_err(told)?;
+        connection.pragma_update(None, "cache_size", -16_384).map_err(told)?;
+        migrate(&mut connection, &path)?;
+        let writer = match threads {
+            Threads::Inline => Writer::Inline(Mutex::new(connection)),
+            Threads::Own => Writer::Thread(start_writer(connection, path.clone())?),
+        };
+        Ok(Backend { path, readers: Mutex::default(), writer })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs `work` on a reader, on the caller's thread.
+    pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+        if let Writer::Inline(connection) = &self.writer {
+            return work(&lock(connection)).map_err(|error| told(&self.path, &error));
+        }
+        let idle = lock(&self.readers).pop();
+        let reader = idle.map_or_else(|| connect(&self.path), Ok)?;
+        let done = work(&reader).map_err(|error| told(&self.path, &error));
+        let mut readers = lock(&self.readers);
+        if readers.len() < READERS_MAX {
+            readers.push(reader);
+        }
+        done
+    }
+
+    /// Runs `work` in a transaction; when this returns `Ok`, what it wrote is on disk. A failing `work` leaves nothing
+    /// behind and does not hurt the other jobs of its commit.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let jobs = match &self.writer {
+            Writer::Thread(jobs) => jobs,
+            Writer::Inline(connection) => return self.write_inline(&lock(connection), work),
+        };
+        let (answer, answered) = oneshot::channel();
+        let path = self.path.clone();
+        let job: Job = Box::new(move |db| {
+            let done = db.and_then(|db| in_savepoint(db, work).map_err(|error| told(&path, &error)));
+            Box::new(move |committed| drop(answer.send(done.and_then(|value| committed.map(|()| value)))))
+        });
+        jobs.send(job).await.map_err(|_| Error::Closed)?;
+        answered.await.map_err(|_| Error::Closed)?
+    }
+
+    fn write_inline<T>(
+        &self,
+        db: &Connection,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, Error> {
+        in_savepoint(db, work).map_err(|error| told(&self.path, &error))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic inside a statement rolls back with its savepoint; the connection itself stays sound.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn connect(path: &Path) -> Result<Connection, Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let told = |error| told(path, &error);
+    let connection = Connection::open_with_flags(path, flags).map_err(told)?;
+    connection.busy_timeout(BUSY).map_err(told)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.pragma_update(None, "foreign_keys", "on").map_err(told)?;
+    connection.pragma_update(None, "temp_store", "memory").map_err(told)?;
+    Ok(connection)
+}
+
+fn start_writer(connection: Connection, path: PathBuf) -> Result<mpsc::Sender<Job>, Error> {
+    let (jobs, waiting) = mpsc::channel(WAITING_MAX);
+    let failed = |why: std::io::Error| Error::Open { path: path.clone(), why: why.to_string() };
+    let name = "store-writer".to_owned();
+    std::thread::Builder::new()
+        .name(name)
+        .spawn({
+            let path = path.clone();
+            move || write_groups(&connection, waiting, &path)
+        })
+        .map_err(failed)?;
+    Ok(jobs)
+}
+
+/// The writer's life: take what has piled up, commit it once, answer all.
+fn write_groups(db: &Connection, mut waiting: mpsc::Receiver<Job>, path: &Path) {
+    while let Some(first) = waiting.blocking_recv() {
+        let begun = db.execute_batch("BEGIN IMMEDIATE").map_err(|error| told(path, &error));
+        let inside = || begun.clone().map(|()| db);
+        let mut answers = vec![first(inside())];
+        while answers.len() < GROUP_MAX
+            && let Ok(job) = waiting.try_recv()
+        {
+            answers.push(job(inside()));
+        }
+        let committed = begun.and_then(|()| db.execute_batch("COMMIT").map_err(|error| told(path, &error)));
+        if committed.is_err() && !db.is_autocommit() {
+            let _ = db.execute_batch("ROLLBACK");
+        }
+        for answer in answers {
+            answer(committed.clone());
+        }
+    }
+    let _ = db.execute_batch("PRAGMA optimize");
+}
+
+fn in_savepoint<T>(db: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    db.execute_batch("SAVEPOINT job")?;
+    match work(db) {
+        Ok(value) => db.execute_batch("RELEASE job").map(|()| value),
+        Err(error) => {
+            let _ = db.execute_batch("ROLLBACK TO job; RELEASE job");
+            Err(error)
+        }
+    }
+}
+
+/// SQLite's complaint in words that say what to do.
+pub(super) fn told(path: &Path, error: &rusqlite::Error) -> Error {
+    let path = path.to_owned();
+    let why = error.to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => Error::Full(path),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Locked(path),
+        Some(ErrorCode::ReadOnly) => Error::ReadOnly(path),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Error::Corrupt { path, why },
+        Some(ErrorCode::CannotOpen) => Error::Open { path, why },
+        _ => Error::Statement { path, why },
+    }
+}
+
+pub(super) fn mark(db: &Connection, name: &str) -> rusqlite::Result<u64> {
+    let value: Option<i64> =
+        db.prepare_cached("SELECT value FROM marks WHERE name = ?1")?.query_row([name], |row| row.get(0)).optional()?;
+    Ok(value.unwrap_or(0) as u64)
+}
+
+pub(super) fn set_mark(db: &Connection, name: &str, value: u64) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT INTO marks (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2")?
+        .execute((name, value as i64))
+        .map(drop)
+}

@@ -1,0 +1,211 @@
+//! The record, on both ways of working.
+
+use serde_json::json;
+
+use super::*;
+use crate::base::{Address, CampaignName, ContactId, EnvelopeId, LaunchId, ListId, Timestamp};
+use crate::mail::{Class, Outcome, Standing};
+
+const NOW: Timestamp = Timestamp::from_ms(1_795_000_000_000);
+
+fn person(address: &str, fields: serde_json::Value) -> NewContact {
+    let address = Address::parse(address).unwrap();
+    NewContact { address, name: String::new(), fields: fields.as_object().unwrap().clone(), bucket: 7 }
+}
+
+async fn import(store: &Store, list: &str, people: Vec<NewContact>, on_conflict: OnConflict) -> ImportCounts {
+    let list = store.make_list(list.to_owned(), NOW).await.unwrap();
+    let import = store.begin_import("people.csv".into(), list, None, NOW).await.unwrap();
+    let counts = store.import_batch(people, list, import, on_conflict, NOW).await.unwrap();
+    store.finish_import(import, counts, NOW).await.unwrap();
+    counts
+}
+
+async fn launch(store: &Store, lists: Vec<ListId>) -> LaunchId {
+    let campaign = CampaignName::parse("welcome").unwrap();
+    let edition = store.put_edition([1; 32], &campaign, b"{}".to_vec(), NOW).await.unwrap();
+    let new = NewLaunch {
+        campaign,
+        kind: LaunchKind::Campaign,
+        edition,
+        in_doubt: InDoubt::Resend,
+        options: LaunchOptions { limit: Some(10), ..LaunchOptions::default() },
+        lists,
+    };
+    store.create_launch(new, NOW).await.unwrap()
+}
+
+fn outcome(envelope: EnvelopeId, state: Standing, class: Class) -> Outcome {
+    Outcome {
+        envelope,
+        state,
+        class,
+        code: Some(550),
+        enhanced: None,
+        stage: None,
+        text: "no such user".into(),
+        host: None,
+        site: Some("example.com".into()),
+        tries: 1,
+        doubtful: 0,
+        at: NOW,
+    }
+}
+
+/// Runs a test on a store with its own threads and on one without.
+async fn on_both<F: Future<Output = ()>>(test: impl Fn(Store) -> F) {
+    let folder = tempfile::tempdir().unwrap();
+    test(Store::open("sqlite:state/audience.db", folder.path(), Threads::Own).unwrap()).await;
+    test(Store::open("sqlite::memory:", folder.path(), Threads::Inline).unwrap()).await;
+}
+
+#[tokio::test]
+async fn an_import_run_twice_changes_nothing_and_brings_nobody_back() {
+    on_both(|store| async move {
+        let people = || vec![person("ann@example.com", json!({"city": "Bonn"})), person("bob@example.com", json!({}))];
+        let first = import(&store, "news", people(), OnConflict::Fill).await;
+        assert_eq!((first.added, first.joined), (2, 2));
+        let ann = store.contact("ANN@example.com").unwrap().unwrap().id;
+        assert!(store.unsubscribe(ann, None, NOW).await.unwrap());
+        let again = import(&store, "news", people(), OnConflict::Fill).await;
+        assert_eq!((again.added, again.unchanged, again.joined, again.left), (0, 2, 0, 1));
+        assert_eq!(store.memberships(ann).unwrap()[0].status, MembershipStatus::Unsubscribed);
+        assert_eq!(store.lists().unwrap()[0].subscribed, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn known_contacts_are_filled_overwritten_or_kept() {
+    on_both(|store| async move {
+        let give = |fields| vec![person("ann@example.com", fields)];
+        import(&store, "news", give(json!({"city": "Bonn", "zip": ""})), OnConflict::Fill).await;
+        let cases = [
+            (OnConflict::Keep, json!({"city": "Ulm", "zip": "1"}), json!({"city": "Bonn", "zip": ""})),
+            (OnConflict::Fill, json!({"city": "Ulm", "zip": "1"}), json!({"city": "Bonn", "zip": "1"})),
+            (OnConflict::Overwrite, json!({"city": "Ulm", "zip": ""}), json!({"city": "Ulm", "zip": "1"})),
+        ];
+        for (on_conflict, new, expected) in cases {
+            import(&store, "news", give(new), on_conflict).await;
+            let fields = store.contact("ann@example.com").unwrap().unwrap().fields;
+            assert_eq!(serde_json::Value::Object(fields), expected, "{on_conflict:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_last_look_sees_suppression_departure_and_pause_at_once() {
+    on_both(|store| async move {
+        import(&store, "news", vec![person("ann@example.com", json!({}))], OnConflict::Fill).await;
+        let ann = store.contact("ann@example.com").unwrap().unwrap().id;
+        let launch = launch(&store, vec![store.list("news").unwrap().unwrap()]).await;
+        let copy = EnvelopeId::new(launch, ann);
+        let look = store.look(copy).unwrap();
+        assert_eq!((look.launch, look.suppressed, look.subscribed), (Some(LaunchState::Running), None, true));
+
+        let bar = NewBar { contact: ann, reason: Reason::Complaint, detail: String::new(), since: NOW };
+        store.settle(1, Vec::new(), vec![bar]).await.unwrap();
+        assert_eq!(store.look(copy).unwrap().suppressed, Some(Reason::Complaint));
+        store.unsubscribe(ann, None, NOW).await.unwrap();
+        assert!(!store.look(copy).unwrap().subscribed);
+        store.set_launch_state(launch, LaunchState::Paused, NOW).await.unwrap();
+        assert_eq!(store.look(copy).unwrap().launch, Some(LaunchState::Paused));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_contact_on_two_lists_is_planned_from_the_first() {
+    on_both(|store| async move {
+        import(&store, "a", vec![person("ann@example.com", json!({}))], OnConflict::Fill).await;
+        import(&store, "b", vec![person("ann@example.com", json!({}))], OnConflict::Fill).await;
+        let lists = ["a", "b"].map(|name| store.list(name).unwrap().unwrap()).to_vec();
+        let launch = launch(&store, lists).await;
+        let first = store.candidates(launch, 0, 7, ContactId(0), 10).unwrap();
+        assert_eq!(first[0].planned_from, None);
+        let row = PlannedRow {
+            contact: first[0].contact,
+            standing: Standing::Waiting,
+            barred: None,
+            site: "example.com".into(),
+        };
+        store.record_batch(launch, 0, vec![row], NOW).await.unwrap();
+        assert_eq!(store.candidates(launch, 1, 7, ContactId(0), 10).unwrap()[0].planned_from, Some(0));
+        assert_eq!(store.planned(launch).unwrap(), (1, 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_batch_of_outcomes_counts_once() {
+    on_both(|store| async move {
+        import(&store, "news", vec![person("ann@example.com", json!({}))], OnConflict::Fill).await;
+        let launch = launch(&store, vec![]).await;
+        let ann = store.contact("ann@example.com").unwrap().unwrap().id;
+        let copy = EnvelopeId::new(launch, ann);
+        let row = PlannedRow { contact: ann, standing: Standing::Waiting, barred: None, site: "example.com".into() };
+        store.record_batch(launch, 0, vec![row], NOW).await.unwrap();
+        let failed = outcome(copy, Standing::Failed, Class::HardUnknownUser);
+        store.settle(5, vec![failed], Vec::new()).await.unwrap();
+        store.settle(5, vec![outcome(copy, Standing::Waiting, Class::SoftQuota)], Vec::new()).await.unwrap();
+        let figures = store.figures(launch).unwrap();
+        assert_eq!((figures.len(), figures[0].standing, figures[0].copies), (1, Standing::Failed, 1));
+        assert_eq!(store.last_outcome().unwrap(), 5);
+        assert_eq!(store.unsettled(launch).unwrap(), 0);
+        assert_eq!(store.copy(copy).unwrap().unwrap().class, Some(Class::HardUnknownUser));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_campaign_is_launched_once() {
+    on_both(|store| async move {
+        let first = launch(&store, vec![]).await;
+        let row = store.launch(first).unwrap().unwrap();
+        assert_eq!((row.options.limit, row.state, row.planned), (Some(10), LaunchState::Running, false));
+        let again = NewLaunch {
+            campaign: row.campaign,
+            kind: LaunchKind::Campaign,
+            edition: row.edition,
+            in_doubt: InDoubt::Hold,
+            options: LaunchOptions::default(),
+            lists: vec![],
+        };
+        assert!(store.create_launch(again, NOW).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_is_erased_leaves_no_trace_in_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open("sqlite:a.db", folder.path(), Threads::Own).unwrap();
+    import(&store, "news", vec![person("forgetme@example.com", json!({"city": "Oblivia"}))], OnConflict::Fill).await;
+    assert!(store.erase("FORGETME@example.com".into(), vec![1, 2, 3], NOW).await.unwrap());
+    assert_eq!(store.erased().unwrap(), [vec![1, 2, 3]]);
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        for word in ["forgetme", "Oblivia"] {
+            assert_eq!(memchr::memmem::find(&bytes, word.as_bytes()), None);
+        }
+    }
+}
+
+#[test]
+fn a_record_of_a_newer_version_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Store::open("sqlite:a.db", folder.path(), Threads::Inline).unwrap());
+    let db = rusqlite::Connection::open(folder.path().join("a.db")).unwrap();
+    db.pragma_update(None, "user_version", 99).unwrap();
+    let refused = Store::open("sqlite:a.db", folder.path(), Threads::Own).err();
+    assert!(matches!(refused, Some(Error::Newer { found: 99, .. })), "{refused:?}");
+}
+
+#[test]
+fn a_file_that_is_no_database_is_called_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.db"), "x".repeat(5000)).unwrap();
+    let refused = Store::open("sqlite:a.db", folder.path(), Threads::Own).err();
+    assert!(matches!(refused, Some(Error::Corrupt { .. })), "{refused:?}");
+}

@@ -1,6 +1,7 @@
 //! From the queue to the mail hosts: routes, sites, limits, connections, and the judgement on every attempt.
 
 pub mod dial;
+pub mod limits;
 pub mod pace;
 pub mod route;
 pub mod source;

@@ -1,0 +1,339 @@
+//! All limits of one site from one source together: window, paces, pauses and what was learned. Whoever wants to open
+//! or to send asks, and is told yes, or what binds and until when. The steward's answers and `queue explain` come from
+//! the same functions, so that what is shown is what holds.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::base::Timestamp;
+use crate::config::shaping::SiteShape;
+use crate::delivery::pace::Pace;
+use crate::delivery::trouble::Judgement;
+use crate::delivery::window::Window;
+use crate::mail::{Blame, Class, Verdict};
+use crate::smtp::classify::Reaction;
+
+/// The first rest of a dead site; doubled with each death without a success between.
+const REST_FIRST: Duration = Duration::from_secs(5 * 60);
+/// The longest rest of a dead site.
+const REST_MAX: Duration = Duration::from_secs(3600);
+/// Answers of a minute until their share of refusals means something.
+const SHARE_LEAST: u32 = 20;
+/// The share of refusals is counted over this time.
+const SHARE_SPAN: Duration = Duration::from_secs(60);
+/// How long one connection must do after a minute that was refused in large part.
+const SHARE_REST: Duration = Duration::from_secs(60);
+/// How long a number of messages after which the host closed is kept to.
+const SESSION_TTL: Duration = Duration::from_secs(3600);
+/// Longest note of why a site stands still, in octets: the learned state has to fit a queue record of 100.
+const WHY_MAX: usize = 64;
+
+/// What binds now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Binding {
+    /// A person has to resume the site; the text says why.
+    Held(String),
+    /// Nothing is opened before the wait is over; the text says why.
+    Paused(String),
+    /// As many connections are open as the window allows now.
+    Connections(u16),
+    /// The rate of new connections.
+    ConnectionRate,
+    /// The rate of messages.
+    MessageRate,
+}
+
+/// A no, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotNow {
+    /// What binds.
+    pub binds: Binding,
+    /// How long until asking again is of use; `None`: until something else happens.
+    pub wait: Option<Duration>,
+}
+
+/// The limits toward one site from one source.
+pub struct Limits {
+    shape: SiteShape,
+    window: Window,
+    messages: Pace,
+    connections: Pace,
+    held: Option<String>,
+    pause: Option<(Instant, String)>,
+    one_connection: Option<Instant>,
+    session: Option<(u32, Instant)>,
+    share: Share,
+    deaths: u32,
+}
+
+/// Refusals among the answers of the present minute (C-50).
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    since: Instant,
+    answers: u32,
+    refusals: u32,
+}
+
+/// What is kept over a restart. Fits a queue record.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Learned {
+    /// A person has to resume.
+    pub held: bool,
+    /// No connection before this time.
+    pub pause_until: Option<Timestamp>,
+    /// Messages a second, when slowed down below the shape's rate.
+    pub per_second: Option<f32>,
+    /// Messages on each connection, when the host was found to allow fewer than the shape.
+    pub session_max: Option<u32>,
+    /// Why it stands still, in the host's words, cut.
+    pub why: String,
+}
+
+impl Limits {
+    /// Fresh limits of a shape.
+    pub fn new(shape: SiteShape, now: Instant) -> Limits {
+        Limits {
+            window: Window::new(shape.connection_start, shape.connection_limit),
+            messages: Pace::new(shape.max_message_rate.0, now),
+            connections: Pace::new(shape.max_connection_rate.0, now),
+            held: None,
+            pause: None,
+            one_connection: None,
+            session: None,
+            share: Share { since: now, answers: 0, refusals: 0 },
+            deaths: 0,
+            shape,
+        }
+    }
+
+    /// May one more connection be opened, beside the `open` ones? A yes is spent.
+    pub fn may_open(&mut self, open: u16, now: Instant) -> Result<(), NotNow> {
+        self.standing(now)?;
+        let size = self.window_size(now);
+        if open >= size {
+            return Err(NotNow { binds: Binding::Connections(size), wait: None });
+        }
+        self.connections.ask(now).map_err(|wait| NotNow { binds: Binding::ConnectionRate, wait: Some(wait) })
+    }
+
+    /// May one more message be sent? A yes is spent.
+    pub fn may_send(&mut self, now: Instant) -> Result<(), NotNow> {
+        self.standing(now)?;
+        self.messages.ask(now).map_err(|wait| NotNow { binds: Binding::MessageRate, wait: Some(wait) })
+    }
+
+    /// Connections allowed now; those above it are to be closed after their present message.
+    pub fn window_size(&self, now: Instant) -> u16 {
+        match self.one_connection {
+            Some(until) if until > now => self.window.size().min(1),
+            _ => self.window.size(),
+        }
+    }
+
+    /// Most messages on one connection.
+    pub fn session_max(&self, now: Instant) -> u32 {
+        let most = self.shape.max_deliveries_per_connection;
+        self.session.filter(|(_, until)| *until > now).map_or(most, |(learned, _)| learned.min(most))
+    }
+
+    /// Messages a second allowed now; `None`: no limit.
+    pub fn per_second(&self) -> Option<f64> {
+        self.messages.per_second()
+    }
+
+    /// The shape these limits are made of.
+    pub fn shape(&self) -> &SiteShape {
+        &self.shape
+    }
+
+    /// Takes in the judgement on one attempt. `words` are the host's, for the record of a pause.
+    ///
+    /// A pause that names a domain or a link holds for the whole site: wider than the trouble, but never narrower.
+    pub fn heard(&mut self, judgement: &Judgement, words: &str, now: Instant) {
+        let trouble = trouble(judgement);
+        self.count(judgement, now);
+        self.window.heard(trouble);
+        if trouble.is_none() && judgement.ruling.verdict == Verdict::Delivered {
+            self.deaths = 0;
+        }
+        match judgement.reaction {
+            Reaction::None | Reaction::OverIpv4 => {}
+            Reaction::Slow(span) => {
+                self.messages.slow(now);
+                self.one_connection = Some(now + span);
+            }
+            Reaction::Pause(span) => self.pause(span, words, now),
+            Reaction::Hold => self.held = Some(cut(words)),
+            Reaction::OneConnection(span) => self.one_connection = Some(now + span),
+            Reaction::ShortSession(span) => {
+                self.session = Some(((self.session_max(now) / 2).max(1), now + span));
+            }
+            Reaction::Halt => match judgement.ruling.blame {
+                // What names a domain or a campaign is stopped there, by whoever owns them; the site is in order.
+                Blame::Stream | Blame::Campaign | Blame::Recipient | Blame::Message => {}
+                Blame::Host | Blame::Site | Blame::Source | Blame::Ourselves => self.held = Some(cut(words)),
+            },
+        }
+        if self.window.is_dead() && self.pause.is_none() {
+            let rest = REST_MAX.min(REST_FIRST * 2u32.saturating_pow(self.deaths.min(8)));
+            self.deaths += 1;
+            self.pause(rest, words, now);
+        }
+    }
+
+    /// The host closed, in words or silently, after so many messages: the next connections stop short of that (C-21).
+    pub fn closed_after(&mut self, messages: u32, now: Instant) {
+        if messages > 0 && messages < self.session_max(now) {
+            self.session = Some((messages, now + SESSION_TTL));
+        }
+    }
+
+    /// Another shape, from a table that changed: holds from the next question on. What was learned stays.
+    pub fn reshape(&mut self, shape: SiteShape, now: Instant) {
+        self.window.limit(shape.connection_limit);
+        if shape.max_message_rate != self.shape.max_message_rate {
+            let slowed = self.messages.is_slowed().then(|| self.messages.per_second()).flatten();
+            self.messages = Pace::new(shape.max_message_rate.0, now);
+            if let Some(slowed) = slowed {
+                self.messages.slow_to(slowed, now);
+            }
+        }
+        if shape.max_connection_rate != self.shape.max_connection_rate {
+            self.connections = Pace::new(shape.max_connection_rate.0, now);
+        }
+        self.shape = shape;
+    }
+
+    /// A person stops the site.
+    pub fn hold(&mut self, why: &str) {
+        self.held = Some(cut(why));
+    }
+
+    /// A person lets it go on, with one connection first.
+    pub fn resume(&mut self) {
+        (self.held, self.pause, self.one_connection) = (None, None, None);
+        self.window.probe();
+    }
+
+    /// What is worth keeping over a restart; `None` when nothing is.
+    pub fn learned(&self, now: Instant, wall: Timestamp) -> Option<Learned> {
+        let pause = self.pause.as_ref().filter(|(until, _)| *until > now);
+        let learned = Learned {
+            held: self.held.is_some(),
+            pause_until: pause.map(|(until, _)| wall + until.saturating_duration_since(now)),
+            per_second: self.messages.is_slowed().then(|| self.messages.per_second().map(|rate| rate as f32)).flatten(),
+            session_max: self.session.filter(|(_, until)| *until > now).map(|(most, _)| most),
+            why: self.held.clone().or(pause.map(|(_, why)| why.clone())).unwrap_or_default(),
+        };
+        (learned != Learned::default()).then_some(learned)
+    }
+
+    /// Takes up what was learned before a restart; to be done before the first dial.
+    pub fn restore(&mut self, learned: &Learned, now: Instant, wall: Timestamp) {
+        if learned.held {
+            self.held = Some(learned.why.clone());
+        }
+        if let Some(until) = learned.pause_until.filter(|until| *until > wall) {
+            self.pause(until.since(wall), &learned.why, now);
+        }
+        if let Some(per_second) = learned.per_second {
+            self.messages.slow_to(f64::from(per_second), now);
+        }
+        if let Some(most) = learned.session_max {
+            self.session = Some((most.max(1), now + SESSION_TTL));
+        }
+    }
+
+    /// Whether anything may move at all; ends a pause that is over.
+    fn standing(&mut self, now: Instant) -> Result<(), NotNow> {
+        if let Some(why) = &self.held {
+            return Err(NotNow { binds: Binding::Held(why.clone()), wait: None });
+        }
+        if let Some((until, why)) = &self.pause {
+            if *until > now {
+                let wait = Some(until.saturating_duration_since(now));
+                return Err(NotNow { binds: Binding::Paused(why.clone()), wait });
+            }
+            self.pause = None;
+            self.window.probe();
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, span: Duration, words: &str, now: Instant) {
+        let until = now + span;
+        if self.pause.as_ref().is_none_or(|(present, _)| *present < until) {
+            self.pause = Some((until, cut(words)));
+        }
+    }
+
+    /// Counts refusals that tell of pressure, and slows down when they are many (C-50).
+    fn count(&mut self, judgement: &Judgement, now: Instant) {
+        if now.saturating_duration_since(self.share.since) >= SHARE_SPAN {
+            self.share = Share { since: now, answers: 0, refusals: 0 };
+        }
+        self.share.answers += 1;
+        let mailbox = matches!(
+            judgement.ruling.class,
+            Class::SoftGreylist | Class::SoftQuota | Class::SoftRateRecipient | Class::SoftExpired
+        );
+        if judgement.ruling.verdict != Verdict::Deferred || mailbox {
+            return;
+        }
+        self.share.refusals += 1;
+        let Share { answers, refusals, .. } = self.share;
+        if answers < SHARE_LEAST {
+            return;
+        }
+        if refusals * 100 > answers * 30 {
+            self.one_connection = self.one_connection.max(Some(now + SHARE_REST));
+        }
+        if refusals * 100 > answers * 5 {
+            self.messages.slow(now);
+            // Counting starts anew: one bad minute halves once.
+            self.share = Share { since: now, answers: 0, refusals: 0 };
+        }
+    }
+}
+
+impl Learned {
+    /// As bytes, at most 84.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![1, u8::from(self.held)];
+        bytes.extend(self.pause_until.map_or(0, Timestamp::as_ms).to_be_bytes());
+        bytes.extend(self.per_second.unwrap_or(0.0).to_be_bytes());
+        bytes.extend(self.session_max.unwrap_or(0).to_be_bytes());
+        bytes.extend(cut(&self.why).as_bytes());
+        bytes
+    }
+
+    /// Back from bytes; `None` for another version or a damaged record, which costs only what was learned.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Learned> {
+        let (head, why) = bytes.split_at_checked(18)?;
+        let [1, held, rest @ ..] = head else { return None };
+        let until = i64::from_be_bytes(rest[..8].try_into().ok()?);
+        let per_second = f32::from_be_bytes(rest[8..12].try_into().ok()?);
+        let session = u32::from_be_bytes(rest[12..].try_into().ok()?);
+        Some(Learned {
+            held: *held == 1,
+            pause_until: (until != 0).then(|| Timestamp::from_ms(until)),
+            per_second: (per_second.is_finite() && per_second > 0.0).then_some(per_second),
+            session_max: (session != 0).then_some(session),
+            why: std::str::from_utf8(why).ok()?.to_owned(),
+        })
+    }
+}
+
+/// Whose trouble an attempt tells of, as the window counts it: a silent close between two copies is none (C-23).
+fn trouble(judgement: &Judgement) -> Option<Blame> {
+    let delivered = judgement.ruling.verdict == Verdict::Delivered;
+    (!delivered && judgement.after != Some(Duration::ZERO)).then_some(judgement.ruling.blame)
+}
+
+fn cut(words: &str) -> String {
+    words[..words.floor_char_boundary(WHY_MAX)].to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -94,8 +94,10 @@ impl Dialler {
             let addresses = match self.addresses(host, route, source).await {
                 Ok(addresses) => addresses,
                 Err(fault) => {
-                    // Where an earlier host was reached, its answer says more than a missing address.
-                    if tries == 0 {
+                    // Where an earlier host was reached, its answer says more; and a domain is refused for poison
+                    // only when nothing else is wrong with its hosts.
+                    let poison = matches!(fault, Fault::Forbidden(_));
+                    if tries == 0 && (last.host.is_none() || !poison) {
                         last = Trouble { stage: Stage::Route, host: host.domain(), heard: Err(fault) };
                     }
                     continue;

@@ -11,7 +11,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::mail::{Blame, Class, EnhancedCode, Reply, Ruling, Stage, Verdict};
-use crate::smtp::classify::{self, Reaction};
+use crate::smtp::classify::{Reaction, Rules};
 
 /// What was heard instead of a reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,22 +104,27 @@ impl Judgement {
     }
 }
 
-/// Judges what was heard at a stage of an attempt toward a site.
+/// Judges what was heard at a stage of an attempt toward a site, by the built-in rules.
 pub fn judge(site: Option<&str>, stage: Stage, heard: Result<&Reply, &Fault>) -> Judgement {
+    judge_by(Rules::built_in(), site, stage, heard)
+}
+
+/// Judges by other rules, such as those with a workspace's own before the built-in ones.
+pub fn judge_by(rules: &Rules, site: Option<&str>, stage: Stage, heard: Result<&Reply, &Fault>) -> Judgement {
     match heard {
-        Ok(reply) => of_reply(site, stage, reply),
+        Ok(reply) => of_reply(rules, site, stage, reply),
         Err(fault) => of_fault(stage, fault),
     }
 }
 
-fn of_reply(site: Option<&str>, stage: Stage, reply: &Reply) -> Judgement {
+fn of_reply(rules: &Rules, site: Option<&str>, stage: Stage, reply: &Reply) -> Judgement {
     match reply.code {
         200..=299 if stage == Stage::Body => return Judgement::plain(Ruling::DELIVERED),
         // A yes where only a no ends an attempt: the host has lost the thread.
         0..=399 => return Judgement::plain(Ruling::deferred(Blame::Host, Class::Protocol)),
         _ => {}
     }
-    let found = classify::reply(reply, stage, site);
+    let found = rules.reply(reply, stage, site);
     let verdict = verdict(stage, reply, found.again);
     let blame = blame(stage, reply, found.blame, found.class);
     let ruling = Ruling { verdict, blame, class: found.class };

@@ -56,11 +56,35 @@ pub struct Finding {
     pub rule: Option<&'static str>,
 }
 
-/// What a reply means at a site, at a stage.
+/// What is wrong with a file of rules.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RulesError {
+    /// Not TOML, an unknown key, a value of the wrong kind, or a pattern that is no regular expression.
+    #[error("rules.toml: {0}")]
+    Text(String),
+    /// A rule that contradicts itself.
+    #[error("rules.toml: rule `{rule}`: {what}")]
+    Rule {
+        /// Its name.
+        rule: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A rule that its own sample does not reach: it would never do what it was written for.
+    #[error("rules.toml: rule `{rule}` does not fire on its own sample `{sample}`: {other} does")]
+    Silent {
+        /// Its name.
+        rule: String,
+        /// The sample.
+        sample: String,
+        /// What fires instead.
+        other: String,
+    },
+}
+
+/// What a reply means at a site, at a stage, by the built-in rules.
 pub fn reply(reply: &Reply, stage: Stage, site: Option<&str>) -> Finding {
-    find(RULES.first(reply.code, reply.enhanced, &reply.text, Some(stage), site), || {
-        by_codes(reply.code, reply.enhanced, Some(stage))
-    })
+    Rules::built_in().reply(reply, stage, site)
 }
 
 /// The class of a refusal as a delivery report tells it: any of the codes may be missing, and so may stage and site.
@@ -72,11 +96,8 @@ pub fn text(
     site: Option<&str>,
 ) -> Class {
     let basic = code.or(enhanced.map(|code| u16::from(code.0) * 100 + 50)).unwrap_or(0);
-    find(RULES.first(code.unwrap_or(0), enhanced, text, stage, site), || by_codes(basic, enhanced, stage)).class
-}
-
-fn find(rule: Option<&'static Rule>, otherwise: impl FnOnce() -> Finding) -> Finding {
-    rule.map_or_else(otherwise, |rule| rule.finding)
+    let rule = Rules::built_in().first(code.unwrap_or(0), enhanced, text, stage, site);
+    rule.map_or_else(|| by_codes(basic, enhanced, stage), |rule| rule.finding).class
 }
 
 /// Where in the conversation a rule holds.
@@ -97,6 +118,15 @@ impl Part {
             Stage::Route | Stage::Print | Stage::Connect | Stage::Greet | Stage::Secure | Stage::From => Part::Session,
             Stage::To => Part::Recipient,
             Stage::Data | Stage::Body => Part::Content,
+        }
+    }
+
+    /// The stage most typical of it.
+    fn stage(self) -> Stage {
+        match self {
+            Part::Session => Stage::Greet,
+            Part::Recipient => Stage::To,
+            Part::Content => Stage::Body,
         }
     }
 }
@@ -162,25 +192,60 @@ struct Rule {
 }
 
 /// All rules, their patterns compiled into one automaton.
-struct Rules {
+#[derive(Debug)]
+pub struct Rules {
     rules: Vec<Rule>,
     patterns: RegexSet,
 }
 
-static RULES: LazyLock<Rules> =
-    LazyLock::new(|| Rules::read(BUILT_IN).expect("a test reads the built-in rules and tries every sample"));
+static BUILT: LazyLock<Rules> = LazyLock::new(|| {
+    let built_in = entries(BUILT_IN).and_then(Rules::make);
+    built_in.expect("a test reads the built-in rules and tries every sample")
+});
 
 impl Rules {
-    fn read(text: &str) -> Result<Rules, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
-        let patterns = RegexSetBuilder::new(file.rule.iter().map(|entry| &entry.pattern))
+    /// The rules the program comes with.
+    pub fn built_in() -> &'static Rules {
+        &BUILT
+    }
+
+    /// The text of a workspace's `rules.toml` before the built-in rules. Each of its samples must fire its own rule,
+    /// at its first site and stage.
+    pub fn overlaid(text: &str) -> Result<Rules, RulesError> {
+        let own = entries(text)?;
+        let proofs: Vec<_> = own
+            .iter()
+            .map(|entry| (entry.name.clone(), entry.sample.clone(), entry.site.first().cloned(), entry.stage))
+            .collect();
+        let rules = Rules::make(own.into_iter().chain(entries(BUILT_IN)?).collect())?;
+        for (rule, samples, site, part) in proofs {
+            for sample in samples {
+                let stage = part.map_or(Stage::To, Part::stage);
+                let fired = rules.reply(&read_reply(&sample), stage, site.as_deref()).rule;
+                if fired != Some(&rule) {
+                    let other = fired.map_or("none".to_owned(), |name| format!("`{name}`"));
+                    return Err(RulesError::Silent { rule, sample, other });
+                }
+            }
+        }
+        Ok(rules)
+    }
+
+    /// What a reply means at a site, at a stage.
+    pub fn reply(&self, reply: &Reply, stage: Stage, site: Option<&str>) -> Finding {
+        let rule = self.first(reply.code, reply.enhanced, &reply.text, Some(stage), site);
+        rule.map_or_else(|| by_codes(reply.code, reply.enhanced, Some(stage)), |rule| rule.finding)
+    }
+
+    fn make(entries: Vec<Entry>) -> Result<Rules, RulesError> {
+        let patterns = RegexSetBuilder::new(entries.iter().map(|entry| &entry.pattern))
             .case_insensitive(true)
             .unicode(false)
             .size_limit(64 << 20)
             .dfa_size_limit(16 << 20)
             .build()
-            .map_err(|error| error.to_string())?;
-        let rules = file.rule.into_iter().map(Rule::make).collect::<Result<_, _>>()?;
+            .map_err(|error| RulesError::Text(error.to_string()))?;
+        let rules = entries.into_iter().map(Rule::make).collect::<Result<_, _>>()?;
         Ok(Rules { rules, patterns })
     }
 
@@ -203,8 +268,8 @@ impl Rules {
 }
 
 impl Rule {
-    fn make(entry: Entry) -> Result<Rule, String> {
-        let wrong = |what: &str| format!("rule `{}`: {what}", entry.name);
+    fn make(entry: Entry) -> Result<Rule, RulesError> {
+        let wrong = |what| RulesError::Rule { rule: entry.name.clone(), what };
         let class = Class::parse(&entry.class).ok_or_else(|| wrong("no such class"))?;
         if entry.sample.is_empty() {
             return Err(wrong("a rule without a sample proves nothing"));
@@ -231,11 +296,28 @@ impl Rule {
             BlameWord::Ourselves => Blame::Ourselves,
         };
         let after = entry.after.map(Span::duration);
-        // Rules live as long as the process: their names are handed out without copying.
+        // Names are handed out without copying. Rules live as long as the process, but for a reload by hand.
         let rule = Some(&*entry.name.leak());
         let finding = Finding { class, blame, reaction, again: entry.again, after, rule };
         Ok(Rule { site: entry.site, part: entry.stage, finding })
     }
+}
+
+fn entries(text: &str) -> Result<Vec<Entry>, RulesError> {
+    toml::from_str(text).map(|file: File| file.rule).map_err(|error| RulesError::Text(error.to_string()))
+}
+
+/// A reply from one line of text: `550 5.1.1 TEXT`, `550-5.1.1 TEXT`, or text alone (code 0).
+fn read_reply(text: &str) -> Reply {
+    let code = text.get(..3).and_then(|digits| digits.parse().ok()).filter(|code| (200..600).contains(code));
+    let mut rest = if code.is_some() { text[3..].trim_start_matches(['-', ' ']) } else { text };
+    let mut enhanced = None;
+    if let Some((first, after)) = rest.split_once(' ')
+        && let Some(found) = EnhancedCode::parse(first)
+    {
+        (enhanced, rest) = (Some(found), after);
+    }
+    Reply { code: code.unwrap_or(0), enhanced, text: rest.to_owned() }
 }
 
 /// What the patterns see: `CODE X.Y.Z TEXT`, cut; codes that are missing are left out.

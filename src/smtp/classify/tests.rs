@@ -5,27 +5,6 @@ use std::path::PathBuf;
 
 use super::*;
 
-/// `550-5.1.1 text` as a reply, its codes taken off the front.
-fn parse(text: &str) -> Reply {
-    let code = text.get(..3).and_then(|digits| digits.parse().ok()).filter(|code| (200..600).contains(code));
-    let mut rest = if code.is_some() { text[3..].trim_start_matches(['-', ' ']) } else { text };
-    let mut enhanced = None;
-    if let Some((first, after)) = rest.split_once(' ')
-        && let Some(found) = EnhancedCode::parse(first.trim_start_matches('#'))
-    {
-        (enhanced, rest) = (Some(found), after);
-    }
-    Reply { code: code.unwrap_or(0), enhanced, text: rest.to_owned() }
-}
-
-fn stage_of(part: Option<Part>) -> Stage {
-    match part {
-        Some(Part::Session) => Stage::Greet,
-        Some(Part::Content) => Stage::Body,
-        Some(Part::Recipient) | None => Stage::To,
-    }
-}
-
 #[test]
 fn every_rule_fires_on_each_of_its_samples_and_none_is_shadowed() {
     let file: File = toml::from_str(BUILT_IN).unwrap();
@@ -34,7 +13,7 @@ fn every_rule_fires_on_each_of_its_samples_and_none_is_shadowed() {
         assert!(file.rule[..at].iter().all(|other| other.name != entry.name), "{} twice", entry.name);
         for sample in &entry.sample {
             let site = entry.site.first().map(String::as_str);
-            let found = reply(&parse(sample), stage_of(entry.stage), site);
+            let found = reply(&read_reply(sample), entry.stage.map_or(Stage::To, Part::stage), site);
             if found.rule != Some(&entry.name) {
                 wrong.push(format!("{}: {:?} takes {sample}", entry.name, found.rule));
             }
@@ -55,7 +34,7 @@ fn sites_of_rules_are_providers_we_know() {
 
 #[test]
 fn a_pause_is_never_asked_of_a_recipient_and_a_block_never_blames_one() {
-    for rule in &RULES.rules {
+    for rule in &Rules::built_in().rules {
         let Finding { class, blame, reaction, .. } = rule.finding;
         let name = rule.finding.rule.unwrap();
         if blame == Blame::Recipient {
@@ -86,7 +65,7 @@ fn the_golden_file_classifies_as_expected() {
             "body" => Stage::Body,
             other => panic!("no stage {other}"),
         };
-        let found = reply(&parse(text), stage, (site != "-").then_some(site));
+        let found = reply(&read_reply(text), stage, (site != "-").then_some(site));
         count += 1;
         if found.class.word() != class {
             wrong.push(format!("{} by {:?}, not {class}: {text}", found.class, found.rule));
@@ -104,7 +83,7 @@ fn the_same_refusal_means_another_thing_at_each_stage_and_site() {
     assert_eq!(class(Stage::To), Class::PolicyRecipient);
     assert_eq!(class(Stage::Body), Class::PolicyContent);
 
-    let flood = parse("421 4.7.28 Try again later");
+    let flood = read_reply("421 4.7.28 Try again later");
     assert_eq!(reply(&flood, Stage::Body, Some("google")).rule, Some("google.rate"));
     assert_ne!(reply(&flood, Stage::Body, Some("example.org")).rule, Some("google.rate"));
 }
@@ -168,7 +147,7 @@ fn the_corpus_keeps_its_score() {
         if accepted.is_empty() {
             continue;
         }
-        let heard = parse(fields[3]);
+        let heard = read_reply(fields[3]);
         let class = text((heard.code != 0).then_some(heard.code), heard.enhanced, &heard.text, None, None);
         count += 1;
         if accepted.contains(&class.word()) {
@@ -179,4 +158,35 @@ fn the_corpus_keeps_its_score() {
     }
     println!("{right} of {count} corpus replies are classified as their source does");
     assert!(right * 100 >= count * 85, "{right} of {count}");
+}
+
+#[test]
+fn a_workspaces_rules_come_first_and_must_prove_themselves() {
+    let rule = |pattern: &str, sample: &str| {
+        format!(
+            "[[rule]]\nname = \"own\"\nsite = [\"example.net\"]\nstage = \"session\"\nmatch = '{pattern}'\n\
+             class = \"block.rate\"\nblame = \"source\"\nreaction = \"pause\"\nfor = \"20m\"\nsample = [\"{sample}\"]\n"
+        )
+    };
+    let rules = Rules::overlaid(&rule("closed today", "554 We are closed today")).unwrap();
+    let reply = read_reply("554 Sorry, closed today");
+    assert_eq!(rules.reply(&reply, Stage::Greet, Some("example.net")).rule, Some("own"));
+    assert_eq!(rules.reply(&reply, Stage::Greet, Some("example.org")).rule, None);
+    assert_eq!(rules.reply(&reply, Stage::Body, Some("example.net")).rule, None);
+
+    let silent = Rules::overlaid(&rule("closed tomorrow", "554 We are closed today")).unwrap_err();
+    assert_eq!(
+        silent,
+        RulesError::Silent { rule: "own".into(), sample: "554 We are closed today".into(), other: "none".into() }
+    );
+    for (text, word) in [
+        (rule("(", "554 x"), "regex"),
+        (rule("x", "554 x").replace("for = \"20m\"\n", ""), "needs `for`"),
+        (rule("x", "554 x").replace("block.rate", "block.moon"), "no such class"),
+        (rule("x", "554 x").replace("[\"554 x\"]", "[]"), "without a sample"),
+        (rule("x", "554 x").replace("stage", "stages"), "stages"),
+    ] {
+        let error = Rules::overlaid(&text).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
 }

@@ -2,7 +2,7 @@
 //! each other, and for every value where it came from. Learns nothing and enforces nothing: `delivery` does both.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::fmt;
 
 use serde::Deserialize;
 
@@ -69,6 +69,17 @@ pub enum Tls {
     Verified,
 }
 
+impl fmt::Display for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Tls::Disabled => "disabled",
+            Tls::Opportunistic => "opportunistic",
+            Tls::Required => "required",
+            Tls::Verified => "verified",
+        })
+    }
+}
+
 /// Declares the keys of a row, and with them how rows are laid over each other.
 macro_rules! keys {
     ($($(#[$doc:meta])* $key:ident: $type:ty,)*) => {
@@ -85,6 +96,15 @@ macro_rules! keys {
             $($(#[$doc])* pub $key: $type,)*
             /// For each key, the row its value came from, in the order of the keys.
             pub origins: Vec<(&'static str, String)>,
+        }
+
+        impl SiteShape {
+            /// Every key with its value, as the table writes it, and the row the value came from.
+            pub fn explain(&self) -> Vec<(&'static str, String, &str)> {
+                let values = [$(self.$key.to_string()),*];
+                let keyed = self.origins.iter().zip(values);
+                keyed.map(|((key, from), value)| (*key, value, from.as_str())).collect()
+            }
         }
 
         impl Row {
@@ -152,6 +172,15 @@ keys! {
 /// A rate, or the plain statement that there is none (`"none"`), so that a row can lift a limit below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cap(pub Option<Rate>);
+
+impl fmt::Display for Cap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(rate) => rate.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
 
 impl<'de> Deserialize<'de> for Cap {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Cap, D::Error> {
@@ -311,11 +340,6 @@ impl SiteShape {
             (one, other) => one.or(other),
         }
     }
-
-    /// The longest a copy may be in one phase after its final dot went out.
-    pub fn dot_timeout(&self) -> Duration {
-        self.data_dot_timeout.duration()
-    }
 }
 
 const OVERLAY: &str = "shaping.toml";
@@ -434,6 +458,9 @@ mod tests {
         assert!(from(&a, "tls").starts_with("provider google ("));
         assert_eq!(a.tls, Tls::Required);
         assert!(a.origins.iter().all(|(_, from)| !from.is_empty()));
+        let told = b.explain();
+        assert!(told.contains(&("connection_limit", "3".into(), "shaping.toml site google, source b")));
+        assert!(told.contains(&("data_dot_timeout", "10m".into(), "default")));
         assert_eq!(shaping.shape("example.com", "a").tls, Tls::Opportunistic);
     }
 

@@ -140,7 +140,7 @@ fn the_corpus_keeps_its_score() {
         println!("skipped: no corpus at {}", root.display());
         return;
     };
-    let (mut right, mut count) = (0u32, 0u32);
+    let (mut right, mut count, mut harmful) = (0u32, 0u32, 0u32);
     for row in table.lines().skip(1) {
         let fields: Vec<&str> = row.split('\t').collect();
         let accepted = accepted(fields[4], fields[5]);
@@ -153,11 +153,17 @@ fn the_corpus_keeps_its_score() {
         if accepted.contains(&class.word()) {
             right += 1;
         } else {
+            // The one error that costs a reader: a block taken for a dead address.
+            let hard = |word: &str| word.starts_with("hard.");
+            harmful += u32::from(hard(class.word()) && !accepted.iter().any(|word| hard(word)));
             println!("{} {} → {class}: {:.160}", fields[4], fields[5], fields[3].replace('\n', " "));
         }
     }
-    println!("{right} of {count} corpus replies are classified as their source does");
-    assert!(right * 100 >= count * 85, "{right} of {count}");
+    println!(
+        "{right} of {count} corpus replies are classified as their source does; {harmful} wrongly as dead addresses"
+    );
+    assert!(harmful <= 1, "{harmful} blocks or faults would suppress a living address");
+    assert!(right * 100 >= count * 88, "{right} of {count}");
 }
 
 #[test]

@@ -65,6 +65,10 @@ pub struct Limits {
     session: Option<(u32, Instant)>,
     share: Share,
     deaths: u32,
+    /// Mean time one message takes on a connection, in seconds; `None` before the first.
+    message_time: Option<f64>,
+    /// The last rate that said no, and until when, for show.
+    last_no: Option<(Binding, Instant)>,
 }
 
 /// Refusals among the answers of the present minute (C-50).
@@ -103,6 +107,8 @@ impl Limits {
             session: None,
             share: Share { since: now, answers: 0, refusals: 0 },
             deaths: 0,
+            message_time: None,
+            last_no: None,
             shape,
         }
     }
@@ -114,21 +120,46 @@ impl Limits {
         if open >= size {
             return Err(NotNow { binds: Binding::Connections(size), wait: None });
         }
-        self.connections.ask(now).map_err(|wait| NotNow { binds: Binding::ConnectionRate, wait: Some(wait) })
+        let asked = self.connections.ask(now);
+        asked.map_err(|wait| self.refuse(Binding::ConnectionRate, wait, now))
     }
 
     /// May one more message be sent? A yes is spent.
     pub fn may_send(&mut self, now: Instant) -> Result<(), NotNow> {
         self.standing(now)?;
-        self.messages.ask(now).map_err(|wait| NotNow { binds: Binding::MessageRate, wait: Some(wait) })
+        let asked = self.messages.ask(now);
+        asked.map_err(|wait| self.refuse(Binding::MessageRate, wait, now))
     }
 
-    /// Connections allowed now; those above it are to be closed after their present message.
+    /// What binds now, with `open` connections; asked for show, nothing is spent. `None`: only the hosts' own speed.
+    pub fn binds(&self, open: u16, now: Instant) -> Option<NotNow> {
+        if let Some(why) = &self.held {
+            return Some(NotNow { binds: Binding::Held(why.clone()), wait: None });
+        }
+        if let Some((until, why)) = self.pause.as_ref().filter(|(until, _)| *until > now) {
+            let wait = Some(until.saturating_duration_since(now));
+            return Some(NotNow { binds: Binding::Paused(why.clone()), wait });
+        }
+        if let Some((binds, until)) = self.last_no.as_ref().filter(|(_, until)| *until > now) {
+            return Some(NotNow { binds: binds.clone(), wait: Some(until.saturating_duration_since(now)) });
+        }
+        let size = self.window_size(now);
+        (open >= size).then_some(NotNow { binds: Binding::Connections(size), wait: None })
+    }
+
+    /// Connections of use now; those above it are to be closed after their present message.
     pub fn window_size(&self, now: Instant) -> u16 {
-        match self.one_connection {
+        let size = match self.one_connection {
             Some(until) if until > now => self.window.size().min(1),
             _ => self.window.size(),
-        }
+        };
+        size.min(self.useful())
+    }
+
+    /// One message took so long on its connection, from MAIL to the last answer.
+    pub fn took(&mut self, time: Duration) {
+        let (new, old) = (time.as_secs_f64(), self.message_time);
+        self.message_time = Some(old.map_or(new, |old| old + (new - old) / 8.0));
     }
 
     /// Most messages on one connection.
@@ -259,6 +290,20 @@ impl Limits {
             self.window.probe();
         }
         Ok(())
+    }
+
+    /// As many connections as the allowed pace can keep busy, and one more: others would stand idle and be counted
+    /// against us all the same (Little's law).
+    fn useful(&self) -> u16 {
+        match (self.messages.per_second(), self.message_time) {
+            (Some(rate), Some(time)) => ((rate * time).ceil().min(f64::from(u16::MAX - 1)) as u16).saturating_add(1),
+            _ => u16::MAX,
+        }
+    }
+
+    fn refuse(&mut self, binds: Binding, wait: Duration, now: Instant) -> NotNow {
+        self.last_no = Some((binds.clone(), now + wait));
+        NotNow { binds, wait: Some(wait) }
     }
 
     fn pause(&mut self, span: Duration, words: &str, now: Instant) {

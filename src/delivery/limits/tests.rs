@@ -185,3 +185,33 @@ fn a_changed_table_holds_at_once_and_keeps_what_was_learned() {
     limits.reshape(shape, now);
     assert_eq!((limits.window_size(now), limits.per_second()), (1, Some(50.0)));
 }
+
+#[test]
+fn no_more_connections_than_the_pace_can_keep_busy() {
+    let now = Instant::now();
+    let mut limits = limits("x", now);
+    for _ in 0..100 {
+        delivered(&mut limits, now);
+    }
+    assert_eq!(limits.window_size(now), 10);
+    limits.took(Duration::from_millis(20));
+    assert_eq!(limits.window_size(now), 3, "100/s at 20 ms each keep two busy");
+    for _ in 0..60 {
+        limits.took(Duration::from_secs(2));
+    }
+    assert_eq!(limits.window_size(now), 10, "slow hosts need them all");
+}
+
+#[test]
+fn what_binds_is_shown_without_being_spent() {
+    let now = Instant::now();
+    let mut limits = limits("x", now);
+    assert_eq!(limits.binds(0, now), None);
+    assert!(matches!(limits.binds(2, now).unwrap().binds, Binding::Connections(2)));
+    assert_eq!(limits.may_send(now), Ok(()));
+    let no = limits.may_send(now).unwrap_err();
+    assert_eq!((limits.binds(0, now), &no.binds), (Some(no.clone()), &Binding::MessageRate));
+    assert_eq!(limits.binds(0, now + no.wait.unwrap()), None);
+    limits.hold("by hand");
+    assert_eq!(limits.binds(0, now).unwrap().binds, Binding::Held("by hand".into()));
+}

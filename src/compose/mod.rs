@@ -5,12 +5,15 @@
 mod edition;
 mod headers;
 mod helpers;
+mod layout;
 mod mime;
 mod scope;
+mod shield;
 mod slots;
 mod template;
 
 pub use edition::{Asset, Edition, FromField, Missing};
+pub use layout::{Draft, Expanded, LayoutError, Markup, Source};
 pub use template::{Part, Template};
 
 /// Why an edition cannot be compiled.
@@ -45,6 +48,17 @@ pub enum Error {
     /// Bytes that are not a frozen edition of this version.
     #[error("not a frozen edition: {0}")]
     Frozen(String),
+}
+
+/// Refuses a file of a template that could not be compiled once everything is in its place: broken handlebars, unknown
+/// helpers, unescaped values. Parts (`{{> name}}`) and `{{{content}}}` may still stand in it.
+pub fn inspect(part: Part, source: &str) -> Result<(), Error> {
+    slots::inspect(part, source)
+}
+
+/// Refuses a header that is ours to set, or whose name cannot stand in a message.
+pub fn check_header(name: &str) -> Result<(), Error> {
+    headers::check_name(name)
 }
 
 fn place(line: Option<usize>) -> String {

@@ -2,7 +2,7 @@
 //! The only file that knows handlebars' inner form of a template.
 
 use handlebars::template::{HelperTemplate, Parameter, Template as Parsed, TemplateElement};
-use handlebars::{Context as Data, Handlebars, RenderError, RenderErrorReason};
+use handlebars::{Context as Data, Handlebars, RenderError, RenderErrorReason, TemplateErrorReason};
 use serde_json::Value;
 
 use crate::compose::helpers;
@@ -54,11 +54,8 @@ impl Slots {
         constants: &[(&'static str, String)],
     ) -> Result<Slots, Error> {
         let context = part.context();
-        let parsed = Parsed::compile(source).map_err(|why| {
-            let place = why.pos().map(|(line, _)| line);
-            Error::Template { part, line: place, message: why.reason().to_string() }
-        })?;
-        let mut seen = Seen { part, fields: Vec::new() };
+        let parsed = parse(part, source)?;
+        let mut seen = Seen { part, whole: true, fields: Vec::new() };
         seen.walk(&parsed, 0)?;
         let form = match pieces(&parsed, context, constants) {
             Some(pieces) => Form::Pieces(pieces),
@@ -141,6 +138,24 @@ impl Slots {
             other => PrintError::Render { part: self.part, message: other.to_string() },
         }
     }
+}
+
+/// Refuses a file of a template that could not be compiled once everything is in its place. Parts (`{{> name}}`) and
+/// `{{{content}}}` may still stand in it.
+pub(crate) fn inspect(part: Part, source: &str) -> Result<(), Error> {
+    Seen { part, whole: false, fields: Vec::new() }.walk(&parse(part, source)?, 0)
+}
+
+fn parse(part: Part, source: &str) -> Result<Parsed, Error> {
+    Parsed::compile(source).map_err(|why| {
+        let message = match why.reason() {
+            TemplateErrorReason::InvalidSyntax(_) => {
+                "this is no handlebars expression, or a block is not closed".into()
+            }
+            other => other.to_string(),
+        };
+        Error::Template { part, line: why.pos().map(|(line, _)| line), message }
+    })
 }
 
 /// The one name templates have in their registry.
@@ -228,6 +243,8 @@ fn field_name(parameter: &Parameter) -> Option<String> {
 /// What a template uses, collected and refused where it may not be.
 struct Seen {
     part: Part,
+    /// Whether everything is in its place.
+    whole: bool,
     fields: Vec<String>,
 }
 
@@ -244,6 +261,8 @@ impl Seen {
                 TemplateElement::Expression(_) | TemplateElement::HelperBlock(_) => {
                     return wrong(format!("blocks lie more than {DEPTH_MAX} deep in each other"));
                 }
+                TemplateElement::HtmlExpression(call) if !self.whole && call.name.as_name() == Some("content") => {}
+                TemplateElement::PartialExpression(_) if !self.whole => {}
                 TemplateElement::HtmlExpression(_) => {
                     return wrong(
                         "`{{{…}}}` and `{{&…}}` would print a contact's value unescaped; write `{{…}}`".into(),

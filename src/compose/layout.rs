@@ -1,0 +1,281 @@
+//! From the files of a campaign to two plain templates: parts and layout put in place, Markdown and MJML turned into
+//! HTML, styles inlined, the text part made. Handlebars expressions pass through untouched.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use regex::{Captures, Regex};
+
+use crate::compose::scope::Context;
+use crate::compose::shield::Shield;
+
+/// How deep parts may include parts (H-04).
+const DEPTH_MAX: usize = 10;
+/// The most bytes a template may have once everything is in its place.
+const EXPANDED_MAX: usize = 1024 * 1024;
+
+/// What a body or a layout is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Markup {
+    /// CommonMark.
+    Markdown,
+    /// MJML.
+    Mjml,
+    /// HTML.
+    Html,
+    /// Plain text.
+    Text,
+}
+
+impl Markup {
+    /// The markup a file's ending stands for.
+    pub fn of(file: &str) -> Option<Markup> {
+        match file.rsplit_once('.')?.1 {
+            "md" => Some(Markup::Markdown),
+            "mjml" => Some(Markup::Mjml),
+            "html" => Some(Markup::Html),
+            "txt" => Some(Markup::Text),
+            _ => None,
+        }
+    }
+}
+
+/// A file with template text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Its name, for people.
+    pub file: String,
+    /// What it is written in.
+    pub markup: Markup,
+    /// What stands in it.
+    pub text: String,
+}
+
+/// The content of a campaign as its files give it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// The body: Markdown, MJML or HTML.
+    pub body: Source,
+    /// The text part, when it is written by hand.
+    pub text: Option<Source>,
+    /// The layout around the body: HTML or MJML with `{{{content}}}`.
+    pub layout: Option<Source>,
+    /// The layout around the text part.
+    pub text_layout: Option<Source>,
+    /// The line that mail programs show behind the subject, a template.
+    pub preheader: String,
+    /// Whether style sheets become style attributes.
+    pub inline_css: bool,
+    /// The files of `templates/` by name, for `{{> part}}`.
+    pub parts: BTreeMap<String, String>,
+}
+
+/// Both templates of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expanded {
+    /// The HTML template.
+    pub html: String,
+    /// The text template.
+    pub text: String,
+}
+
+/// Why a draft cannot be expanded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    /// `{{> part}}` names no file.
+    #[error("{file}: there is no templates/{part}")]
+    NoPart {
+        /// The file that asks for it.
+        file: String,
+        /// The file it asks for.
+        part: String,
+    },
+    /// Parts include each other without end, or grow too large.
+    #[error("{file}: parts lie more than {DEPTH_MAX} deep in each other, or make more than {EXPANDED_MAX} bytes")]
+    Endless {
+        /// The file it began with.
+        file: String,
+    },
+    /// A layout without a place for the body.
+    #[error("{file}: a layout needs `{{{{{{content}}}}}}` where the body goes")]
+    NoContent {
+        /// The layout.
+        file: String,
+    },
+    /// The MJML cannot be read.
+    #[error("{file}: {message}")]
+    Mjml {
+        /// The outermost file.
+        file: String,
+        /// What is wrong, and at which text.
+        message: String,
+    },
+    /// The style sheet cannot be read.
+    #[error("{file}: styles cannot be inlined: {message}")]
+    Css {
+        /// The body.
+        file: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl Draft {
+    /// Puts everything in its place.
+    pub fn expand(&self) -> Result<Expanded, LayoutError> {
+        let html = self.html(&self.preheader)?;
+        let text = match (&self.text, &self.text_layout) {
+            (Some(text), None) => self.include(text)?,
+            (Some(text), Some(layout)) => fill(layout, &self.include(layout)?, &self.include(text)?)?,
+            (None, Some(layout)) => fill(layout, &self.include(layout)?, &self.body_as_text()?)?,
+            (None, None) => as_text(&self.html("")?),
+        };
+        Ok(Expanded { html, text })
+    }
+
+    /// The HTML template with this preheader.
+    fn html(&self, preheader: &str) -> Result<String, LayoutError> {
+        let mut shield = Shield::default();
+        let body = shield.cover(&self.include(&self.body)?);
+        let (outer, whole, markup) = match &self.layout {
+            None => (&self.body, content(self.body.markup, body), self.body.markup),
+            Some(layout) => {
+                let frame = self.include(layout)?.replace(PREHEADER, &escape_static(preheader));
+                let content = content(self.body.markup, body);
+                let filled = match (layout.markup, self.body.markup) {
+                    (Markup::Mjml, Markup::Markdown | Markup::Html) => fill(layout, &frame, &shield.hide(content))?,
+                    _ => fill(layout, &frame, &content)?,
+                };
+                (layout, shield.cover(&filled), layout.markup)
+            }
+        };
+        let mut html = match markup {
+            Markup::Mjml => mjml(&outer.file, &whole)?,
+            Markup::Markdown | Markup::Html | Markup::Text => whole,
+        };
+        if self.inline_css {
+            html = shield.cover(&shield.uncover(&html));
+            html = inline_css(&self.body.file, &html)?;
+        }
+        Ok(shield.uncover(&html))
+    }
+
+    /// The body alone as text, for a text layout.
+    fn body_as_text(&self) -> Result<String, LayoutError> {
+        let alone = Draft { layout: None, ..self.clone() };
+        Ok(as_text(&alone.html("")?))
+    }
+
+    /// The source with every `{{> part}}` replaced by the file of that name and of the source's own ending.
+    fn include(&self, source: &Source) -> Result<String, LayoutError> {
+        let ending = match source.markup {
+            Markup::Markdown | Markup::Html => "html",
+            Markup::Mjml => "mjml",
+            Markup::Text => "txt",
+        };
+        self.include_in(&source.file, &source.text, ending, 0)
+    }
+
+    fn include_in(&self, file: &str, text: &str, ending: &str, depth: usize) -> Result<String, LayoutError> {
+        static PART: LazyLock<Regex> = LazyLock::new(|| fixed(r"\{\{>\s*([A-Za-z0-9_-]+)\s*\}\}"));
+        let endless = || Err(LayoutError::Endless { file: file.to_owned() });
+        let mut whole = String::with_capacity(text.len());
+        let mut rest = 0;
+        for found in PART.captures_iter(text) {
+            let at = found.get(0).expect("the whole match");
+            whole.push_str(&text[rest..at.start()]);
+            rest = at.end();
+            let part = format!("{}.{ending}", &found[1]);
+            let Some(inner) = self.parts.get(&part) else {
+                return Err(LayoutError::NoPart { file: file.to_owned(), part });
+            };
+            if depth == DEPTH_MAX {
+                return endless();
+            }
+            whole.push_str(self.include_in(&part, inner, ending, depth + 1)?.trim_end());
+            if whole.len() > EXPANDED_MAX {
+                return endless();
+            }
+        }
+        whole.push_str(&text[rest..]);
+        Ok(whole)
+    }
+}
+
+const PREHEADER: &str = "{{preheader}}";
+
+fn fixed(expression: &str) -> Regex {
+    Regex::new(expression).expect("a fixed expression")
+}
+
+/// A covered body as HTML; MJML stays what it is.
+fn content(markup: Markup, covered: String) -> String {
+    match markup {
+        Markup::Markdown => {
+            let mut html = String::with_capacity(covered.len() * 3 / 2);
+            let options = pulldown_cmark::Options::ENABLE_TABLES | pulldown_cmark::Options::ENABLE_STRIKETHROUGH;
+            pulldown_cmark::html::push_html(&mut html, pulldown_cmark::Parser::new_ext(&covered, options));
+            html
+        }
+        Markup::Mjml | Markup::Html | Markup::Text => covered,
+    }
+}
+
+/// The layout with the body in its place.
+fn fill(layout: &Source, frame: &str, content: &str) -> Result<String, LayoutError> {
+    static CONTENT: LazyLock<Regex> = LazyLock::new(|| fixed(r"\{\{\{\s*content\s*\}\}\}|\{\{\s*content\s*\}\}"));
+    if !CONTENT.is_match(frame) {
+        return Err(LayoutError::NoContent { file: layout.file.clone() });
+    }
+    Ok(CONTENT.replace(frame, |_: &Captures<'_>| content.trim_end()).into_owned())
+}
+
+/// A template for HTML from one for plain text: what stands outside of expressions is escaped.
+fn escape_static(template: &str) -> String {
+    let mut shield = Shield::default();
+    let covered = shield.cover(template).replace("<!--", "").replace("-->", "");
+    shield.uncover(&Context::Html.escape(&covered))
+}
+
+fn mjml(file: &str, covered: &str) -> Result<String, LayoutError> {
+    use mrml::prelude::parser::Error;
+    let wrong = |message: String| LayoutError::Mjml { file: file.to_owned(), message };
+    let parsed = mrml::parse(covered).map_err(|why| match &why {
+        Error::UnexpectedElement { position, .. }
+        | Error::UnexpectedToken { position, .. }
+        | Error::MissingAttribute { position, .. }
+        | Error::InvalidAttribute { position, .. }
+        | Error::InvalidFormat { position, .. } => {
+            let shown: String = covered.get(position.start..).unwrap_or_default().chars().take(60).collect();
+            wrong(format!("broken MJML at `{}`: {why}", shown.lines().next().unwrap_or_default().trim()))
+        }
+        Error::ParserError { source, .. } => wrong(format!("broken MJML: {source}")),
+        other => wrong(format!("broken MJML: {other}")),
+    })?;
+    // no web fonts: a reader's program would fetch them from a third party
+    let options = mrml::prelude::render::RenderOptions { fonts: Default::default(), ..Default::default() };
+    parsed.element.render(&options).map_err(|why| wrong(why.to_string()))
+}
+
+fn inline_css(file: &str, html: &str) -> Result<String, LayoutError> {
+    let inliner = css_inline::CSSInliner::options().keep_at_rules(true).load_remote_stylesheets(false).build();
+    inliner.inline(html).map_err(|why| LayoutError::Css { file: file.to_owned(), message: why.to_string() })
+}
+
+/// A text template from an HTML one: expressions keep their order, head, styles and comments go.
+fn as_text(html: &str) -> String {
+    static UNSEEN: LazyLock<Regex> =
+        LazyLock::new(|| fixed(r"(?is)<head\b.*?</head>|<style\b.*?</style>|<script\b.*?</script>|<!--.*?-->"));
+    static BLANKS: LazyLock<Regex> = LazyLock::new(|| fixed(r"[ \t]+\n"));
+    static GAPS: LazyLock<Regex> = LazyLock::new(|| fixed(r"\n{3,}"));
+    let mut shield = Shield::default();
+    let seen = UNSEEN.replace_all(html, "");
+    let covered = shield.cover(&seen).replace("<!--", "").replace("-->", "");
+    let text = nanohtml2text::html2text(&covered).replace("\r\n", "\n");
+    let text = GAPS.replace_all(&BLANKS.replace_all(&text, "\n"), "\n\n").into_owned();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    shield.uncover(&format!("{}\n", lines.join("\n").trim()))
+}
+
+#[cfg(test)]
+mod tests;

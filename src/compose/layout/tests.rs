@@ -1,0 +1,99 @@
+//! Layouts, parts and markups: expressions come through whole, words come out right.
+
+use super::*;
+
+fn source(file: &str, text: &str) -> Source {
+    Source { file: file.into(), markup: Markup::of(file).unwrap(), text: text.into() }
+}
+
+fn draft(file: &str, body: &str) -> Draft {
+    Draft {
+        body: source(file, body),
+        text: None,
+        layout: None,
+        text_layout: None,
+        preheader: String::new(),
+        inline_css: false,
+        parts: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn markdown_keeps_expressions_whole() {
+    let body = "# Hi {{default name \"a & b\"}}\n\nSee [here]({{unsubscribe_url}}) & *now*.\n\n{{#if city}}\nIn **{{city}}**.\n{{/if}}\n";
+    let expanded = draft("body.md", body).expand().unwrap();
+    assert_eq!(
+        expanded.html,
+        "<h1>Hi {{default name \"a & b\"}}</h1>\n<p>See <a href=\"{{unsubscribe_url}}\">here</a> &amp; <em>now</em>.</p>\n\
+         {{#if city}}\n<p>In <strong>{{city}}</strong>.</p>\n{{/if}}\n"
+    );
+    assert!(
+        expanded.text.starts_with("Hi {{default name \"a & b\"}}\n\nSee here ({{unsubscribe_url}}) & now."),
+        "{}",
+        expanded.text
+    );
+    assert!(expanded.text.contains("{{#if city}}") && expanded.text.contains("{{/if}}"));
+}
+
+#[test]
+fn layouts_take_body_parts_and_preheader() {
+    let mut draft = draft("body.md", "Hello {{name}}\n\n{{> footer}}");
+    draft.layout = Some(source(
+        "news.html",
+        "<html><head><title>x</title></head><body><i>{{preheader}}</i>{{{content}}}{{> footer}}</body></html>",
+    ));
+    draft.preheader = "News & more for {{default name \"<you>\"}}".into();
+    draft.parts.insert("footer.html".into(), "<p>{{postal_address}}</p>\n".into());
+    let expanded = draft.expand().unwrap();
+    assert_eq!(
+        expanded.html,
+        "<html><head><title>x</title></head><body><i>News &amp; more for {{default name \"<you>\"}}</i><p>Hello {{name}}</p>\n\
+         <p>{{postal_address}}</p><p>{{postal_address}}</p></body></html>"
+    );
+    assert!(!expanded.text.contains("News") && expanded.text.starts_with("Hello {{name}}\n"), "{}", expanded.text);
+    draft.text_layout = Some(source("news.txt", "{{content}}\n-- \n{{postal_address}}\n"));
+    assert_eq!(draft.expand().unwrap().text, "Hello {{name}}\n\n{{postal_address}}\n-- \n{{postal_address}}\n");
+    draft.text = Some(source("body.txt", "By hand, {{name}}"));
+    assert_eq!(draft.expand().unwrap().text, "By hand, {{name}}\n-- \n{{postal_address}}\n");
+}
+
+#[test]
+fn mjml_becomes_html_with_its_expressions() {
+    let body = "<mjml><mj-body><mj-section><mj-column><mj-text>Hi {{default name \"x\"}}</mj-text>\
+        <mj-button href=\"{{unsubscribe_url}}\">Go</mj-button></mj-column></mj-section></mj-body></mjml>";
+    let html = draft("body.mjml", body).expand().unwrap().html;
+    assert!(html.contains("Hi {{default name \"x\"}}") && html.contains("href=\"{{unsubscribe_url}}\""), "{html}");
+    assert!(!html.contains("zqslot"));
+
+    let mut markdown = draft("body.md", "Hello<br>{{name}} & *you*");
+    let frame = "<mjml><mj-body><mj-section><mj-column><mj-text>{{{content}}}</mj-text></mj-column></mj-section></mj-body></mjml>";
+    markdown.layout = Some(source("news.mjml", frame));
+    let html = markdown.expand().unwrap().html;
+    assert!(html.contains("<p>Hello<br>{{name}} &amp; <em>you</em></p>"), "{html}");
+}
+
+#[test]
+fn styles_move_into_attributes_and_loops_stay_in_their_table() {
+    let body = "<html><head><style>td { color: red } @media (max-width: 9px) { td { color: blue } }</style></head><body>\
+        <table><tbody>{{#each items}}<tr><td title=\"{{this}}\">{{this}}</td></tr>{{/each}}</tbody></table></body></html>";
+    let mut draft = draft("body.html", body);
+    draft.inline_css = true;
+    let html = draft.expand().unwrap().html;
+    assert!(html.contains("<tbody>{{#each items}}<tr><td title=\"{{this}}\" style=\"color: red"), "{html}");
+    assert!(html.contains("</tr>{{/each}}</tbody>") && html.contains("@media"), "{html}");
+}
+
+#[test]
+fn what_cannot_be_put_together_is_named() {
+    let told = |draft: &Draft| draft.expand().unwrap_err().to_string();
+    assert_eq!(told(&draft("body.html", "{{> nobody}}")), "body.html: there is no templates/nobody.html");
+    let mut endless = draft("body.html", "{{> a}}");
+    endless.parts.insert("a.html".into(), "{{> b}}".into());
+    endless.parts.insert("b.html".into(), "x{{> a}}{{> a}}".into());
+    assert!(told(&endless).contains("deep"));
+    let mut hollow = draft("body.html", "x");
+    hollow.layout = Some(source("news.html", "<html></html>"));
+    assert_eq!(told(&hollow), "news.html: a layout needs `{{{content}}}` where the body goes");
+    let broken = told(&draft("body.mjml", "<mjml><mj-body><mj-section></mj-body></mjml>"));
+    assert!(broken.starts_with("body.mjml: broken MJML"), "{broken}");
+}

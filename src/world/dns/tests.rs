@@ -23,8 +23,11 @@ fn mx(preference: u16, host: &str) -> Vec<u8> {
     [preference.to_be_bytes().to_vec(), wire(host)].concat()
 }
 
-/// The reply code and the answers (owner, type, TTL, data) to a question.
-fn answers(name: &str, kind: u16) -> (u8, Vec<(&str, u16, u32, Vec<u8>)>) {
+/// A record: owner, type, TTL, data.
+type Record<'a> = (&'a str, u16, u32, Vec<u8>);
+
+/// The reply code and the answers to a question.
+fn answers(name: &str, kind: u16) -> (u8, Vec<Record<'_>>) {
     let found = match (name, kind) {
         ("example.com", MX) => vec![
             ("example.com", MX, 7200, mx(10, "mx1.example.net")),

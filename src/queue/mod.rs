@@ -1,1 +1,261 @@
-//! What is on the road: due times, leases, intents and the outbox, on disk in sled.
+//! What is on the road: due times, leases, intents and the outbox, on disk in sled. Knows nothing of messages, hosts or
+//! people; never waits for any of them.
+//!
+//! # The states of a copy
+//! | state | on the ledger | in memory |
+//! |---|---|---|
+//! | waiting | `d` | counted by domain, bucket and launch |
+//! | leased | `d` | in the domain's set of leases: nothing is written for a lease |
+//! | intended | `d`, `i` | leased; its final dot may be out |
+//! | held | `h` | – : its launch is paused |
+//! | gone | – ; its outcome in `o` until the store has it | – |
+//!
+//! # The moves, and what a crash makes of them
+//! | move | one atomic batch | crash before it | crash after it |
+//! |---|---|---|---|
+//! | admit | put `d`s and `p`; before it the store records the batch | planned again, same ids | nothing to do |
+//! | go on | settle the previous copy of this connection **and** put `i` for the next; awaited before the next final dot | nothing of the next was accepted | the next is in doubt if its answer is lost |
+//! | deliver, fail, bar | remove `d`, `i`; put `o` | in doubt | done |
+//! | defer | move `d`; remove `i`; put `o` | in doubt | due at its time |
+//! | hold, release | `d` to `h`; `h` back to `d` | as before | held; due |
+//! | recover | at open, before anything else, each `i`: to `d` marked `doubtful` (resend), or gone with an outcome in doubt (hold) | recovered again | listed in `o` |
+//! | cancel, retry | as fail, as defer | as before | done |
+//! | clear | remove `o`s, once the store has them | copied again, same number, ignored | done |
+//!
+//! An intent is written for one copy per open connection at a time, and the next only in the batch that settles it: so at
+//! any instant at most one copy per open connection is in doubt, and after any crash each is known.
+
+mod agenda;
+mod codec;
+mod keeper;
+mod keys;
+mod lease;
+mod ledger;
+mod memory;
+mod retry;
+mod sled;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::base::{Domain, LaunchId, SourceId, Timestamp};
+use crate::mail::{Envelope, Outcome};
+
+pub use keeper::{InDoubtMode, Keeper, Opening};
+pub use lease::{Lease, Next, Settlement};
+pub use ledger::{Ledger, Move, Pair};
+pub use memory::MemoryLedger;
+pub use sled::{Durability, SledLedger};
+
+use keeper::Request;
+
+/// Buckets the planner reads by; each has its share of the queue.
+pub const BUCKETS: usize = 64;
+
+/// What the queue could not do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The folder cannot be opened.
+    #[error("cannot open the queue in {}: {why}. If another mailshot uses it, stop that one; if its files are damaged, run `mailshot queue rebuild`", folder.display())]
+    Open {
+        /// The queue's folder.
+        folder: PathBuf,
+        /// What sled or the system said.
+        why: String,
+    },
+    /// A record cannot be read.
+    #[error("the queue in {} is damaged ({why}): run `mailshot queue rebuild`", folder.display())]
+    Corrupt {
+        /// The queue's folder.
+        folder: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A write or sync failed: nothing of it counts.
+    #[error(
+        "the queue cannot be written: {why}. Sending has stopped; make room or mend the disk, then run the command again"
+    )]
+    Disk {
+        /// What the system said.
+        why: String,
+    },
+    /// The keeper has stopped.
+    #[error("the queue is closed")]
+    Closed,
+}
+
+/// Copies to be admitted, with how far the planner has come: one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admission {
+    /// The launch.
+    pub launch: LaunchId,
+    /// The bucket the planner read.
+    pub bucket: u8,
+    /// How far it has read: bytes of the planner's own.
+    pub cursor: Vec<u8>,
+    /// The copies with their domains; may be none.
+    pub copies: Vec<(Domain, Envelope)>,
+}
+
+/// What is to happen to all copies of a launch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sweep {
+    /// Put aside until released.
+    Hold,
+    /// Put back.
+    Release,
+    /// Settled as cancelled; the outcome given, with each copy's id and tries in it.
+    Cancel(Outcome),
+    /// Due now.
+    Retry,
+}
+
+/// How much is on the road.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Copies waiting or leased.
+    pub waiting: u64,
+    /// The same by bucket.
+    pub by_bucket: Vec<u32>,
+    /// The same by launch; launches without copies are absent.
+    pub by_launch: BTreeMap<LaunchId, u64>,
+    /// Copies held.
+    pub held: u64,
+    /// The highest number in the outbox; outcomes up to it may not be in the store yet.
+    pub last_outcome: u64,
+}
+
+/// How much waits for one domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainDepth {
+    /// The domain.
+    pub domain: Domain,
+    /// Copies waiting or leased.
+    pub waiting: u32,
+    /// Copies out on lease.
+    pub leased: u32,
+    /// When the next is due; `None` while claimed.
+    pub next: Option<Timestamp>,
+    /// Not claimed before this time.
+    pub rest: Timestamp,
+}
+
+/// A handle on the queue. Cheap to clone; all work is done by the [`Keeper`].
+#[derive(Clone)]
+pub struct Queue {
+    keeper: mpsc::Sender<Request>,
+    depth: Arc<Mutex<Depth>>,
+}
+
+impl Queue {
+    /// Opens a queue on a ledger: settles what a crash left in doubt, and counts what is there. Nothing happens until the
+    /// keeper runs.
+    pub fn open(ledger: impl Ledger + 'static, opening: Opening) -> Result<(Queue, Keeper), Error> {
+        let (keeper, requests) = mpsc::channel(keeper::REQUESTS_MAX);
+        let depth = Arc::new(Mutex::new(Depth::default()));
+        let working = Keeper::open(Box::new(ledger), opening, requests, depth.clone())?;
+        Ok((Queue { keeper, depth }, working))
+    }
+
+    /// Takes copies in, and how far the planner has come: one commit, durable when this returns. Waits while settlements
+    /// are waiting.
+    pub async fn admit(&self, admission: Admission) -> Result<(), Error> {
+        self.ask(|answer| Request::Admit(admission, answer)).await
+    }
+
+    /// Waits until some domain has a copy due, and claims it: nobody else gets it until it is given back.
+    pub async fn claim(&self) -> Result<Domain, Error> {
+        self.ask(Request::Claim).await
+    }
+
+    /// At most `most` due copies of a claimed domain, urgent ones first, then by due time. None: the claim is given back,
+    /// and the domain waits for its next due time.
+    pub async fn lease(&self, domain: &Domain, most: usize) -> Result<Vec<Lease>, Error> {
+        self.ask(|answer| Request::Lease(domain.clone(), most, answer)).await
+    }
+
+    /// Gives a claim back; the domain may not be claimed again before `until`.
+    pub async fn rest(&self, domain: &Domain, until: Timestamp) -> Result<(), Error> {
+        self.ask(|answer| Request::Rest(domain.clone(), until, answer)).await
+    }
+
+    /// Commits settlements in one batch with whatever else has piled up; durable when this returns.
+    pub async fn settle(&self, batch: Vec<Settlement>) -> Result<(), Error> {
+        self.ask(|answer| Request::Settle(batch, answer)).await
+    }
+
+    /// Does something to all copies of a launch that are not leased; those that are follow when they come home or are
+    /// leased again. Gives how many it was done to.
+    pub async fn sweep(&self, launch: LaunchId, sweep: Sweep) -> Result<u64, Error> {
+        self.ask(|answer| Request::Sweep(launch, sweep, answer)).await
+    }
+
+    /// How far the planner has come in a bucket of a launch.
+    pub async fn cursor(&self, launch: LaunchId, bucket: u8) -> Result<Option<Vec<u8>>, Error> {
+        self.ask(|answer| Request::Value(keys::cursor(launch, bucket), answer)).await
+    }
+
+    /// What was learned of a site, as written by [`Queue::learn`].
+    pub async fn learned(&self, source: SourceId, site: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.ask(|answer| Request::Value(keys::learned(source, site), answer)).await
+    }
+
+    /// Keeps what was learned of a site over restarts: bytes of the caller's own, at most 100.
+    pub async fn learn(&self, source: SourceId, site: &str, what: Vec<u8>) -> Result<(), Error> {
+        self.ask(|answer| Request::Learn(keys::learned(source, site), what, answer)).await
+    }
+
+    /// Waits until there are outcomes, then gives at most about `most` of them, and the number of the last batch they
+    /// are from. The same ones come again until they are cleared.
+    pub async fn outbox(&self, most: usize) -> Result<(u64, Vec<Outcome>), Error> {
+        self.ask(|answer| Request::Outbox(most, answer)).await
+    }
+
+    /// Forgets outcomes up to a number: the store has them.
+    pub async fn clear_outbox(&self, up_to: u64) -> Result<(), Error> {
+        self.ask(|answer| Request::Clear(up_to, answer)).await
+    }
+
+    /// The number by which queue and store prove that they belong together; 0 in a new queue.
+    pub async fn epoch(&self) -> Result<u64, Error> {
+        let value = self.ask(|answer| Request::Value(keys::EPOCH.to_vec(), answer)).await?;
+        Ok(value.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes))
+    }
+
+    /// Sets the epoch.
+    pub async fn set_epoch(&self, epoch: u64) -> Result<(), Error> {
+        self.ask(|answer| Request::Learn(keys::EPOCH.to_vec(), epoch.to_be_bytes().to_vec(), answer)).await
+    }
+
+    /// At most `most` domains with copies, those with the most first.
+    pub async fn domains(&self, most: usize) -> Result<Vec<DomainDepth>, Error> {
+        self.ask(|answer| Request::Domains(most, answer)).await
+    }
+
+    /// How much is on the road, as of the last commit.
+    pub fn depth(&self) -> Depth {
+        lock(&self.depth).clone()
+    }
+
+    /// Copies waiting or leased in one bucket, as of the last commit.
+    pub fn waiting_in(&self, bucket: u8) -> u32 {
+        lock(&self.depth).by_bucket.get(usize::from(bucket)).copied().unwrap_or(0)
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.keeper.send(request(answer)).await.map_err(|_| Error::Closed)?;
+        answered.await.map_err(|_| Error::Closed)?
+    }
+}
+
+/// The depth is replaced as a whole, so that a panic elsewhere cannot spoil it.
+fn lock(depth: &Mutex<Depth>) -> MutexGuard<'_, Depth> {
+    depth.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,808 @@
+//! The single writer: takes what has piled up, commits once, answers all. Owns the ledger and the agenda; nobody else
+//! touches either.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::agenda::{Agenda, Claim};
+use super::lease::{Action, Homes, Lease, Manner, Settlement};
+use super::ledger::{Ledger, Move};
+use super::{Admission, BUCKETS, Depth, DomainDepth, Error, Sweep, codec, keys, lock};
+use crate::base::{Domain, EnvelopeId, LaunchId, Timestamp};
+use crate::mail::{Class, Envelope, Lane, Outcome, Standing};
+use crate::world::Clock;
+
+/// Requests that may wait for the keeper.
+pub(super) const REQUESTS_MAX: usize = 1024;
+/// Moves in one commit, but for those of a single request.
+pub(super) const MOVES_MAX: usize = 1000;
+/// Copies of an admission committed at a time; settlements that wait go first.
+const SLICE: usize = 100;
+/// Copies read ahead for a claimed domain.
+const AHEAD: usize = 64;
+/// Pairs read at a time in a walk over the whole ledger.
+const PAGE: usize = 1000;
+/// Outcomes in one record of the outbox, so that no value becomes large.
+const OUTBOX_CHUNK: usize = 64;
+/// A lease dropped this often without an attempt is a bug of ours: its copy is given up.
+const DROPS_MAX: u8 = 3;
+/// The longest wait for a due time at once; wall time may be set meanwhile.
+const NAP_MAX: Duration = Duration::from_secs(60);
+
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What the keeper is asked.
+pub(super) enum Request {
+    Admit(Admission, Reply<()>),
+    Claim(Reply<Domain>),
+    Lease(Domain, usize, Reply<Vec<Lease>>),
+    Rest(Domain, Timestamp, Reply<()>),
+    Settle(Vec<Settlement>, Reply<()>),
+    Sweep(LaunchId, Sweep, Reply<u64>),
+    Value(Vec<u8>, Reply<Option<Vec<u8>>>),
+    Learn(Vec<u8>, Vec<u8>, Reply<()>),
+    Outbox(usize, Reply<(u64, Vec<Outcome>)>),
+    Clear(u64, Reply<()>),
+    Domains(usize, Reply<Vec<DomainDepth>>),
+}
+
+/// What becomes of a launch's copies whose answer was lost in a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InDoubtMode {
+    /// Back in the queue, marked as sent again.
+    Resend,
+    /// Out of the queue, on record as in doubt.
+    Hold,
+}
+
+/// What a queue needs to know when it opens.
+pub struct Opening {
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// The number of the last batch of outcomes that the store has; new ones are numbered above it.
+    pub last_outcome: u64,
+    /// What becomes of a launch's copies in doubt.
+    pub in_doubt: Box<dyn Fn(LaunchId) -> InDoubtMode + Send>,
+    /// The bucket of a domain, below [`BUCKETS`].
+    pub bucket: fn(&Domain) -> u8,
+    /// The launches that are held.
+    pub held: BTreeSet<LaunchId>,
+}
+
+/// The queue's single writer. [`Keeper::run`] is its life.
+pub struct Keeper {
+    ledger: Box<dyn Ledger>,
+    clock: Arc<dyn Clock>,
+    bucket: fn(&Domain) -> u8,
+    requests: mpsc::Receiver<Request>,
+    homes: Arc<Homes>,
+    agenda: Agenda,
+    depth: Depth,
+    shown: Arc<Mutex<Depth>>,
+    held: BTreeSet<LaunchId>,
+    drops: BTreeMap<EnvelopeId, u8>,
+    admissions: VecDeque<(Admission, Reply<()>)>,
+    claims: VecDeque<Reply<Domain>>,
+    clerk: Option<(usize, Reply<(u64, Vec<Outcome>)>)>,
+    batch: Batch,
+    /// Why the ledger can no longer be written; everybody who asks is told.
+    broken: Option<Error>,
+}
+
+/// What the next commit will do, and who waits for it.
+#[derive(Default)]
+struct Batch {
+    moves: Vec<Move>,
+    outcomes: Vec<Outcome>,
+    answers: Vec<Reply<()>>,
+}
+
+/// What woke the keeper.
+enum Event {
+    Asked(Option<Request>),
+    Home,
+    Due,
+}
+
+impl Keeper {
+    pub(super) fn open(
+        mut ledger: Box<dyn Ledger>,
+        opening: Opening,
+        requests: mpsc::Receiver<Request>,
+        shown: Arc<Mutex<Depth>>,
+    ) -> Result<Keeper, Error> {
+        let last = ledger.last(&[keys::OUTBOX])?.and_then(|(key, _)| keys::parse_outbox(&key)).unwrap_or(0);
+        let now = opening.clock.now();
+        let last_outcome = recover(&mut *ledger, last.max(opening.last_outcome), now, &*opening.in_doubt)?;
+        let depth = Depth { by_bucket: vec![0; BUCKETS], last_outcome, ..Depth::default() };
+        let mut keeper = Keeper {
+            ledger,
+            clock: opening.clock,
+            bucket: opening.bucket,
+            requests,
+            homes: Arc::default(),
+            agenda: Agenda::default(),
+            depth,
+            shown,
+            held: opening.held,
+            drops: BTreeMap::new(),
+            admissions: VecDeque::new(),
+            claims: VecDeque::new(),
+            clerk: None,
+            batch: Batch::default(),
+            broken: None,
+        };
+        keeper.count()?;
+        keeper.show();
+        Ok(keeper)
+    }
+
+    /// Counts what is on the ledger, domain by domain, once.
+    fn count(&mut self) -> Result<(), Error> {
+        let mut from = Vec::new();
+        loop {
+            let page = self.ledger.scan(&[keys::DUE], &from, PAGE)?;
+            for (key, _) in &page {
+                let Some((domain, due, id)) = keys::parse_due(key) else { continue };
+                let Ok(domain) = Domain::parse(domain) else { continue };
+                self.arrived(&domain, due, id);
+            }
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => from = after(key),
+                _ => break,
+            }
+        }
+        let mut from = Vec::new();
+        loop {
+            let page = self.ledger.scan(&[keys::HELD], &from, PAGE)?;
+            self.depth.held += page.len() as u64;
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => from = after(key),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Runs on a thread of its own until every handle is gone: commits block it, and nobody else.
+    pub fn spawn(self) -> std::io::Result<std::thread::JoinHandle<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        std::thread::Builder::new().name("keeper".into()).spawn(move || runtime.block_on(self.run()))
+    }
+
+    /// Takes what has piled up, commits once, answers all; until every handle is gone.
+    pub async fn run(mut self) {
+        loop {
+            let nap = self.nap();
+            let has_work = !self.admissions.is_empty();
+            let event = tokio::select! {
+                biased;
+                request = self.requests.recv() => Event::Asked(request),
+                () = self.homes.arrival() => Event::Home,
+                () = std::future::ready(()), if has_work => Event::Due,
+                () = sleep(nap.unwrap_or(NAP_MAX)), if nap.is_some() => Event::Due,
+            };
+            // what came home before a request was made must be there for it
+            self.welcome_home();
+            match event {
+                Event::Asked(None) => break,
+                Event::Asked(Some(request)) => self.take_all(request),
+                Event::Home | Event::Due => {}
+            }
+            if self.batch.moves.is_empty() && self.batch.outcomes.is_empty() {
+                self.admit_slice();
+            }
+            self.commit();
+            self.serve_claims();
+            self.serve_clerk();
+        }
+        self.commit();
+    }
+
+    /// How long until the next domain is due; `None` when nobody waits for one.
+    fn nap(&self) -> Option<Duration> {
+        if self.claims.is_empty() {
+            return None;
+        }
+        let (at, _) = self.agenda.first()?;
+        Some(at.since(self.clock.now()).min(NAP_MAX))
+    }
+
+    fn take_all(&mut self, first: Request) {
+        self.take(first);
+        while self.batch.moves.len() < MOVES_MAX {
+            match self.requests.try_recv() {
+                Ok(request) => self.take(request),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn take(&mut self, request: Request) {
+        match request {
+            Request::Admit(admission, answer) => self.admissions.push_back((admission, answer)),
+            Request::Claim(answer) => match self.guard() {
+                Ok(()) => self.claims.push_back(answer),
+                Err(error) => drop(answer.send(Err(error))),
+            },
+            Request::Lease(domain, most, answer) => {
+                let leases = self.guard().and_then(|()| self.lease(&domain, most));
+                // leases that nobody waits for any more go home on drop
+                let _ = answer.send(leases);
+            }
+            Request::Rest(domain, until, answer) => {
+                self.rest(&domain, until);
+                let _ = answer.send(Ok(()));
+            }
+            Request::Settle(settlements, answer) => {
+                for settlement in settlements {
+                    self.settle(settlement);
+                }
+                self.batch.answers.push(answer);
+            }
+            Request::Sweep(launch, sweep, answer) => {
+                // what is settled already must not be swept from under its commit
+                self.commit();
+                let swept = self.guard().and_then(|()| self.sweep(launch, &sweep));
+                let _ = answer.send(swept);
+            }
+            Request::Value(key, answer) => drop(answer.send(self.ledger.value(&key))),
+            Request::Learn(key, value, answer) => {
+                self.batch.moves.push(Move::Put(key, value));
+                self.batch.answers.push(answer);
+            }
+            Request::Outbox(most, answer) => self.clerk = Some((most, answer)),
+            Request::Clear(up_to, answer) => {
+                self.clear(up_to);
+                self.batch.answers.push(answer);
+            }
+            Request::Domains(most, answer) => drop(answer.send(Ok(self.domains(most)))),
+        }
+    }
+
+    fn guard(&self) -> Result<(), Error> {
+        self.broken.clone().map_or(Ok(()), Err)
+    }
+
+    /// Writes what has piled up. After a failure nothing more is written: what is on disk is whole, and everybody who
+    /// asks is told why.
+    fn commit(&mut self) {
+        if self.batch.moves.is_empty() && self.batch.outcomes.is_empty() && self.batch.answers.is_empty() {
+            return;
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        let mut number = self.depth.last_outcome;
+        for chunk in batch.outcomes.chunks(OUTBOX_CHUNK) {
+            number += 1;
+            batch.moves.push(Move::Put(keys::outbox(number), codec::write_outcomes(chunk)));
+        }
+        let done = self.guard().and_then(|()| self.write(&batch.moves));
+        match &done {
+            Ok(()) => {
+                self.depth.last_outcome = number;
+                self.show();
+            }
+            Err(error) => {
+                if self.broken.is_none() {
+                    tracing::error!(%error, "the queue has stopped");
+                }
+                self.broken = Some(error.clone());
+                self.claims.clear();
+            }
+        }
+        for answer in batch.answers {
+            let _ = answer.send(done.clone());
+        }
+    }
+
+    /// Commits; a panic inside the ledger counts as a failure of the disk.
+    fn write(&mut self, moves: &[Move]) -> Result<(), Error> {
+        if moves.is_empty() {
+            return Ok(());
+        }
+        let ledger = &mut self.ledger;
+        catch_unwind(AssertUnwindSafe(|| ledger.commit(moves)))
+            .unwrap_or_else(|_| Err(Error::Disk { why: "the queue's files failed inside a write".into() }))
+    }
+
+    fn show(&self) {
+        *lock(&self.shown) = self.depth.clone();
+    }
+
+    fn admit_slice(&mut self) {
+        let Some((mut admission, answer)) = self.admissions.pop_front() else { return };
+        let rest = admission.copies.split_off(admission.copies.len().min(SLICE));
+        for (domain, envelope) in std::mem::replace(&mut admission.copies, rest) {
+            self.put_due(&domain, &envelope);
+        }
+        if admission.copies.is_empty() {
+            let key = keys::cursor(admission.launch, admission.bucket);
+            self.batch.moves.push(Move::Put(key, std::mem::take(&mut admission.cursor)));
+            self.batch.answers.push(answer);
+        } else {
+            self.admissions.push_front((admission, answer));
+        }
+    }
+
+    /// Writes a copy as due and counts it.
+    fn put_due(&mut self, domain: &Domain, envelope: &Envelope) {
+        self.batch.moves.push(Move::Put(keys::due(domain, envelope), codec::write_envelope(envelope)));
+        self.arrived(domain, envelope.due, envelope.id);
+        self.unread(domain, envelope);
+    }
+
+    fn arrived(&mut self, domain: &Domain, due: Timestamp, id: EnvelopeId) {
+        self.agenda.change(domain, |standing| {
+            standing.waiting += 1;
+            standing.expect(due);
+        });
+        self.depth.waiting += 1;
+        self.depth.by_bucket[usize::from((self.bucket)(domain)) % BUCKETS] += 1;
+        *self.depth.by_launch.entry(id.launch()).or_default() += 1;
+    }
+
+    fn left(&mut self, domain: &Domain, id: EnvelopeId) {
+        self.drops.remove(&id);
+        self.agenda.change(domain, |standing| {
+            standing.leased.remove(&id);
+            standing.waiting = standing.waiting.saturating_sub(1);
+        });
+        self.depth.waiting = self.depth.waiting.saturating_sub(1);
+        let bucket = &mut self.depth.by_bucket[usize::from((self.bucket)(domain)) % BUCKETS];
+        *bucket = bucket.saturating_sub(1);
+        if let Some(count) = self.depth.by_launch.get_mut(&id.launch()) {
+            *count -= 1;
+            if *count == 0 {
+                self.depth.by_launch.remove(&id.launch());
+            }
+        }
+    }
+
+    /// A copy was written below what a claim has read: the claim reads again from the start.
+    fn unread(&mut self, domain: &Domain, envelope: &Envelope) {
+        let key = keys::due(domain, envelope);
+        self.agenda.change(domain, |standing| {
+            if let Some(claim) = standing.claim.as_mut().filter(|claim| key <= claim.read_to) {
+                *claim = Claim::default();
+            }
+        });
+    }
+
+    fn settle(&mut self, settlement: Settlement) {
+        let Settlement { domain, mut envelope, leased_due, action } = settlement;
+        let id = envelope.id;
+        let was = keys::due_at(&domain, envelope.lane, leased_due, id);
+        match action {
+            Action::Intend => {
+                envelope.due = leased_due;
+                let record = codec::write_parked(&domain, &envelope);
+                self.batch.moves.push(Move::Put(keys::intent(id), record));
+            }
+            Action::Gone(outcome) => {
+                self.batch.moves.push(Move::Remove(was));
+                self.batch.moves.push(Move::Remove(keys::intent(id)));
+                self.batch.outcomes.push(outcome);
+                self.left(&domain, id);
+            }
+            Action::Again(at, outcome) => {
+                self.batch.moves.push(Move::Remove(was));
+                self.batch.moves.push(Move::Remove(keys::intent(id)));
+                self.batch.outcomes.push(outcome);
+                self.left(&domain, id);
+                envelope.due = at;
+                self.put_due(&domain, &envelope);
+            }
+        }
+    }
+
+    fn lease(&mut self, domain: &Domain, most: usize) -> Result<Vec<Lease>, Error> {
+        // a lease reads the ledger: what this round has changed must be on it
+        self.commit();
+        self.guard()?;
+        let now = self.clock.now();
+        let mut leases = Vec::new();
+        while leases.len() < most {
+            let ready = self.agenda.change(domain, |standing| standing.claim.as_mut()?.ready.pop_front());
+            match ready {
+                Some(envelope) if self.held.contains(&envelope.id.launch()) => self.hold(domain, &envelope),
+                Some(envelope) => {
+                    self.agenda.change(domain, |standing| standing.leased.insert(envelope.id));
+                    leases.push(Lease::new(domain.clone(), envelope, self.homes.clone()));
+                }
+                None if self.read_ahead(domain, now)? => {}
+                None => break,
+            }
+        }
+        if leases.is_empty() {
+            self.agenda.change(domain, |standing| standing.claim = None);
+        }
+        Ok(leases)
+    }
+
+    /// Fills a claim with due copies; gives whether there were any. When there are none, it notes when the next is due.
+    fn read_ahead(&mut self, domain: &Domain, now: Timestamp) -> Result<bool, Error> {
+        let Some(claim) = self.agenda.look(domain).and_then(|standing| standing.claim.as_ref()) else {
+            return Ok(false);
+        };
+        let mut found = self.read(domain, claim.read_to.clone(), now)?;
+        if found.ready.is_empty() && !found.read_to.is_empty() {
+            // what was passed over may have become due, or be due later: only a reading from the start knows
+            found = self.read(domain, Vec::new(), now)?;
+        }
+        Ok(self.agenda.change(domain, |standing| {
+            let any = !found.ready.is_empty();
+            if !any {
+                standing.next = found.next;
+            }
+            if let Some(claim) = standing.claim.as_mut() {
+                *claim = Claim { ready: found.ready, read_to: found.read_to };
+            }
+            any
+        }))
+    }
+
+    /// Reads both lanes of a domain above `read_to`, until some copies are found.
+    fn read(&self, domain: &Domain, read_to: Vec<u8>, now: Timestamp) -> Result<Found, Error> {
+        let mut found = Found { read_to, ..Found::default() };
+        for lane in [Lane::Urgent, Lane::Bulk] {
+            let prefix = keys::lane_prefix(domain, lane);
+            if found.ready.is_empty() && (found.read_to < prefix || found.read_to.starts_with(&prefix)) {
+                self.read_lane(domain, &prefix, now, &mut found)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads due copies of one lane that are not leased, from where `found` has come.
+    fn read_lane(&self, domain: &Domain, prefix: &[u8], now: Timestamp, found: &mut Found) -> Result<(), Error> {
+        let empty = BTreeSet::new();
+        let leased = self.agenda.look(domain).map_or(&empty, |standing| &standing.leased);
+        loop {
+            let from = if found.read_to.starts_with(prefix) { after(&found.read_to) } else { prefix.to_vec() };
+            let page = self.ledger.scan(prefix, &from, AHEAD)?;
+            for (key, value) in &page {
+                let Some((_, due, id)) = keys::parse_due(key) else { continue };
+                if due > now {
+                    found.next = Some(found.next.map_or(due, |next| next.min(due)));
+                    return Ok(());
+                }
+                found.read_to = key.clone();
+                if !leased.contains(&id)
+                    && let Some(envelope) = codec::read_envelope(id, value)
+                {
+                    found.ready.push_back(envelope);
+                }
+            }
+            if !found.ready.is_empty() || page.len() < AHEAD {
+                return Ok(());
+            }
+        }
+    }
+
+    fn rest(&mut self, domain: &Domain, until: Timestamp) {
+        let now = self.clock.now();
+        self.agenda.change(domain, |standing| {
+            standing.rest = until;
+            if standing.claim.take().is_some() {
+                // what was read ahead is due; the next claim finds out what is left
+                standing.expect(now);
+            }
+        });
+    }
+
+    fn welcome_home(&mut self) {
+        let now = self.clock.now();
+        for back in self.homes.take() {
+            let known = self.agenda.change(&back.domain, |standing| {
+                let known = standing.leased.remove(&back.id);
+                standing.expect(now);
+                if let Some(claim) = standing.claim.as_mut() {
+                    *claim = Claim::default();
+                }
+                known
+            });
+            if known && back.manner == Manner::Dropped {
+                self.count_drop(&back.domain, back.id, now);
+            }
+        }
+    }
+
+    /// Gives a copy up whose lease was dropped too often: some code of ours cannot handle it.
+    fn count_drop(&mut self, domain: &Domain, id: EnvelopeId, now: Timestamp) {
+        let drops = self.drops.entry(id).or_default();
+        *drops += 1;
+        if *drops < DROPS_MAX {
+            return;
+        }
+        tracing::error!(copy = %id, "given up: its task ended {DROPS_MAX} times without an attempt; this is a bug");
+        match self.find(domain, id) {
+            Ok(Some((key, envelope))) => {
+                self.batch.moves.push(Move::Remove(key));
+                self.batch.moves.push(Move::Remove(keys::intent(id)));
+                let text = "given up after its task ended without an attempt: a bug of mailshot".to_owned();
+                self.batch.outcomes.push(decided(&envelope, Standing::Failed, Class::Undetermined, text, now));
+                self.left(domain, id);
+            }
+            Ok(None) => {}
+            Err(error) => self.broken = Some(error),
+        }
+    }
+
+    /// The due key and record of one copy of a domain.
+    fn find(&self, domain: &Domain, id: EnvelopeId) -> Result<Option<(Vec<u8>, Envelope)>, Error> {
+        let prefix = keys::domain_prefix(domain);
+        let mut from = prefix.clone();
+        loop {
+            let page = self.ledger.scan(&prefix, &from, PAGE)?;
+            for (key, value) in &page {
+                if keys::parse_due(key).is_some_and(|(_, _, found)| found == id) {
+                    return Ok(codec::read_envelope(id, value).map(|envelope| (key.clone(), envelope)));
+                }
+            }
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => from = after(key),
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    fn hold(&mut self, domain: &Domain, envelope: &Envelope) {
+        self.batch.moves.push(Move::Remove(keys::due(domain, envelope)));
+        self.batch.moves.push(Move::Put(keys::held(envelope.id), codec::write_parked(domain, envelope)));
+        self.left(domain, envelope.id);
+        self.depth.held += 1;
+    }
+
+    fn sweep(&mut self, launch: LaunchId, sweep: &Sweep) -> Result<u64, Error> {
+        match sweep {
+            Sweep::Hold => drop(self.held.insert(launch)),
+            Sweep::Release | Sweep::Cancel(_) | Sweep::Retry => drop(self.held.remove(&launch)),
+        }
+        match sweep {
+            Sweep::Release => self.sweep_held(launch, None),
+            Sweep::Cancel(outcome) => Ok(self.sweep_held(launch, Some(outcome))? + self.sweep_due(launch, sweep)?),
+            Sweep::Hold | Sweep::Retry => self.sweep_due(launch, sweep),
+        }
+    }
+
+    /// Puts a launch's held copies back, or cancels them.
+    fn sweep_held(&mut self, launch: LaunchId, cancel: Option<&Outcome>) -> Result<u64, Error> {
+        let prefix = keys::held_prefix(launch);
+        let mut swept = 0;
+        loop {
+            let page = self.ledger.scan(&prefix, &prefix, PAGE)?;
+            if page.is_empty() {
+                return Ok(swept);
+            }
+            for (key, value) in page {
+                self.batch.moves.push(Move::Remove(key.clone()));
+                let id = key[key.len() - 8..].try_into().map(u64::from_be_bytes).map(EnvelopeId::from_u64);
+                let Some((id, (domain, envelope))) = id.ok().and_then(|id| Some((id, codec::read_parked(id, &value)?)))
+                else {
+                    continue;
+                };
+                self.depth.held = self.depth.held.saturating_sub(1);
+                swept += 1;
+                match cancel {
+                    None => self.put_due(&domain, &envelope),
+                    Some(outcome) => self.batch.outcomes.push(addressed(outcome, id, &envelope)),
+                }
+            }
+            self.commit();
+            self.guard()?;
+        }
+    }
+
+    /// Walks all due copies and does something to those of a launch that are not leased.
+    fn sweep_due(&mut self, launch: LaunchId, sweep: &Sweep) -> Result<u64, Error> {
+        let now = self.clock.now();
+        let (mut from, mut swept) = (Vec::new(), 0);
+        loop {
+            let page = self.ledger.scan(&[keys::DUE], &from, PAGE)?;
+            for (key, value) in &page {
+                let Some((domain, _, id)) = keys::parse_due(key) else { continue };
+                if id.launch() != launch {
+                    continue;
+                }
+                let Ok(domain) = Domain::parse(domain) else { continue };
+                let leased = self.agenda.look(&domain).is_some_and(|standing| standing.leased.contains(&id));
+                let Some(envelope) = codec::read_envelope(id, value).filter(|_| !leased) else { continue };
+                swept += u64::from(self.sweep_one(&domain, envelope, sweep, now));
+            }
+            self.commit();
+            self.guard()?;
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => from = after(key),
+                _ => return Ok(swept),
+            }
+        }
+    }
+
+    fn sweep_one(&mut self, domain: &Domain, mut envelope: Envelope, sweep: &Sweep, now: Timestamp) -> bool {
+        let (key, id) = (keys::due(domain, &envelope), envelope.id);
+        let forget = |keeper: &mut Keeper| {
+            keeper.agenda.change(domain, |standing| {
+                if let Some(claim) = standing.claim.as_mut() {
+                    claim.ready.retain(|ready| ready.id != id);
+                }
+            });
+        };
+        match sweep {
+            Sweep::Retry if envelope.due <= now => return false,
+            Sweep::Retry => {
+                self.batch.moves.push(Move::Remove(key));
+                self.left(domain, id);
+                envelope.due = now;
+                self.put_due(domain, &envelope);
+            }
+            Sweep::Hold | Sweep::Release => {
+                forget(self);
+                self.hold(domain, &envelope);
+            }
+            Sweep::Cancel(outcome) => {
+                forget(self);
+                self.batch.moves.push(Move::Remove(key));
+                self.batch.outcomes.push(addressed(outcome, id, &envelope));
+                self.left(domain, id);
+            }
+        }
+        true
+    }
+
+    fn serve_claims(&mut self) {
+        let now = self.clock.now();
+        while !self.claims.is_empty() {
+            let Some((_, domain)) = self.agenda.first().filter(|(at, _)| *at <= now) else { return };
+            let domain = domain.clone();
+            // whoever gave up waiting does not get the claim
+            let Some(answer) = self.claims.pop_front() else { return };
+            if answer.is_closed() {
+                continue;
+            }
+            self.agenda.change(&domain, |standing| standing.claim = Some(Claim::default()));
+            if answer.send(Ok(domain.clone())).is_err() {
+                self.rest(&domain, now);
+            }
+        }
+    }
+
+    fn serve_clerk(&mut self) {
+        let Some((most, answer)) = self.clerk.take() else { return };
+        if let Err(error) = self.guard() {
+            drop(answer.send(Err(error)));
+            return;
+        }
+        let page = match self.ledger.scan(&[keys::OUTBOX], &[], most.div_ceil(OUTBOX_CHUNK).max(1)) {
+            Ok(page) if page.is_empty() => {
+                self.clerk = Some((most, answer));
+                return;
+            }
+            Ok(page) => page,
+            Err(error) => {
+                let _ = answer.send(Err(error));
+                return;
+            }
+        };
+        let last = page.last().and_then(|(key, _)| keys::parse_outbox(key)).unwrap_or_default();
+        let outcomes = page.iter().filter_map(|(_, value)| codec::read_outcomes(value)).flatten().collect();
+        let _ = answer.send(Ok((last, outcomes)));
+    }
+
+    fn clear(&mut self, up_to: u64) {
+        let mut from = Vec::new();
+        loop {
+            let page = match self.ledger.scan(&[keys::OUTBOX], &from, PAGE) {
+                Ok(page) => page,
+                Err(error) => {
+                    self.broken = Some(error);
+                    return;
+                }
+            };
+            let cleared = page.iter().filter(|(key, _)| keys::parse_outbox(key).is_some_and(|number| number <= up_to));
+            self.batch.moves.extend(cleared.map(|(key, _)| Move::Remove(key.clone())));
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE && keys::parse_outbox(key) <= Some(up_to) => from = after(key),
+                _ => return,
+            }
+        }
+    }
+
+    fn domains(&self, most: usize) -> Vec<DomainDepth> {
+        let depth = |(domain, standing): (&Domain, &super::agenda::Standing)| DomainDepth {
+            domain: domain.clone(),
+            waiting: standing.waiting,
+            leased: standing.leased.len() as u32,
+            next: standing.next.filter(|_| standing.claim.is_none()),
+            rest: standing.rest,
+        };
+        let mut all: Vec<DomainDepth> = self.agenda.domains().map(depth).collect();
+        all.sort_by(|a, b| b.waiting.cmp(&a.waiting).then_with(|| a.domain.cmp(&b.domain)));
+        all.truncate(most);
+        all
+    }
+}
+
+/// What a reading of the ledger found for a claim.
+#[derive(Default)]
+struct Found {
+    ready: VecDeque<Envelope>,
+    read_to: Vec<u8>,
+    next: Option<Timestamp>,
+}
+
+/// The least key above `key`.
+fn after(key: &[u8]) -> Vec<u8> {
+    let mut next = key.to_vec();
+    next.push(0);
+    next
+}
+
+/// Settles every intent that a crash left behind; gives the last number used in the outbox.
+fn recover(
+    ledger: &mut dyn Ledger,
+    mut number: u64,
+    now: Timestamp,
+    mode: &dyn Fn(LaunchId) -> InDoubtMode,
+) -> Result<u64, Error> {
+    loop {
+        let page = ledger.scan(&[keys::INTENT], &[], OUTBOX_CHUNK)?;
+        if page.is_empty() {
+            return Ok(number);
+        }
+        let (mut moves, mut outcomes) = (Vec::new(), Vec::new());
+        for (key, value) in page {
+            let id = key[1..].try_into().map(u64::from_be_bytes).map(EnvelopeId::from_u64).ok();
+            if let Some((id, (domain, envelope))) = id.and_then(|id| Some((id, codec::read_parked(id, &value)?))) {
+                moves.push(Move::Remove(keys::due(&domain, &envelope)));
+                let (put, outcome) = doubt(&domain, envelope, mode(id.launch()), now);
+                moves.extend(put);
+                outcomes.push(outcome);
+            }
+            moves.push(Move::Remove(key));
+        }
+        number += 1;
+        moves.push(Move::Put(keys::outbox(number), codec::write_outcomes(&outcomes)));
+        ledger.commit(&moves)?;
+    }
+}
+
+/// What becomes of a copy whose answer was lost with the process.
+fn doubt(domain: &Domain, mut envelope: Envelope, mode: InDoubtMode, now: Timestamp) -> (Option<Move>, Outcome) {
+    let text = "the process ended between the final dot and the record of the answer".to_owned();
+    match mode {
+        InDoubtMode::Resend => {
+            envelope.doubtful = envelope.doubtful.saturating_add(1);
+            envelope.due = now;
+            let put = Move::Put(keys::due(domain, &envelope), codec::write_envelope(&envelope));
+            (Some(put), decided(&envelope, Standing::Deferred, Class::SoftSystem, text, now))
+        }
+        InDoubtMode::Hold => (None, decided(&envelope, Standing::InDoubt, Class::SoftSystem, text, now)),
+    }
+}
+
+/// An outcome that no host gave.
+fn decided(envelope: &Envelope, state: Standing, class: Class, text: String, at: Timestamp) -> Outcome {
+    Outcome {
+        envelope: envelope.id,
+        state,
+        class,
+        code: None,
+        enhanced: None,
+        stage: None,
+        text,
+        host: None,
+        site: None,
+        tries: envelope.tries,
+        doubtful: envelope.doubtful,
+        at,
+    }
+}
+
+/// A general outcome made that of one copy.
+fn addressed(outcome: &Outcome, id: EnvelopeId, envelope: &Envelope) -> Outcome {
+    Outcome { envelope: id, tries: envelope.tries, doubtful: envelope.doubtful, ..outcome.clone() }
+}

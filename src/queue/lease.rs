@@ -1,0 +1,132 @@
+//! The right to try one copy. A lease that is dropped goes home by itself: no try is counted and nothing is written.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::base::{Domain, EnvelopeId, Timestamp};
+use crate::mail::{Envelope, Outcome};
+
+/// Where leases go when they come home. Holds at most as many as are out.
+#[derive(Debug, Default)]
+pub(super) struct Homes {
+    back: Mutex<Vec<Return>>,
+    bell: Notify,
+}
+
+/// A lease that came home.
+#[derive(Debug)]
+pub(super) struct Return {
+    pub domain: Domain,
+    pub id: EnvelopeId,
+    pub manner: Manner,
+}
+
+/// How a lease came home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// Given back because its turn did not come.
+    Sent,
+    /// Dropped, as by a task that ended in a panic.
+    Dropped,
+}
+
+impl Homes {
+    fn send(&self, back: Return) {
+        self.back.lock().unwrap_or_else(PoisonError::into_inner).push(back);
+        self.bell.notify_one();
+    }
+
+    /// Waits until a lease has come home.
+    pub async fn arrival(&self) {
+        self.bell.notified().await;
+    }
+
+    /// All that came home since the last call.
+    pub fn take(&self) -> Vec<Return> {
+        std::mem::take(&mut self.back.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The right to try one copy, and the copy.
+#[derive(Debug)]
+pub struct Lease {
+    /// The planned copy. Source and date may be set here at its first MAIL: they are kept from the next intent or
+    /// settlement on.
+    pub envelope: Envelope,
+    domain: Domain,
+    leased_due: Timestamp,
+    home: Option<Arc<Homes>>,
+}
+
+impl Lease {
+    pub(super) fn new(domain: Domain, envelope: Envelope, home: Arc<Homes>) -> Lease {
+        Lease { leased_due: envelope.due, domain, envelope, home: Some(home) }
+    }
+
+    /// The recipient's domain.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// Records that the copy's final dot may go out. Only once this settlement is durable may it be written.
+    pub fn intend(&self) -> Settlement {
+        self.settlement(Action::Intend)
+    }
+
+    /// Ends the lease with an outcome.
+    pub fn settle(mut self, outcome: Outcome, next: Next) -> Settlement {
+        self.home = None;
+        self.settlement(match next {
+            Next::Gone => Action::Gone(outcome),
+            Next::Again(at) => Action::Again(at, outcome),
+        })
+    }
+
+    /// Gives the copy back untried: its turn did not come.
+    pub fn home(mut self) {
+        self.go(Manner::Sent);
+    }
+
+    fn settlement(&self, action: Action) -> Settlement {
+        Settlement { domain: self.domain.clone(), envelope: self.envelope.clone(), leased_due: self.leased_due, action }
+    }
+
+    fn go(&mut self, manner: Manner) {
+        if let Some(home) = self.home.take() {
+            home.send(Return { domain: self.domain.clone(), id: self.envelope.id, manner });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.go(Manner::Dropped);
+    }
+}
+
+/// What becomes of a leased copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// It leaves the queue.
+    Gone,
+    /// It is due again at this time, as its envelope then stands.
+    Again(Timestamp),
+}
+
+/// A change to one copy, to be committed.
+#[derive(Debug)]
+pub struct Settlement {
+    pub(super) domain: Domain,
+    pub(super) envelope: Envelope,
+    /// The due time in the key it was leased under.
+    pub(super) leased_due: Timestamp,
+    pub(super) action: Action,
+}
+
+#[derive(Debug)]
+pub(super) enum Action {
+    Intend,
+    Gone(Outcome),
+    Again(Timestamp, Outcome),
+}

@@ -1,0 +1,30 @@
+//! What a queue must be able to write: ordered keys, atomic batches, and a word when they are on disk.
+
+use super::Error;
+
+/// One change of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Move {
+    /// Writes a value, whatever was there.
+    Put(Vec<u8>, Vec<u8>),
+    /// Removes a key; one that is not there is no error.
+    Remove(Vec<u8>),
+}
+
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
+/// The queue's ground: an ordered table of small values. One suite of tests holds for every implementation.
+pub trait Ledger: Send {
+    /// Applies all moves or none, in order. When this returns `Ok`, they survive a power cut.
+    fn commit(&mut self, moves: &[Move]) -> Result<(), Error>;
+
+    /// At most `most` pairs whose key starts with `prefix` and is not below `from`, in order of key.
+    fn scan(&self, prefix: &[u8], from: &[u8], most: usize) -> Result<Vec<Pair>, Error>;
+
+    /// The last pair whose key starts with `prefix`.
+    fn last(&self, prefix: &[u8]) -> Result<Option<Pair>, Error>;
+
+    /// The value of a key.
+    fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
+}

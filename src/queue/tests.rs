@@ -1,0 +1,308 @@
+//! One suite for both ledgers, and crash cuts on the one in memory.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+use crate::base::{ContactId, EditionId, EnvelopeId};
+use crate::mail::{Class, Lane, Standing};
+
+use crate::world::{Clock, SimulatedClock};
+
+const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
+const LAUNCH: LaunchId = LaunchId(1);
+
+fn domain(text: &str) -> Domain {
+    Domain::parse(text).unwrap()
+}
+
+fn copy(contact: u32, lane: Lane, due: Timestamp) -> Envelope {
+    Envelope {
+        id: EnvelopeId::new(LAUNCH, ContactId(contact)),
+        edition: EditionId(1),
+        lane,
+        tries: 0,
+        source: None,
+        date: None,
+        doubtful: 0,
+        due,
+        expires: due + Duration::from_secs(3600),
+    }
+}
+
+fn outcome(lease: &Lease, state: Standing) -> Outcome {
+    Outcome {
+        envelope: lease.envelope.id,
+        state,
+        class: Class::Delivered,
+        code: Some(250),
+        enhanced: None,
+        stage: None,
+        text: "ok".into(),
+        host: None,
+        site: Some("example".into()),
+        tries: lease.envelope.tries + 1,
+        doubtful: lease.envelope.doubtful,
+        at: START,
+    }
+}
+
+/// A queue with its keeper at work on this runtime.
+fn start(ledger: impl Ledger + 'static, clock: &Arc<SimulatedClock>, mode: InDoubtMode) -> Queue {
+    let opening = Opening {
+        clock: clock.clone(),
+        last_outcome: 0,
+        in_doubt: Box::new(move |_| mode),
+        bucket: |domain| domain.as_str().len() as u8,
+        held: BTreeSet::new(),
+    };
+    let (queue, keeper) = Queue::open(ledger, opening).unwrap();
+    tokio::spawn(keeper.run());
+    queue
+}
+
+fn clock() -> Arc<SimulatedClock> {
+    Arc::new(SimulatedClock::starting(START))
+}
+
+async fn admit(queue: &Queue, copies: Vec<(Domain, Envelope)>) {
+    let admission = Admission { launch: LAUNCH, bucket: 3, cursor: vec![7], copies };
+    queue.admit(admission).await.unwrap();
+}
+
+/// Runs a test on a new ledger of each kind.
+async fn on_both<F: Future<Output = ()>>(test: impl Fn(Queue, Arc<SimulatedClock>) -> F) {
+    let clock = clock();
+    test(start(MemoryLedger::default(), &clock, InDoubtMode::Resend), clock.clone()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = SledLedger::open(folder.path(), 1, Durability::Synced).unwrap();
+    test(start(ledger, &clock, InDoubtMode::Resend), clock).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_goes_from_admission_to_its_outcome() {
+    on_both(|queue, clock| async move {
+        admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now()))]).await;
+        assert_eq!((queue.depth().waiting, queue.cursor(LAUNCH, 3).await), (1, Ok(Some(vec![7]))));
+        assert_eq!(queue.waiting_in(9), 1);
+        let claimed = queue.claim().await.unwrap();
+        let lease = queue.lease(&claimed, 5).await.unwrap().pop().unwrap();
+        queue.settle(vec![lease.intend()]).await.unwrap();
+        let gone = outcome(&lease, Standing::Delivered);
+        queue.settle(vec![lease.settle(gone.clone(), Next::Gone)]).await.unwrap();
+        assert!(queue.lease(&claimed, 5).await.unwrap().is_empty());
+        let (number, outcomes) = queue.outbox(100).await.unwrap();
+        assert_eq!(outcomes, [gone]);
+        queue.clear_outbox(number).await.unwrap();
+        assert_eq!((queue.depth().waiting, queue.depth().by_launch.len()), (0, 0));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn urgent_copies_come_first_then_the_earliest_due() {
+    on_both(|queue, clock| async move {
+        let before = |seconds| clock.now() - Duration::from_secs(seconds);
+        let a = domain("a.example");
+        let copies = vec![
+            (a.clone(), copy(1, Lane::Bulk, before(10))),
+            (a.clone(), copy(2, Lane::Bulk, before(20))),
+            (a.clone(), copy(3, Lane::Urgent, before(1))),
+        ];
+        admit(&queue, copies).await;
+        let claimed = queue.claim().await.unwrap();
+        let first = queue.lease(&claimed, 2).await.unwrap();
+        admit(&queue, vec![(a.clone(), copy(4, Lane::Urgent, clock.now()))]).await;
+        let then = queue.lease(&claimed, 2).await.unwrap();
+        let contacts: Vec<u32> = first.iter().chain(&then).map(|lease| lease.envelope.id.contact().0).collect();
+        assert_eq!(contacts, [3, 2, 4, 1]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deferred_copy_waits_for_its_time_even_behind_other_lanes() {
+    on_both(|queue, clock| async move {
+        let a = domain("a.example");
+        let copies =
+            vec![(a.clone(), copy(1, Lane::Urgent, clock.now())), (a.clone(), copy(2, Lane::Bulk, clock.now()))];
+        admit(&queue, copies).await;
+        let claimed = queue.claim().await.unwrap();
+        let urgent = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
+        let later = outcome(&urgent, Standing::Deferred);
+        let due = clock.now() + Duration::from_secs(600);
+        queue.settle(vec![urgent.settle(later, Next::Again(due))]).await.unwrap();
+        let bulk = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
+        let gone = outcome(&bulk, Standing::Delivered);
+        queue.settle(vec![bulk.settle(gone, Next::Gone)]).await.unwrap();
+        assert!(queue.lease(&claimed, 1).await.unwrap().is_empty());
+        let waited = clock.now();
+        let again = queue.claim().await.unwrap();
+        assert_eq!(clock.now().since(waited).as_secs(), 600);
+        assert_eq!(queue.lease(&again, 1).await.unwrap()[0].envelope.id.contact().0, 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_goes_home_by_itself_and_three_drops_are_a_bug() {
+    on_both(|queue, clock| async move {
+        admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now()))]).await;
+        let claimed = queue.claim().await.unwrap();
+        for _ in 0..5 {
+            queue.lease(&claimed, 1).await.unwrap().pop().unwrap().home();
+        }
+        for _ in 0..3 {
+            assert_eq!(queue.depth().last_outcome, 0);
+            drop(queue.lease(&claimed, 1).await.unwrap().pop().unwrap());
+            tokio::task::yield_now().await;
+        }
+        let (_, outcomes) = queue.outbox(10).await.unwrap();
+        assert_eq!((outcomes[0].state, queue.depth().waiting), (Standing::Failed, 0));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_belongs_to_one_and_a_rest_is_kept() {
+    on_both(|queue, clock| async move {
+        admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now()))]).await;
+        let claimed = queue.claim().await.unwrap();
+        let second = tokio::time::timeout(Duration::from_secs(9), queue.claim()).await;
+        assert!(second.is_err());
+        let began = clock.now();
+        queue.rest(&claimed, began + Duration::from_secs(60)).await.unwrap();
+        queue.claim().await.unwrap();
+        assert_eq!(clock.now().since(began).as_secs(), 60);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn launches_are_held_released_retried_and_cancelled() {
+    on_both(|queue, clock| async move {
+        let a = domain("a.example");
+        let later = clock.now() + Duration::from_secs(900);
+        let copies = vec![(a.clone(), copy(1, Lane::Bulk, clock.now())), (a.clone(), copy(2, Lane::Bulk, later))];
+        admit(&queue, copies).await;
+        assert_eq!(queue.sweep(LAUNCH, Sweep::Hold).await, Ok(2));
+        assert_eq!((queue.depth().waiting, queue.depth().held), (0, 2));
+        assert_eq!(queue.sweep(LAUNCH, Sweep::Release).await, Ok(2));
+        assert_eq!(queue.sweep(LAUNCH, Sweep::Retry).await, Ok(1));
+        let claimed = queue.claim().await.unwrap();
+        let leases = queue.lease(&claimed, 9).await.unwrap();
+        assert_eq!(leases.len(), 2);
+        let cancelled = outcome(&leases[0], Standing::Cancelled);
+        drop(leases);
+        tokio::task::yield_now().await;
+        assert_eq!(queue.sweep(LAUNCH, Sweep::Cancel(cancelled)).await, Ok(2));
+        let (_, outcomes) = queue.outbox(10).await.unwrap();
+        let ids: BTreeSet<u32> = outcomes.iter().map(|outcome| outcome.envelope.contact().0).collect();
+        assert_eq!((ids, queue.depth().waiting), (BTreeSet::from([1, 2]), 0));
+    })
+    .await;
+}
+
+/// Sends two copies over one connection on a ledger that fails after `commits`; gives what the world saw accepted.
+async fn send_two(ledger: MemoryLedger, clock: &Arc<SimulatedClock>) -> Vec<EnvelopeId> {
+    let queue = start(ledger, clock, InDoubtMode::Resend);
+    let mut accepted = Vec::new();
+    let a = domain("a.example");
+    let copies = [1, 2].map(|contact| (a.clone(), copy(contact, Lane::Bulk, START))).to_vec();
+    let admission = Admission { launch: LAUNCH, bucket: 3, cursor: vec![7], copies };
+    if queue.admit(admission).await.is_err() {
+        return accepted;
+    }
+    let Ok(claimed) = queue.claim().await else { return accepted };
+    let Ok(leases) = queue.lease(&claimed, 2).await else { return accepted };
+    let mut before = Vec::new();
+    for lease in leases {
+        before.push(lease.intend());
+        if queue.settle(std::mem::take(&mut before)).await.is_err() {
+            return accepted;
+        }
+        accepted.push(lease.envelope.id);
+        let gone = outcome(&lease, Standing::Delivered);
+        before.push(lease.settle(gone, Next::Gone));
+    }
+    let _ = queue.settle(before).await;
+    accepted
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_commit_loses_nothing_and_names_every_doubt() {
+    let clock = clock();
+    for cut in 0..5 {
+        let ledger = MemoryLedger::default();
+        ledger.fail_after(Some(cut));
+        let accepted = send_two(ledger.clone(), &clock).await;
+        ledger.fail_after(None);
+        let queue = start(ledger, &clock, InDoubtMode::Resend);
+        let admitted = queue.cursor(LAUNCH, 3).await.unwrap().is_some();
+        assert_eq!(admitted, cut > 0, "cut {cut}");
+        if !admitted {
+            continue;
+        }
+        let outcomes = if queue.depth().last_outcome > 0 { queue.outbox(99).await.unwrap().1 } else { Vec::new() };
+        let delivered = outcomes.iter().filter(|outcome| outcome.state == Standing::Delivered).count() as u64;
+        let doubtful: Vec<_> = outcomes.iter().filter(|outcome| outcome.doubtful > 0).collect();
+        assert_eq!(delivered + queue.depth().waiting, 2, "cut {cut}");
+        assert!(doubtful.len() <= 1, "cut {cut}: more than one copy of a connection in doubt");
+        for id in &accepted {
+            let settled = outcomes.iter().any(|outcome| outcome.envelope == *id);
+            assert!(settled, "cut {cut}: {id} was accepted and is neither settled nor listed as doubtful");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_in_doubt_is_held_where_the_campaign_says_so() {
+    let clock = clock();
+    let ledger = MemoryLedger::default();
+    ledger.fail_after(Some(2));
+    assert_eq!(send_two(ledger.clone(), &clock).await.len(), 1);
+    ledger.fail_after(None);
+    let queue = start(ledger, &clock, InDoubtMode::Hold);
+    let (_, outcomes) = queue.outbox(9).await.unwrap();
+    assert_eq!((outcomes.len(), outcomes[0].state, queue.depth().waiting), (1, Standing::InDoubt, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_stops_everybody_with_a_reason() {
+    let clock = clock();
+    let ledger = MemoryLedger::default();
+    let queue = start(ledger.clone(), &clock, InDoubtMode::Resend);
+    admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now()))]).await;
+    let claimed = queue.claim().await.unwrap();
+    let lease = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
+    ledger.fail_after(Some(0));
+    assert!(matches!(queue.settle(vec![lease.intend()]).await, Err(Error::Disk { .. })));
+    assert!(matches!(queue.lease(&claimed, 1).await, Err(Error::Disk { .. })));
+    assert!(queue.claim().await.is_err());
+}
+
+#[tokio::test]
+async fn a_queue_on_disk_opens_with_what_it_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = clock();
+    {
+        let ledger = SledLedger::open(folder.path(), 1, Durability::Synced).unwrap();
+        let queue = start(ledger, &clock, InDoubtMode::Resend);
+        let copies = (0..500).map(|n| (domain(&format!("d{}.example", n % 50)), copy(n, Lane::Bulk, START)));
+        admit(&queue, copies.collect()).await;
+        queue.learn(SourceId(1), "google", vec![1, 2]).await.unwrap();
+        queue.set_epoch(9).await.unwrap();
+    }
+    // the keeper ends once its handles are gone
+    tokio::task::yield_now().await;
+    let ledger = loop {
+        match SledLedger::open(folder.path(), 1, Durability::Synced) {
+            Ok(ledger) => break ledger,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    let queue = start(ledger, &clock, InDoubtMode::Resend);
+    assert_eq!((queue.depth().waiting, queue.epoch().await), (500, Ok(9)));
+    assert_eq!(queue.learned(SourceId(1), "google").await, Ok(Some(vec![1, 2])));
+    assert_eq!(queue.domains(100).await.unwrap().len(), 50);
+}

@@ -3,6 +3,7 @@
 mod definition;
 mod files;
 mod freeze;
+mod plan;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use miette::{Diagnostic, NamedSource, SourceSpan};
 use crate::compose::LayoutError;
 
 pub use definition::Campaign;
+pub use plan::{BUCKETS, Cursor, Left, ListsError, Plan, Share, Step, Survey, new_envelope};
 
 /// Why a campaign cannot be used.
 #[derive(Debug, thiserror::Error, Diagnostic)]

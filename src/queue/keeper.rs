@@ -14,7 +14,7 @@ use super::lease::{Action, Homes, Lease, Manner, Settlement};
 use super::ledger::{Ledger, Move};
 use super::{Admission, BUCKETS, Depth, DomainDepth, Error, Sweep, codec, keys, lock};
 use crate::base::{Domain, EnvelopeId, LaunchId, Timestamp};
-use crate::mail::{Class, Envelope, Lane, Outcome, Standing};
+use crate::mail::{Class, Envelope, InDoubt, Lane, Outcome, Standing};
 use crate::world::Clock;
 
 /// Requests that may wait for the keeper.
@@ -51,15 +51,6 @@ pub(super) enum Request {
     Domains(usize, Reply<Vec<DomainDepth>>),
 }
 
-/// What becomes of a launch's copies whose answer was lost in a crash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InDoubtMode {
-    /// Back in the queue, marked as sent again.
-    Resend,
-    /// Out of the queue, on record as in doubt.
-    Hold,
-}
-
 /// What a queue needs to know when it opens.
 pub struct Opening {
     /// Wall time.
@@ -67,7 +58,7 @@ pub struct Opening {
     /// The number of the last batch of outcomes that the store has; new ones are numbered above it.
     pub last_outcome: u64,
     /// What becomes of a launch's copies in doubt.
-    pub in_doubt: Box<dyn Fn(LaunchId) -> InDoubtMode + Send>,
+    pub in_doubt: Box<dyn Fn(LaunchId) -> InDoubt + Send>,
     /// The bucket of a domain, below [`BUCKETS`].
     pub bucket: fn(&Domain) -> u8,
     /// The launches that are held.
@@ -746,7 +737,7 @@ fn recover(
     ledger: &mut dyn Ledger,
     mut number: u64,
     now: Timestamp,
-    mode: &dyn Fn(LaunchId) -> InDoubtMode,
+    mode: &dyn Fn(LaunchId) -> InDoubt,
 ) -> Result<u64, Error> {
     loop {
         let page = ledger.scan(&[keys::INTENT], &[], OUTBOX_CHUNK)?;
@@ -771,16 +762,16 @@ fn recover(
 }
 
 /// What becomes of a copy whose answer was lost with the process.
-fn doubt(domain: &Domain, mut envelope: Envelope, mode: InDoubtMode, now: Timestamp) -> (Option<Move>, Outcome) {
+fn doubt(domain: &Domain, mut envelope: Envelope, mode: InDoubt, now: Timestamp) -> (Option<Move>, Outcome) {
     let text = "the process ended between the final dot and the record of the answer".to_owned();
     match mode {
-        InDoubtMode::Resend => {
+        InDoubt::Resend => {
             envelope.doubtful = envelope.doubtful.saturating_add(1);
             envelope.due = now;
             let put = Move::Put(keys::due(domain, &envelope), codec::write_envelope(&envelope));
             (Some(put), decided(&envelope, Standing::Deferred, Class::SoftSystem, text, now))
         }
-        InDoubtMode::Hold => (None, decided(&envelope, Standing::InDoubt, Class::SoftSystem, text, now)),
+        InDoubt::Hold => (None, decided(&envelope, Standing::InDoubt, Class::SoftSystem, text, now)),
     }
 }
 

@@ -44,7 +44,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::base::{Domain, LaunchId, SourceId, Timestamp};
 use crate::mail::{Envelope, Outcome};
 
-pub use keeper::{InDoubtMode, Keeper, Opening};
+pub use keeper::{Keeper, Opening};
 pub use lease::{Lease, Next, Settlement};
 pub use ledger::{Ledger, Move, Pair};
 pub use memory::MemoryLedger;

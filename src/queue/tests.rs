@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::base::{ContactId, EditionId, EnvelopeId};
-use crate::mail::{Class, Lane, Standing};
+use crate::mail::{Class, InDoubt, Lane, Standing};
 
 use crate::world::{Clock, SimulatedClock};
 
@@ -48,7 +48,7 @@ fn outcome(lease: &Lease, state: Standing) -> Outcome {
 }
 
 /// A queue with its keeper at work on this runtime.
-fn start(ledger: impl Ledger + 'static, clock: &Arc<SimulatedClock>, mode: InDoubtMode) -> Queue {
+fn start(ledger: impl Ledger + 'static, clock: &Arc<SimulatedClock>, mode: InDoubt) -> Queue {
     let opening = Opening {
         clock: clock.clone(),
         last_outcome: 0,
@@ -73,10 +73,10 @@ async fn admit(queue: &Queue, copies: Vec<(Domain, Envelope)>) {
 /// Runs a test on a new ledger of each kind.
 async fn on_both<F: Future<Output = ()>>(test: impl Fn(Queue, Arc<SimulatedClock>) -> F) {
     let clock = clock();
-    test(start(MemoryLedger::default(), &clock, InDoubtMode::Resend), clock.clone()).await;
+    test(start(MemoryLedger::default(), &clock, InDoubt::Resend), clock.clone()).await;
     let folder = tempfile::tempdir().unwrap();
     let ledger = SledLedger::open(folder.path(), 1, Durability::Synced).unwrap();
-    test(start(ledger, &clock, InDoubtMode::Resend), clock).await;
+    test(start(ledger, &clock, InDoubt::Resend), clock).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -205,7 +205,7 @@ async fn launches_are_held_released_retried_and_cancelled() {
 
 /// Sends two copies over one connection on a ledger that fails after `commits`; gives what the world saw accepted.
 async fn send_two(ledger: MemoryLedger, clock: &Arc<SimulatedClock>) -> Vec<EnvelopeId> {
-    let queue = start(ledger, clock, InDoubtMode::Resend);
+    let queue = start(ledger, clock, InDoubt::Resend);
     let mut accepted = Vec::new();
     let a = domain("a.example");
     let copies = [1, 2].map(|contact| (a.clone(), copy(contact, Lane::Bulk, START))).to_vec();
@@ -237,7 +237,7 @@ async fn a_crash_at_any_commit_loses_nothing_and_names_every_doubt() {
         ledger.fail_after(Some(cut));
         let accepted = send_two(ledger.clone(), &clock).await;
         ledger.fail_after(None);
-        let queue = start(ledger, &clock, InDoubtMode::Resend);
+        let queue = start(ledger, &clock, InDoubt::Resend);
         let admitted = queue.cursor(LAUNCH, 3).await.unwrap().is_some();
         assert_eq!(admitted, cut > 0, "cut {cut}");
         if !admitted {
@@ -262,7 +262,7 @@ async fn a_copy_in_doubt_is_held_where_the_campaign_says_so() {
     ledger.fail_after(Some(2));
     assert_eq!(send_two(ledger.clone(), &clock).await.len(), 1);
     ledger.fail_after(None);
-    let queue = start(ledger, &clock, InDoubtMode::Hold);
+    let queue = start(ledger, &clock, InDoubt::Hold);
     let (_, outcomes) = queue.outbox(9).await.unwrap();
     assert_eq!((outcomes.len(), outcomes[0].state, queue.depth().waiting), (1, Standing::InDoubt, 1));
 }
@@ -271,7 +271,7 @@ async fn a_copy_in_doubt_is_held_where_the_campaign_says_so() {
 async fn a_full_disk_stops_everybody_with_a_reason() {
     let clock = clock();
     let ledger = MemoryLedger::default();
-    let queue = start(ledger.clone(), &clock, InDoubtMode::Resend);
+    let queue = start(ledger.clone(), &clock, InDoubt::Resend);
     admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now()))]).await;
     let claimed = queue.claim().await.unwrap();
     let lease = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
@@ -287,7 +287,7 @@ async fn a_queue_on_disk_opens_with_what_it_held() {
     let clock = clock();
     {
         let ledger = SledLedger::open(folder.path(), 1, Durability::Synced).unwrap();
-        let queue = start(ledger, &clock, InDoubtMode::Resend);
+        let queue = start(ledger, &clock, InDoubt::Resend);
         let copies = (0..500).map(|n| (domain(&format!("d{}.example", n % 50)), copy(n, Lane::Bulk, START)));
         admit(&queue, copies.collect()).await;
         queue.learn(SourceId(1), "google", vec![1, 2]).await.unwrap();
@@ -301,7 +301,7 @@ async fn a_queue_on_disk_opens_with_what_it_held() {
             Err(_) => tokio::task::yield_now().await,
         }
     };
-    let queue = start(ledger, &clock, InDoubtMode::Resend);
+    let queue = start(ledger, &clock, InDoubt::Resend);
     assert_eq!((queue.depth().waiting, queue.epoch().await), (500, Ok(9)));
     assert_eq!(queue.learned(SourceId(1), "google").await, Ok(Some(vec![1, 2])));
     assert_eq!(queue.domains(100).await.unwrap().len(), 50);

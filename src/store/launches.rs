@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::people::unreadable;
 use super::{Error, Store};
 use crate::base::{CampaignName, EditionId, LaunchId, ListId, Timestamp};
+use crate::mail::InDoubt;
 
 /// Declares an enum that is kept as a number in a column and printed as a word.
 macro_rules! numbered {
@@ -52,13 +53,11 @@ numbered! {
     }
 }
 
-numbered! {
-    /// What becomes of a copy whose answer was lost after its final dot.
-    InDoubt {
-        /// Sent again, the same to the letter, and counted as a possible double.
-        Resend = 0,
-        /// Never sent again: a person or a later bounce decides.
-        Hold = 1,
+fn in_doubt(number: i64) -> rusqlite::Result<InDoubt> {
+    match number {
+        0 => Ok(InDoubt::Resend),
+        1 => Ok(InDoubt::Hold),
+        other => Err(rusqlite::Error::IntegralValueOutOfRange(0, other)),
     }
 }
 
@@ -212,7 +211,7 @@ fn insert_launch(db: &Connection, launch: &NewLaunch, now: Timestamp) -> rusqlit
             launch.campaign.as_str(),
             launch.kind as i64,
             launch.edition.0,
-            launch.in_doubt as i64,
+            i64::from(launch.in_doubt == InDoubt::Hold),
             options,
             now.as_ms()
         ],
@@ -234,7 +233,7 @@ fn launch_row(row: &Row<'_>) -> rusqlite::Result<LaunchRow> {
         kind: LaunchKind::of(row.get(2)?)?,
         edition: EditionId(row.get(3)?),
         state: LaunchState::of(row.get(4)?)?,
-        in_doubt: InDoubt::of(row.get(5)?)?,
+        in_doubt: in_doubt(row.get(5)?)?,
         options: serde_json::from_str(row.get_ref(6)?.as_str()?).map_err(|why| unreadable(6, why))?,
         lists: lists.into_iter().map(ListId).collect(),
         started: Timestamp::from_ms(row.get(7)?),

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::base::{Address, CampaignName, ContactId, EnvelopeId, LaunchId, ListId, Timestamp};
-use crate::mail::{Class, Outcome, Standing};
+use crate::mail::{Class, InDoubt, Outcome, Standing};
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_000_000_000);
 

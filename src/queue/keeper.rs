@@ -79,10 +79,16 @@ pub struct Keeper {
     drops: BTreeMap<EnvelopeId, u8>,
     admissions: VecDeque<(Admission, Reply<()>)>,
     claims: VecDeque<Reply<Domain>>,
-    clerk: Option<(usize, Reply<(u64, Vec<Outcome>)>)>,
+    clerk: Option<ClerkCall>,
     batch: Batch,
     /// Why the ledger can no longer be written; everybody who asks is told.
     broken: Option<Error>,
+}
+
+/// The clerk, waiting for outcomes.
+struct ClerkCall {
+    most: usize,
+    answer: Reply<(u64, Vec<Outcome>)>,
 }
 
 /// What the next commit will do, and who waits for it.
@@ -246,7 +252,7 @@ impl Keeper {
                 self.batch.moves.push(Move::Put(key, value));
                 self.batch.answers.push(answer);
             }
-            Request::Outbox(most, answer) => self.clerk = Some((most, answer)),
+            Request::Outbox(most, answer) => self.clerk = Some(ClerkCall { most, answer }),
             Request::Clear(up_to, answer) => {
                 self.clear(up_to);
                 self.batch.answers.push(answer);
@@ -662,14 +668,14 @@ impl Keeper {
     }
 
     fn serve_clerk(&mut self) {
-        let Some((most, answer)) = self.clerk.take() else { return };
+        let Some(ClerkCall { most, answer }) = self.clerk.take() else { return };
         if let Err(error) = self.guard() {
             drop(answer.send(Err(error)));
             return;
         }
         let page = match self.ledger.scan(&[keys::OUTBOX], &[], most.div_ceil(OUTBOX_CHUNK).max(1)) {
             Ok(page) if page.is_empty() => {
-                self.clerk = Some((most, answer));
+                self.clerk = Some(ClerkCall { most, answer });
                 return;
             }
             Ok(page) => page,

@@ -75,6 +75,15 @@ pub struct LaunchOptions {
     pub rate: Option<String>,
 }
 
+/// A frozen edition on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EditionRow {
+    /// The SHA-256 of its content: its name.
+    pub hash: [u8; 32],
+    /// Its content, as `compose` wrote it.
+    pub frozen: Vec<u8>,
+}
+
 /// A launch to be recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewLaunch {
@@ -144,11 +153,11 @@ impl Store {
             .await
     }
 
-    /// A frozen edition's hash and content.
-    pub fn edition(&self, edition: EditionId) -> Result<Option<([u8; 32], Vec<u8>)>, Error> {
+    /// A frozen edition.
+    pub fn edition(&self, edition: EditionId) -> Result<Option<EditionRow>, Error> {
         self.backend.read(|db| {
             db.prepare_cached("SELECT hash, frozen FROM editions WHERE id = ?1")?
-                .query_row([edition.0], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row([edition.0], |row| Ok(EditionRow { hash: row.get(0)?, frozen: row.get(1)? }))
                 .optional()
         })
     }

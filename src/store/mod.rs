@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use copies::{CopyRow, Figure, LookRow, NewBar, PlannedRow};
-pub use launches::{LaunchKind, LaunchOptions, LaunchRow, LaunchState, NewLaunch};
+pub use launches::{EditionRow, LaunchKind, LaunchOptions, LaunchRow, LaunchState, NewLaunch};
 pub use people::{
     Candidate, ContactRow, EventRow, ImportCounts, ListRow, MembershipRow, MembershipStatus, NewContact, OnConflict,
 };

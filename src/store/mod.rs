@@ -10,6 +10,7 @@ mod launches;
 mod migrate;
 mod people;
 mod sqlite;
+mod subscriptions;
 mod suppressions;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub use launches::{EditionRow, LaunchKind, LaunchOptions, LaunchRow, LaunchState
 pub use people::{
     Candidate, ContactRow, EventRow, ImportCounts, ListRow, MembershipRow, MembershipStatus, NewContact, OnConflict,
 };
+pub use subscriptions::SubscriptionRow;
 pub use suppressions::{Reason, SuppressionRow};
 
 use sqlite::Backend;

@@ -104,7 +104,7 @@ pub enum MembershipStatus {
 }
 
 impl MembershipStatus {
-    fn of(number: i64) -> MembershipStatus {
+    pub(super) fn of(number: i64) -> MembershipStatus {
         match number {
             0 => MembershipStatus::Subscribed,
             1 => MembershipStatus::Unsubscribed,

@@ -1,0 +1,117 @@
+//! How the pages look: handlebars templates in the binary, each replaceable by a file of the same name in the workspace's
+//! `public/`; and the headers every answer carries.
+
+use std::path::{Path, PathBuf};
+
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use handlebars::Handlebars;
+use serde::Serialize;
+
+use crate::web::Pages;
+
+/// The pages in the binary.
+const BUILT_IN: &[(&str, &str)] = &[
+    ("page", include_str!("public/page.hbs")),
+    ("unsubscribe", include_str!("public/unsubscribe.hbs")),
+    ("left", include_str!("public/left.hbs")),
+    ("back", include_str!("public/back.hbs")),
+    ("unknown", include_str!("public/unknown.hbs")),
+    ("sorry", include_str!("public/sorry.hbs")),
+];
+const STYLE: &str = include_str!("public/style.css");
+
+/// What every answer says about itself (H-16). The pages have no scripts, and nothing of them is kept or indexed.
+const GUARDS: [(HeaderName, &str); 5] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-store"),
+    (HeaderName::from_static("x-robots-tag"), "noindex"),
+];
+
+/// Why a page of the workspace cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LooksError {
+    /// It cannot be read.
+    #[error("cannot read {}: {why}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// It is no handlebars template.
+    #[error("{}: {why}", path.display())]
+    Template {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line.
+        why: String,
+    },
+}
+
+/// The templates, parsed once.
+pub struct Looks {
+    templates: Handlebars<'static>,
+    style: String,
+}
+
+impl Looks {
+    /// The pages in the binary, and over them those of `folder`, when it is there.
+    pub fn load(folder: &Path) -> Result<Looks, LooksError> {
+        let mut templates = Handlebars::new();
+        templates.set_strict_mode(true);
+        for (name, text) in BUILT_IN {
+            let file = folder.join(format!("{name}.hbs"));
+            let own = read(&file)?;
+            templates
+                .register_template_string(name, own.as_deref().unwrap_or(text))
+                .map_err(|why| LooksError::Template { path: file, why: why.to_string() })?;
+        }
+        let style = read(&folder.join("style.css"))?.unwrap_or_else(|| STYLE.to_owned());
+        Ok(Looks { templates, style })
+    }
+
+    /// A page. One that cannot be rendered, because a template of the workspace asks for what is not there, is logged and
+    /// answered in plain words: what the request did has been done.
+    pub(super) fn page(&self, name: &str, status: StatusCode, values: &impl Serialize) -> Response {
+        match self.templates.render(name, values) {
+            Ok(html) => (status, Html(html)).into_response(),
+            Err(why) => {
+                tracing::error!(page = name, %why, "a page cannot be shown");
+                (status, "Done.").into_response()
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<String>, LooksError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(why) => Err(LooksError::Read { path: path.to_owned(), why }),
+    }
+}
+
+/// The style sheet.
+pub(super) async fn style(State(pages): State<Pages>) -> Response {
+    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], pages.looks.style.clone()).into_response()
+}
+
+/// The same answer for every link that is none of ours: it tells nothing about what exists (U-02).
+pub(super) async fn not_found(State(pages): State<Pages>) -> Response {
+    pages.looks.page("unknown", StatusCode::NOT_FOUND, &serde_json::json!({}))
+}
+
+/// Adds the guarding headers to an answer.
+pub(super) async fn guard(mut response: Response) -> Response {
+    for (name, value) in GUARDS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

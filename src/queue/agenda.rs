@@ -65,6 +65,12 @@ impl Agenda {
         self.due.first()
     }
 
+    /// Whether nobody holds a claim or a lease, and nobody may claim before `until`.
+    pub fn is_idle(&self, until: Timestamp) -> bool {
+        let rests = |standing: &Standing| standing.claim.is_none() && standing.leased.is_empty();
+        self.first().is_none_or(|(at, _)| *at > until) && self.domains.values().all(rests)
+    }
+
     /// All domains, in order of name.
     pub fn domains(&self) -> impl Iterator<Item = (&Domain, &Standing)> {
         self.domains.iter()
@@ -106,8 +112,12 @@ mod tests {
         assert_eq!(agenda.first().unwrap().1, domain("b.example"));
         agenda.change(&domain("b.example"), |standing| standing.rest = Timestamp::from_ms(99));
         assert_eq!(agenda.first().unwrap().1, domain("a.example"));
+        assert!(!agenda.is_idle(Timestamp::from_ms(20)));
+        agenda.change(&domain("c.example"), |standing| standing.claim = None);
+        assert!(agenda.is_idle(Timestamp::from_ms(9)) && !agenda.is_idle(Timestamp::from_ms(10)));
+        agenda.change(&domain("c.example"), |standing| standing.waiting = 0);
         agenda.change(&domain("a.example"), |standing| standing.waiting = 0);
         assert_eq!(agenda.first().unwrap(), &(Timestamp::from_ms(99), domain("b.example")));
-        assert_eq!(agenda.domains().count(), 2);
+        assert_eq!(agenda.domains().count(), 1);
     }
 }

@@ -49,6 +49,8 @@ pub(super) enum Request {
     Outbox(usize, Reply<(u64, Vec<Outcome>)>),
     Clear(u64, Reply<()>),
     Domains(usize, Reply<Vec<DomainDepth>>),
+    Idle(Timestamp, Reply<bool>),
+    Close(Reply<()>),
 }
 
 /// What a queue needs to know when it opens.
@@ -113,9 +115,11 @@ impl Keeper {
         requests: mpsc::Receiver<Request>,
         shown: Arc<Mutex<Depth>>,
     ) -> Result<Keeper, Error> {
-        let last = ledger.last(&[keys::OUTBOX])?.and_then(|(key, _)| keys::parse_outbox(&key)).unwrap_or(0);
+        let outbox = ledger.last(&[keys::OUTBOX])?.and_then(|(key, _)| keys::parse_outbox(&key)).unwrap_or(0);
+        let cleared = keys::number(ledger.value(keys::CLEARED)?);
         let now = opening.clock.now();
-        let last_outcome = recover(&mut *ledger, last.max(opening.last_outcome), now, &*opening.in_doubt)?;
+        let last_outcome =
+            recover(&mut *ledger, outbox.max(cleared).max(opening.last_outcome), now, &*opening.in_doubt)?;
         let depth = Depth { by_bucket: vec![0; BUCKETS], last_outcome, ..Depth::default() };
         let mut keeper = Keeper {
             ledger,
@@ -258,6 +262,15 @@ impl Keeper {
                 self.batch.answers.push(answer);
             }
             Request::Domains(most, answer) => drop(answer.send(Ok(self.domains(most)))),
+            Request::Idle(until, answer) => {
+                let idle = self.guard().map(|()| self.admissions.is_empty() && self.agenda.is_idle(until));
+                let _ = answer.send(idle);
+            }
+            Request::Close(answer) => {
+                // nobody can ask any more; the run ends once the last request is taken
+                self.requests.close();
+                self.batch.answers.push(answer);
+            }
         }
     }
 
@@ -690,6 +703,7 @@ impl Keeper {
     }
 
     fn clear(&mut self, up_to: u64) {
+        self.batch.moves.push(Move::Put(keys::CLEARED.to_vec(), up_to.to_be_bytes().to_vec()));
         let mut from = Vec::new();
         loop {
             let page = match self.ledger.scan(&[keys::OUTBOX], &from, PAGE) {

@@ -8,7 +8,7 @@
 //! | `p` launch bucket | how far the planner has come |
 //! | `s` source site | what was learned of a site |
 //! | `o` number | outbox: the outcomes of a commit |
-//! | `m` name | marks: the epoch |
+//! | `m` name | marks: the epoch, and the highest number cleared from the outbox |
 
 use crate::base::{Domain, EnvelopeId, LaunchId, SourceId, Timestamp};
 use crate::mail::{Envelope, Lane};
@@ -18,6 +18,7 @@ pub(super) const HELD: u8 = b'h';
 pub(super) const INTENT: u8 = b'i';
 pub(super) const OUTBOX: u8 = b'o';
 pub(super) const EPOCH: &[u8] = b"mepoch";
+pub(super) const CLEARED: &[u8] = b"mcleared";
 
 /// Bytes of a due key behind the domain: the zero, lane, due, envelope.
 const TAIL: usize = 1 + 1 + 8 + 8;
@@ -49,6 +50,11 @@ pub(super) fn lane_prefix(domain: &Domain, lane: Lane) -> Vec<u8> {
         Lane::Bulk => 1,
     });
     key
+}
+
+/// The number a mark holds; 0 when it was never set.
+pub(super) fn number(mark: Option<Vec<u8>>) -> u64 {
+    mark.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
 /// The domain's text, due time and envelope of a due key.

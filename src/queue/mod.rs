@@ -128,6 +128,27 @@ pub struct Depth {
     pub last_outcome: u64,
 }
 
+/// By what a queue and a store prove that they belong together; read before the queue is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    /// The number set with [`Queue::set_epoch`]; 0 in a new queue.
+    pub epoch: u64,
+    /// The highest number cleared from the outbox: the store has every outcome up to it.
+    pub cleared: u64,
+    /// The highest number ever used in the outbox.
+    pub last: u64,
+}
+
+impl Marks {
+    /// The marks on a ledger that nobody writes.
+    pub fn read(ledger: &impl Ledger) -> Result<Marks, Error> {
+        let number = |key: &[u8]| Ok(keys::number(ledger.value(key)?));
+        let cleared = number(keys::CLEARED)?;
+        let last = ledger.last(&[keys::OUTBOX])?.and_then(|(key, _)| keys::parse_outbox(&key)).unwrap_or(0);
+        Ok(Marks { epoch: number(keys::EPOCH)?, cleared, last: last.max(cleared) })
+    }
+}
+
 /// How much waits for one domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainDepth {
@@ -221,8 +242,7 @@ impl Queue {
 
     /// The number by which queue and store prove that they belong together; 0 in a new queue.
     pub async fn epoch(&self) -> Result<u64, Error> {
-        let value = self.ask(|answer| Request::Value(keys::EPOCH.to_vec(), answer)).await?;
-        Ok(value.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes))
+        Ok(keys::number(self.ask(|answer| Request::Value(keys::EPOCH.to_vec(), answer)).await?))
     }
 
     /// Sets the epoch.
@@ -233,6 +253,16 @@ impl Queue {
     /// At most `most` domains with copies, those with the most first.
     pub async fn domains(&self, most: usize) -> Result<Vec<DomainDepth>, Error> {
         self.ask(|answer| Request::Domains(most, answer)).await
+    }
+
+    /// Whether nothing is claimed or leased, and no domain may be claimed before `until`.
+    pub async fn is_idle(&self, until: Timestamp) -> Result<bool, Error> {
+        self.ask(|answer| Request::Idle(until, answer)).await
+    }
+
+    /// Ends the keeper, whoever still holds a handle: what was asked before is committed, what is asked after is refused.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.ask(Request::Close).await
     }
 
     /// How much is on the road, as of the last commit.

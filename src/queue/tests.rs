@@ -203,6 +203,45 @@ async fn launches_are_held_released_retried_and_cancelled() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_queue_is_idle_when_nothing_is_out_and_nothing_due() {
+    on_both(|queue, clock| async move {
+        let later = clock.now() + Duration::from_secs(60);
+        let before = |seconds| later - Duration::from_secs(seconds);
+        assert_eq!(queue.is_idle(later).await, Ok(true));
+        admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, later))]).await;
+        assert_eq!((queue.is_idle(before(1)).await, queue.is_idle(later).await), (Ok(true), Ok(false)));
+        let claimed = queue.claim().await.unwrap();
+        let lease = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
+        assert_eq!(queue.is_idle(before(1)).await, Ok(false));
+        let gone = outcome(&lease, Standing::Delivered);
+        queue.settle(vec![lease.settle(gone, Next::Gone)]).await.unwrap();
+        assert_eq!(queue.is_idle(later).await, Ok(false));
+        assert!(queue.lease(&claimed, 1).await.unwrap().is_empty());
+        assert_eq!(queue.is_idle(later).await, Ok(true));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_queue_kept_what_it_said_and_refuses_the_rest() {
+    let (clock, ledger) = (clock(), MemoryLedger::default());
+    let queue = start(ledger.clone(), &clock, InDoubt::Resend);
+    queue.set_epoch(4).await.unwrap();
+    admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now()))]).await;
+    let claimed = queue.claim().await.unwrap();
+    let lease = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
+    let gone = outcome(&lease, Standing::Delivered);
+    queue.settle(vec![lease.settle(gone, Next::Gone)]).await.unwrap();
+    let (number, _) = queue.outbox(9).await.unwrap();
+    queue.clear_outbox(number).await.unwrap();
+    queue.close().await.unwrap();
+    assert_eq!(queue.epoch().await, Err(Error::Closed));
+    assert_eq!(Marks::read(&ledger), Ok(Marks { epoch: 4, cleared: number, last: number }));
+    let again = start(ledger, &clock, InDoubt::Resend);
+    assert_eq!(again.depth().last_outcome, number);
+}
+
 /// Sends two copies over one connection on a ledger that fails after `commits`; gives what the world saw accepted.
 async fn send_two(ledger: MemoryLedger, clock: &Arc<SimulatedClock>) -> Vec<EnvelopeId> {
     let queue = start(ledger, clock, InDoubt::Resend);

@@ -33,6 +33,16 @@ impl Domain {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether nobody can own it: names set aside for tests and documentation (RFC 2606 §2 and §3, RFC 6761 §6).
+    pub fn is_reserved(&self) -> bool {
+        let tail = |count: usize| {
+            let start = self.0.rmatch_indices('.').nth(count - 1).map_or(0, |(at, _)| at + 1);
+            &self.0[start..]
+        };
+        matches!(tail(1), "test" | "example" | "invalid" | "localhost")
+            || matches!(tail(2), "example.com" | "example.net" | "example.org")
+    }
 }
 
 impl fmt::Display for Domain {

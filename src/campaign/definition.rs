@@ -8,7 +8,7 @@ use miette::{NamedSource, SourceSpan};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::base::{Address, CampaignName};
+use crate::base::{Address, CampaignName, Domain};
 use crate::campaign::Error;
 use crate::campaign::files::read_text;
 use crate::compose::{self, Missing, Part};
@@ -92,6 +92,11 @@ impl Campaign {
     /// The names of the lists it goes to, in order.
     pub fn lists(&self) -> impl Iterator<Item = &str> {
         self.definition.lists.get_ref().iter().map(|list| list.get_ref().as_str())
+    }
+
+    /// The domain it is from: the one that signs.
+    pub fn from_domain(&self) -> &Domain {
+        self.from.address.domain()
     }
 
     /// What becomes of copies whose answer was lost.

@@ -2,48 +2,47 @@
 //! (plain text or JSON), standard error everything said on the way.
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
 use crate::cli::Error;
 use crate::config::Settings;
+use crate::engine::Workspace;
 
 /// A command's place of work.
 #[derive(Debug)]
 pub struct Desk {
-    workspace: PathBuf,
-    settings: Settings,
+    workspace: Workspace,
     json: bool,
 }
 
 impl Desk {
     /// Opens the workspace: loads its settings, and refuses a folder that is none.
-    pub fn open(workspace: PathBuf, json: bool) -> Result<Desk, Error> {
-        if !["mailshot.toml", "campaigns", "state"].iter().any(|part| workspace.join(part).exists()) {
+    pub fn open(folder: &Path, json: bool) -> Result<Desk, Error> {
+        if !["mailshot.toml", "campaigns", "state"].iter().any(|part| folder.join(part).exists()) {
             return Err(Error::usage(format!(
                 "{} is no workspace: it has neither mailshot.toml nor campaigns/. Make one with `mailshot init {}`, or name one with -C DIR",
-                workspace.display(),
-                workspace.display()
+                folder.display(),
+                folder.display()
             )));
         }
-        let settings = Settings::load(&workspace.join("mailshot.toml"), std::env::vars())?;
-        Ok(Desk { workspace, settings, json })
+        Ok(Desk { workspace: Workspace::open(folder)?, json })
     }
 
     /// A desk with default settings, for commands that need no workspace.
-    pub fn bare(workspace: PathBuf, json: bool) -> Desk {
-        Desk { workspace, settings: Settings::default(), json }
+    pub fn bare(folder: &Path, json: bool) -> Desk {
+        Desk { workspace: Workspace::with(folder, Settings::default()), json }
     }
 
-    /// The workspace's folder.
-    pub fn workspace(&self) -> &Path {
+    /// The workspace.
+    pub fn workspace(&self) -> &Workspace {
         &self.workspace
     }
 
     /// The workspace's settings.
     pub fn settings(&self) -> &Settings {
-        &self.settings
+        self.workspace.settings()
     }
 
     /// Whether the answer is to be JSON.

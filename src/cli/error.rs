@@ -54,6 +54,12 @@ impl Error {
         Error { exit: Exit::Usage, report: miette::Report::new(diagnostic) }
     }
 
+    /// As [`Error::failed`] or as [`Error::input`], shown with place and hint either way.
+    fn either(is_failure: bool, diagnostic: impl Diagnostic + Send + Sync + 'static) -> Error {
+        let exit = if is_failure { Exit::Failed } else { Exit::Usage };
+        Error { exit, report: miette::Report::new(diagnostic) }
+    }
+
     /// A check said no. Exit code 3.
     pub fn refused(message: impl Into<String>) -> Error {
         Error { exit: Exit::Refused, report: miette::Report::msg(message.into()) }
@@ -74,5 +80,38 @@ impl Error {
 impl From<crate::config::Error> for Error {
     fn from(error: crate::config::Error) -> Error {
         Error::input(error)
+    }
+}
+
+impl From<crate::store::Error> for Error {
+    fn from(error: crate::store::Error) -> Error {
+        Error::failed(error)
+    }
+}
+
+impl From<crate::sign::Error> for Error {
+    fn from(error: crate::sign::Error) -> Error {
+        Error::either(error.is_failure(), error)
+    }
+}
+
+impl From<crate::campaign::Error> for Error {
+    fn from(error: crate::campaign::Error) -> Error {
+        Error::either(error.is_failure(), error)
+    }
+}
+
+impl From<crate::campaign::ListsError> for Error {
+    fn from(error: crate::campaign::ListsError) -> Error {
+        match error {
+            crate::campaign::ListsError::Unknown(place) => (*place).into(),
+            crate::campaign::ListsError::Store(why) => why.into(),
+        }
+    }
+}
+
+impl From<crate::engine::WorkspaceError> for Error {
+    fn from(error: crate::engine::WorkspaceError) -> Error {
+        Error::either(error.is_failure(), error)
     }
 }

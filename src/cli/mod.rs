@@ -4,6 +4,7 @@
 mod config;
 mod desk;
 mod error;
+mod init;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +32,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a workspace: settings, a sample campaign, and keys.
+    ///
+    /// Writes a commented mailshot.toml, the sample campaign `welcome` with its contacts and templates, the keys that
+    /// seal return paths and unsubscribe links, and an RSA-2048 DKIM key for the sample's From domain. What is there
+    /// already stays as it is.
+    Init {
+        /// The folder; made when it is not there. Default: the one named with -C.
+        dir: Option<PathBuf>,
+    },
     /// Print every setting with its meaning and default.
     Config,
 }
@@ -50,7 +60,8 @@ pub fn run() -> ExitCode {
 
 async fn dispatch(cli: Cli) -> Result<Exit, Error> {
     match cli.command {
-        Command::Config => config::run(&Desk::bare(cli.workspace, cli.json)),
+        Command::Init { dir } => init::run(&Desk::bare(&dir.unwrap_or(cli.workspace), cli.json)),
+        Command::Config => config::run(&Desk::bare(&cli.workspace, cli.json)),
     }
 }
 

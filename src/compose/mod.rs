@@ -7,6 +7,7 @@ mod headers;
 mod helpers;
 mod layout;
 mod mime;
+mod proof;
 mod scope;
 mod shield;
 mod slots;
@@ -14,6 +15,7 @@ mod template;
 
 pub use edition::{Asset, Edition, FromField, Missing};
 pub use layout::{Draft, Expanded, LayoutError, Markup, Source};
+pub use proof::SAMPLE_POSTAL_ADDRESS;
 pub use template::{Part, Template};
 
 /// Why an edition cannot be compiled.

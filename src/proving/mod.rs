@@ -1,1 +1,3 @@
-//! What users and we test and measure with: receiver, invented people, demo, bench. Nothing below knows it.
+//! What users and we test and measure with; nothing below knows it.
+
+pub mod people;

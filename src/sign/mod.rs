@@ -100,3 +100,20 @@ pub enum Error {
     #[error("signing: {0}")]
     Library(String),
 }
+
+impl Error {
+    /// Whether the machine stood in the way, rather than a key or a name.
+    pub fn is_failure(&self) -> bool {
+        match self {
+            Error::File { .. } | Error::Library(_) => true,
+            Error::Exposed { .. }
+            | Error::Key { .. }
+            | Error::Selector(_)
+            | Error::Twice { .. }
+            | Error::Exists { .. }
+            | Error::Seal { .. }
+            | Error::NoSeal { .. }
+            | Error::NoKey(_) => false,
+        }
+    }
+}

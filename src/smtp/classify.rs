@@ -180,6 +180,7 @@ enum ReactionWord {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(default)]
     rule: Vec<Entry>,
 }
 

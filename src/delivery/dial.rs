@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::delivery::source::Source;
 use crate::delivery::tls_policy::{BrokenTls, Demand};
 use crate::delivery::trouble::Fault;
 use crate::mail::{Reply, Stage};
-use crate::world::{DnsError, Stream, World};
+use crate::world::{DnsError, Stream, World, is_inward};
 
 /// Addresses of one host that are looked at (C-09).
 const ADDRESSES_MAX: usize = 10;
@@ -87,10 +87,19 @@ impl Dialler {
     where
         F: Future<Output = Result<C, Shut>>,
     {
-        let demand = route.via.as_ref().map_or(Demand::of_site(shape.tls), |via| Demand::of_relay(via.tls));
+        let demand = match (&route.via, &route.policy) {
+            (Some(via), _) => Demand::of_relay(via.tls),
+            (None, Some(_)) => Demand::Verified,
+            (None, None) => Demand::of_site(shape.tls),
+        };
         let mut last = Trouble { stage: Stage::Route, host: None, heard: Err(Fault::NoAddress) };
         let mut tries = 0;
         for host in route.order(&*self.world.dice) {
+            if !route.admits(&host.name, true) {
+                let fault = Fault::Tls(format!("the domain's MTA-STS policy does not name {}", host.name));
+                last = Trouble { stage: Stage::Secure, host: host.domain(), heard: Err(fault) };
+                continue;
+            }
             let addresses = match self.addresses(host, route, source).await {
                 Ok(addresses) => addresses,
                 Err(fault) => {
@@ -183,9 +192,9 @@ impl Dialler {
         };
         found.truncate(ADDRESSES_MAX);
         found.retain(|address| source.reaches(*address));
-        let forbidden = found.iter().copied().find(|address| is_poison(*address));
+        let forbidden = found.iter().copied().find(|address| is_inward(*address));
         if !self.allow_private && !relay {
-            found.retain(|address| !is_poison(*address));
+            found.retain(|address| !is_inward(*address));
         }
         if found.is_empty() {
             return Err(forbidden.map_or(Fault::NoAddress, Fault::Forbidden));
@@ -236,47 +245,6 @@ fn ends_the_attempt(shut: &Shut) -> bool {
             | Fault::Garbled(_)
             | Fault::Tls(_),
         ) => false,
-    }
-}
-
-/// Addresses no mail host on the Internet has (RFC 6890): dialling one would reach us, our network, or everybody.
-fn is_poison(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(four) => {
-            let [a, b, ..] = four.octets();
-            four.is_unspecified()
-                || four.is_loopback()
-                || four.is_private()
-                || four.is_link_local()
-                || four.is_multicast()
-                || four.is_broadcast()
-                || a == 0
-                || a == 100 && (64..128).contains(&b)
-                || a >= 240
-        }
-        IpAddr::V6(six) => match embedded(six) {
-            Some(four) => is_poison(IpAddr::V4(four)),
-            None => {
-                six.is_unspecified()
-                    || six.is_loopback()
-                    || six.is_multicast()
-                    || six.is_unique_local()
-                    || six.is_unicast_link_local()
-                    // Site-local, retired but still routed by some (RFC 3879).
-                    || six.segments()[0] & 0xffc0 == 0xfec0
-            }
-        },
-    }
-}
-
-/// The IPv4 address inside an IPv6 one: mapped, NAT64 (RFC 6052) or 6to4 (RFC 3056). Dialling it dials that.
-fn embedded(six: Ipv6Addr) -> Option<std::net::Ipv4Addr> {
-    let s = six.segments();
-    let four = |high: u16, low: u16| std::net::Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
-    match s {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(four(high, low)),
-        [0x2002, high, low, ..] => Some(four(high, low)),
-        _ => six.to_ipv4_mapped(),
     }
 }
 

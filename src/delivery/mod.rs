@@ -5,6 +5,7 @@ pub mod limits;
 pub mod pace;
 pub mod route;
 pub mod source;
+pub mod sts;
 pub mod tls_policy;
 pub mod trouble;
 pub mod via;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::base::Domain;
 use crate::config::shaping::Shaping;
+use crate::delivery::sts::{Policies, Policy};
 use crate::delivery::via::Via;
 use crate::mail::{Blame, Class, EnhancedCode, Reply, Ruling};
 use crate::world::{Dice, Dns, DnsError, Mx, World};
@@ -59,13 +60,22 @@ pub struct Route {
     pub port: u16,
     /// The relay everything goes through, when there is one.
     pub via: Option<Arc<Via>>,
+    /// The policy of the domain that names its hosts and demands verified TLS (RFC 8461).
+    pub policy: Option<Arc<Policy>>,
 }
 
 impl Route {
     /// The route through a relay named by hand.
     pub fn through(via: Via) -> Route {
         let host = Host { name: via.host.as_str().into(), preference: 0, address: via.address };
-        Route { site: via.to_string().into(), hosts: [host].into(), port: via.port, via: Some(Arc::new(via)) }
+        let site = via.to_string().into();
+        Route { site, hosts: [host].into(), port: via.port, via: Some(Arc::new(via)), policy: None }
+    }
+
+    /// Whether a connection to `host` may carry mail of this route: where a policy holds, only one to a host that it names
+    /// and whose certificate was `verified` (RFC 8461 §5).
+    pub fn admits(&self, host: &str, verified: bool) -> bool {
+        self.policy.as_ref().is_none_or(|policy| verified && policy.names(host))
     }
 
     /// The hosts in the order of one attempt: by preference, shuffled where it is equal (C-03).
@@ -115,7 +125,14 @@ enum Known {
 impl Router {
     /// A router that asks `world`'s name service and tells sites by `shaping`'s providers. Hosts listen on `port`.
     pub fn new(world: &World, shaping: Arc<Shaping>, port: u16) -> Router {
-        Router { finder: Finder { dns: world.dns.clone(), shaping, port }, known: Arc::default() }
+        let finder = Finder { dns: world.dns.clone(), shaping, port, policies: None };
+        Router { finder, known: Arc::default() }
+    }
+
+    /// The same router, following MTA-STS policies.
+    pub fn with_policies(mut self, policies: Policies) -> Router {
+        self.finder.policies = Some(policies);
+        self
     }
 
     /// The route to a domain. Asked often: an answer that is known is a look into a table.
@@ -193,6 +210,7 @@ struct Finder {
     dns: Arc<dyn Dns>,
     shaping: Arc<Shaping>,
     port: u16,
+    policies: Option<Policies>,
 }
 
 impl Finder {
@@ -203,7 +221,10 @@ impl Finder {
             let text = format!("the name service did not answer for {domain} within {} s", LOOKUP_MAX.as_secs());
             (Err(NoRoute::deferred(EnhancedCode(4, 4, 3), text)), TROUBLE_TTL)
         });
-        (found, Instant::now() + ttl)
+        match (&self.policies, found) {
+            (Some(policies), Ok(route)) => (Ok(follow(route, policies.find(domain).await)), Instant::now() + ttl),
+            (_, found) => (found, Instant::now() + ttl),
+        }
     }
 
     async fn look_up(&self, domain: &Domain) -> (Found, Duration) {
@@ -258,7 +279,7 @@ impl Finder {
     }
 
     fn to(&self, hosts: Vec<Host>) -> Route {
-        Route { site: self.site(&hosts), hosts: hosts.into(), port: self.port, via: None }
+        Route { site: self.site(&hosts), hosts: hosts.into(), port: self.port, via: None, policy: None }
     }
 
     /// The site's name, from the hosts of the best preference.
@@ -276,6 +297,14 @@ impl Finder {
         }
         names.sort();
         host_set(&names)
+    }
+}
+
+/// The route under the domain's policy, when it has one.
+fn follow(route: Arc<Route>, policy: Option<Arc<Policy>>) -> Arc<Route> {
+    match policy {
+        Some(policy) => Arc::new(Route { policy: Some(policy), ..(*route).clone() }),
+        None => route,
     }
 }
 

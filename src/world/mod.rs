@@ -4,6 +4,8 @@
 mod clock;
 mod dice;
 mod dns;
+mod guard;
+mod http;
 mod net;
 mod simulated;
 
@@ -15,6 +17,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use guard::is_inward;
+pub use http::{Http, HttpError, HttpReply};
 pub use simulated::{NetTable, SeededDice, SimulatedClock, Zone};
 
 use crate::base::{Domain, Timestamp};

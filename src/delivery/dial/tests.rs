@@ -9,6 +9,7 @@ use super::*;
 use crate::base::{SourceId, Timestamp};
 use crate::config::Settings;
 use crate::config::shaping::{Shaping, Tls};
+use crate::delivery::sts::Policy;
 use crate::delivery::via::Via;
 use crate::mail::EnhancedCode;
 use crate::world::{NetTable, Zone};
@@ -51,7 +52,7 @@ fn dialler(hosts: &[(&str, &str, Tcp)]) -> Dialler {
 fn route(hosts: &[(u16, &str)]) -> Route {
     let hosts =
         hosts.iter().map(|(preference, host)| Host { name: (*host).into(), preference: *preference, address: None });
-    Route { site: "example.net".into(), hosts: hosts.collect(), port: 25, via: None }
+    Route { site: "example.net".into(), hosts: hosts.collect(), port: 25, via: None, policy: None }
 }
 
 fn source(address: Option<&str>) -> Source {
@@ -217,9 +218,25 @@ fn poison_is_known_in_every_disguise() {
         "64:ff9b::7f00:1",
         "2002:7f00:1::",
     ] {
-        assert!(is_poison(ip(bad)), "{bad}");
+        assert!(is_inward(ip(bad)), "{bad}");
     }
     for good in ["198.51.100.1", "100.63.0.1", "100.128.0.1", "172.32.0.1", "2001:db8::1", "64:ff9b::c633:6401"] {
-        assert!(!is_poison(ip(good)), "{good}");
+        assert!(!is_inward(ip(good)), "{good}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_leaves_only_the_hosts_it_names_and_never_clear_text() {
+    let policy = Policy::parse("1", "version: STSv1\nmode: enforce\nmx: b.example.net\nmax_age: 60\n").unwrap();
+    let dialler = dialler(&[(A, "198.51.100.1", Tcp::Up), (B, "198.51.100.2", Tcp::Up)]);
+    let route = Route { policy: Some(policy.into()), ..route(&[(10, A), (20, B)]) };
+    let (found, knocked) = dial(&dialler, &route, Tls::Opportunistic, |_, _| Ok(())).await;
+    assert_eq!(found.unwrap().host, Some(name(B)));
+    assert_eq!(knocked, [(Arc::from(B), Demand::Verified)]);
+
+    let broken = |_: &str, _| shut(Stage::Secure, Err(Fault::Tls("expired".into())));
+    let (found, knocked) = dial(&dialler, &route, Tls::Opportunistic, broken).await;
+    assert_eq!(found.unwrap_err().heard, Err(Fault::Tls("expired".into())));
+    assert_eq!(knocked.len(), 1, "no second knock in clear");
+    assert!(!route.admits(A, true) && !route.admits(B, false) && route.admits(B, true));
 }

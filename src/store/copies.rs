@@ -2,14 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::people::note;
 use super::sqlite::{mark, set_mark};
 use super::suppressions::suppress;
 use super::{Error, Reason, Store, SuppressionRow};
 use crate::base::{ContactId, EnvelopeId, LaunchId, Timestamp};
-use crate::mail::{Class, Outcome, Stage, Standing};
+use crate::mail::{Class, EnhancedCode, Outcome, Stage, Standing};
+
+/// A delivery report that comes later than this after the delivery no longer changes what is on record (B-12).
+const LATE_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// How far back a contact's history is read to judge it, in copies.
+const HISTORY_MAX: usize = 50;
 
 /// A copy to be recorded before it is admitted to the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,17 +44,102 @@ pub struct LookRow {
     pub subscribed: bool,
 }
 
-/// An address to be barred together with an outcome.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewBar {
-    /// The contact whose address it is.
-    pub contact: ContactId,
+/// Who decides what an outcome means for the address. It is asked inside the transaction that records the outcome, so
+/// that both count or neither; `outcome` answers.
+pub trait Judge: Send + Sync + 'static {
+    /// What this outcome says about the address, by itself.
+    fn weigh(&self, finding: Finding) -> Weight;
+
+    /// Whether an address with this history is barred: what its copies came to, newest first, this one included.
+    fn judge(&self, history: &[Mailing]) -> Option<Reason>;
+}
+
+/// What is to be weighed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finding {
+    /// Where the copy stands now.
+    pub standing: Standing,
     /// Why.
-    pub reason: Reason,
-    /// The reply, for a person.
-    pub detail: String,
-    /// Since when.
-    pub since: Timestamp,
+    pub class: Class,
+    /// What it was deferred for, when it expired.
+    pub cause: Option<Class>,
+    /// How far the attempt came; `None` when there was none.
+    pub stage: Option<Stage>,
+    /// Whether a delivery report said so, after the copy was taken.
+    pub late: bool,
+}
+
+/// What an outcome says about the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// Nothing against it.
+    Nothing,
+    /// It is barred at once.
+    Bars(Reason),
+    /// It depends on what came before.
+    Counts,
+}
+
+/// A report that a copy, taken before, could not be delivered after all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LateBounce {
+    /// The copy.
+    pub copy: EnvelopeId,
+    /// Why.
+    pub class: Class,
+    /// The basic code in the report.
+    pub code: Option<u16>,
+    /// The status in the report.
+    pub enhanced: Option<EnhancedCode>,
+    /// The report's words, for a person.
+    pub text: String,
+    /// When it came in.
+    pub at: Timestamp,
+}
+
+/// What a late bounce changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Late {
+    /// The copy was delivered, or in doubt, and now counts as failed.
+    Moved,
+    /// The copy is not yet on record as delivered; it will count as failed once it is.
+    Ahead,
+    /// Nothing: it had bounced or failed before, or was never sent.
+    Known,
+    /// Nothing: it was delivered more than 30 days before.
+    TooLate,
+    /// Nothing: no such copy was planned.
+    Unknown,
+}
+
+/// What one copy came to, as part of a contact's history.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Mailing {
+    /// The campaign it was a copy of.
+    pub campaign: String,
+    /// Where it stands.
+    pub standing: Standing,
+    /// Why.
+    pub class: Option<Class>,
+    /// What it was deferred for, when it expired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Class>,
+    /// How far the last attempt came.
+    pub stage: Option<Stage>,
+    /// The last answer, codes first.
+    pub answer: String,
+    /// Whether it bounced after it was delivered.
+    pub late: bool,
+    /// When it last changed.
+    pub at: Timestamp,
+}
+
+impl Mailing {
+    /// The same, to be weighed; `None` when there was no outcome yet.
+    pub fn finding(&self) -> Option<Finding> {
+        let Mailing { standing, class, cause, stage, late, .. } = *self;
+        Some(Finding { standing, class: class?, cause, stage, late })
+    }
 }
 
 /// Copies counted by site, standing and class.
@@ -67,8 +159,8 @@ pub struct Figure {
     pub tries: u64,
     /// How often they were sent again after a lost answer, together.
     pub doubtful: u64,
-    /// One of their answers.
-    pub sample: String,
+    /// When the last of them came to stand here.
+    pub last: Timestamp,
 }
 
 /// One copy on record.
@@ -161,7 +253,8 @@ impl Store {
     pub fn planned(&self, launch: LaunchId) -> Result<(u64, u64), Error> {
         self.backend.read(|db| {
             db.prepare_cached(
-                "SELECT count(*), count(*) FILTER (WHERE standing NOT IN (4, 5)) FROM copies WHERE launch = ?1",
+                "SELECT coalesce(sum(copies), 0), coalesce(sum(copies) FILTER (WHERE standing NOT IN (4, 5)), 0) \
+                 FROM tallies WHERE launch = ?1",
             )?
             .query_row([launch.0], |row| Ok((row.get(0)?, row.get(1)?)))
         })
@@ -170,7 +263,7 @@ impl Store {
     /// How many copies of a launch are not final.
     pub fn unsettled(&self, launch: LaunchId) -> Result<u64, Error> {
         self.backend.read(|db| {
-            db.prepare_cached("SELECT count(*) FROM copies WHERE launch = ?1 AND standing IN (0, 1)")?
+            db.prepare_cached("SELECT coalesce(sum(copies), 0) FROM tallies WHERE launch = ?1 AND standing IN (0, 1)")?
                 .query_row([launch.0], |row| row.get(0))
         })
     }
@@ -199,22 +292,52 @@ impl Store {
         })
     }
 
-    /// Copies a batch of outcomes to the record, with the bars that follow from them, in one transaction. A batch whose
-    /// number is on record already is not counted twice.
-    pub async fn settle(&self, batch: u64, outcomes: Vec<Outcome>, bars: Vec<NewBar>) -> Result<(), Error> {
+    /// Copies a batch of outcomes to the record and bars whom the judge says, in one transaction. A batch whose number is
+    /// on record already is not counted twice. Gives the outcomes that belong to no planned copy.
+    pub async fn settle(
+        &self,
+        batch: u64,
+        outcomes: Vec<Outcome>,
+        judge: Arc<dyn Judge>,
+    ) -> Result<Vec<EnvelopeId>, Error> {
         self.backend
             .write(move |db| {
                 if mark(db, "outcome")? >= batch {
-                    return Ok(());
+                    return Ok(Vec::new());
                 }
                 let mut sites = Sites::default();
+                let mut unplanned = Vec::new();
                 for outcome in &outcomes {
-                    settle_one(db, &mut sites, outcome)?;
+                    match settle_one(db, &mut sites, outcome)? {
+                        Some(finding) => weigh(db, &*judge, outcome.envelope, finding, outcome.at)?,
+                        None => unplanned.push(outcome.envelope),
+                    }
                 }
-                for bar in &bars {
-                    bar_contact(db, bar)?;
+                set_mark(db, "outcome", batch)?;
+                Ok(unplanned)
+            })
+            .await
+    }
+
+    /// Records that a copy bounced after it was taken, with its statistics, and bars the address when the judge says so;
+    /// durable when it returns. The same report twice counts once.
+    pub async fn bounced_late(&self, bounce: LateBounce, judge: Arc<dyn Judge>) -> Result<Late, Error> {
+        self.backend
+            .write(move |db| {
+                let late = record_bounce(db, &bounce)?;
+                if matches!(late, Late::Moved | Late::Ahead) {
+                    let contact = bounce.copy.contact();
+                    note(db, contact, "bounced", &format!("{}: {}", bounce.class, bounce.text), bounce.at)?;
+                    let finding = Finding {
+                        standing: Standing::Failed,
+                        class: bounce.class,
+                        cause: None,
+                        stage: None,
+                        late: true,
+                    };
+                    weigh(db, &*judge, bounce.copy, finding, bounce.at)?;
                 }
-                set_mark(db, "outcome", batch)
+                Ok(late)
             })
             .await
     }
@@ -223,9 +346,9 @@ impl Store {
     pub fn figures(&self, launch: LaunchId) -> Result<Vec<Figure>, Error> {
         self.backend.read(|db| {
             let mut rows = db.prepare_cached(
-                "SELECT s.name, p.standing, p.class, p.late, count(*), sum(p.tries), sum(p.doubtful), max(p.text) \
-                 FROM copies p JOIN sites s ON s.id = p.site WHERE p.launch = ?1 \
-                 GROUP BY s.name, p.standing, p.class, p.late ORDER BY s.name, p.standing, p.class",
+                "SELECT s.name, t.standing, nullif(t.class, ''), t.late, t.copies, t.tries, t.doubtful, t.last \
+                 FROM tallies t JOIN sites s ON s.id = t.site WHERE t.launch = ?1 AND t.copies > 0 \
+                 ORDER BY s.name, t.standing, t.class",
             )?;
             let figures = rows.query_map([launch.0], |row| {
                 Ok(Figure {
@@ -236,11 +359,42 @@ impl Store {
                     copies: row.get(4)?,
                     tries: row.get(5)?,
                     doubtful: row.get(6)?,
-                    sample: row.get(7)?,
+                    last: Timestamp::from_ms(row.get(7)?),
                 })
             })?;
             figures.collect()
         })
+    }
+
+    /// One answer that copies were deferred or failed with for this reason, codes first; empty when there is none.
+    pub fn sample(&self, launch: LaunchId, standing: Standing, class: Class) -> Result<String, Error> {
+        self.backend.read(|db| {
+            db.prepare_cached(
+                "SELECT code, enhanced, text FROM copies INDEXED BY copies_in_trouble \
+                 WHERE launch = ?1 AND standing IN (1, 3) AND standing = ?2 AND class = ?3 LIMIT 1",
+            )?
+            .query_row(params![launch.0, number(&STANDINGS, standing), class.word()], |row| answer(row, 0))
+            .optional()
+            .map(Option::unwrap_or_default)
+        })
+    }
+
+    /// How many copies of a launch were delivered in each span of `width` since `from`; spans without any are absent.
+    pub fn deliveries(&self, launch: LaunchId, from: Timestamp, width: Duration) -> Result<Vec<(u32, u64)>, Error> {
+        let width = i64::try_from(width.as_millis()).unwrap_or(i64::MAX).max(1);
+        self.backend.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT max(at - ?2, 0) / ?3 AS span, count(*) FROM copies WHERE launch = ?1 AND standing = 2 \
+                 GROUP BY span ORDER BY span",
+            )?;
+            let spans = rows.query_map(params![launch.0, from.as_ms(), width], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            spans.collect()
+        })
+    }
+
+    /// What a contact's copies came to, newest first, at most `most`.
+    pub fn history(&self, contact: ContactId, most: usize) -> Result<Vec<Mailing>, Error> {
+        self.backend.read(|db| history(db, contact, most))
     }
 
     /// At most `most` copies of a launch after `after`, in order of contact.
@@ -290,39 +444,161 @@ impl Sites {
     }
 }
 
-fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite::Result<()> {
+/// Writes one outcome over what is on record of its copy; gives what to weigh, or `None` when it was never planned. A
+/// copy whose bounce came in before its delivery was on record counts as failed.
+fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite::Result<Option<Finding>> {
     let site = outcome.site.as_ref().map(|name| sites.number(db, name)).transpose()?;
+    if outcome.state == Standing::Delivered && settle_bounced(db, site, outcome)? {
+        return Ok(Some(Finding {
+            standing: Standing::Delivered,
+            class: outcome.class,
+            cause: None,
+            stage: outcome.stage,
+            late: true,
+        }));
+    }
+    let cause = db
+        .prepare_cached(
+            "UPDATE copies SET site = coalesce(?3, site), standing = ?4, class = ?5, code = ?6, enhanced = ?7, \
+             stage = ?8, text = ?9, host = ?10, tries = ?11, doubtful = ?12, at = ?13, \
+             cause = iif(?5 = 'soft.expired', class, NULL) WHERE launch = ?1 AND contact = ?2 RETURNING cause",
+        )?
+        .query_row(
+            params![
+                outcome.envelope.launch().0,
+                outcome.envelope.contact().0,
+                site,
+                number(&STANDINGS, outcome.state),
+                outcome.class.word(),
+                outcome.code,
+                outcome.enhanced.map(|code| code.to_string()),
+                outcome.stage.map(|stage| number(&STAGES, stage)),
+                outcome.text,
+                outcome.host.as_ref().map(|host| host.as_str()),
+                outcome.tries,
+                outcome.doubtful,
+                outcome.at.as_ms(),
+            ],
+            |row| class(row, 0),
+        )
+        .optional()?;
+    let Outcome { state, class, stage, .. } = *outcome;
+    Ok(cause.map(|cause| Finding { standing: state, class, cause, stage, late: false }))
+}
+
+/// Settles a delivered copy as failed when its bounce was there first; gives whether it was.
+fn settle_bounced(db: &Connection, site: Option<i64>, outcome: &Outcome) -> rusqlite::Result<bool> {
+    let copy = outcome.envelope;
     db.prepare_cached(
-        "UPDATE copies SET site = coalesce(?3, site), standing = ?4, class = ?5, code = ?6, enhanced = ?7, \
-         stage = ?8, text = ?9, host = ?10, tries = ?11, doubtful = ?12, at = ?13 WHERE launch = ?1 AND contact = ?2",
+        "UPDATE copies SET site = coalesce(?3, site), standing = 3, host = ?4, tries = ?5, doubtful = ?6, at = ?7 \
+         WHERE launch = ?1 AND contact = ?2 AND late = 1",
     )?
     .execute(params![
-        outcome.envelope.launch().0,
-        outcome.envelope.contact().0,
+        copy.launch().0,
+        copy.contact().0,
         site,
-        number(&STANDINGS, outcome.state),
-        outcome.class.word(),
-        outcome.code,
-        outcome.enhanced.map(|code| code.to_string()),
-        outcome.stage.map(|stage| number(&STAGES, stage)),
-        outcome.text,
         outcome.host.as_ref().map(|host| host.as_str()),
         outcome.tries,
         outcome.doubtful,
         outcome.at.as_ms(),
     ])
-    .map(drop)
+    .map(|changed| changed > 0)
 }
 
-/// Suppresses a contact's address, if the contact is still there.
-fn bar_contact(db: &Connection, bar: &NewBar) -> rusqlite::Result<()> {
-    let address: Option<String> = db
-        .prepare_cached("SELECT address FROM contacts WHERE id = ?1")?
-        .query_row([bar.contact.0], |row| row.get(0))
+/// Moves a copy that bounced late; gives what that changed.
+fn record_bounce(db: &Connection, bounce: &LateBounce) -> rusqlite::Result<Late> {
+    let copy = bounce.copy;
+    let found = db
+        .prepare_cached("SELECT standing, late, at FROM copies WHERE launch = ?1 AND contact = ?2")?
+        .query_row(params![copy.launch().0, copy.contact().0], |row| {
+            Ok((standing(row, 0)?, row.get::<_, bool>(1)?, Timestamp::from_ms(row.get(2)?)))
+        })
         .optional()?;
-    let Some(address) = address else { return Ok(()) };
-    let row = SuppressionRow { address, reason: bar.reason, detail: bar.detail.clone(), since: bar.since };
-    suppress(db, &row).map(drop)
+    let (now, late) = match found {
+        None => return Ok(Late::Unknown),
+        Some((_, true, _)) => return Ok(Late::Known),
+        Some((Standing::Delivered | Standing::InDoubt, false, at)) if bounce.at.since(at) > LATE_MAX => {
+            return Ok(Late::TooLate);
+        }
+        Some((Standing::Delivered | Standing::InDoubt, false, _)) => (Standing::Failed, Late::Moved),
+        Some((Standing::Waiting, false, _)) => (Standing::Waiting, Late::Ahead),
+        Some((Standing::Deferred, false, _)) => (Standing::Deferred, Late::Ahead),
+        Some((Standing::Failed | Standing::Barred | Standing::Skipped | Standing::Cancelled, false, _)) => {
+            return Ok(Late::Known);
+        }
+    };
+    db.prepare_cached(
+        "UPDATE copies SET standing = ?3, late = 1, class = ?4, code = ?5, enhanced = ?6, text = ?7, stage = NULL, \
+         cause = NULL WHERE launch = ?1 AND contact = ?2",
+    )?
+    .execute(params![
+        copy.launch().0,
+        copy.contact().0,
+        number(&STANDINGS, now),
+        bounce.class.word(),
+        bounce.code,
+        bounce.enhanced.map(|code| code.to_string()),
+        bounce.text,
+    ])?;
+    Ok(late)
+}
+
+/// Suppresses the address of a copy when the judge says so, and the contact is still there.
+fn weigh(
+    db: &Connection,
+    judge: &dyn Judge,
+    copy: EnvelopeId,
+    finding: Finding,
+    at: Timestamp,
+) -> rusqlite::Result<()> {
+    let reason = match judge.weigh(finding) {
+        Weight::Nothing => None,
+        Weight::Bars(reason) => Some(reason),
+        Weight::Counts => judge.judge(&history(db, copy.contact(), HISTORY_MAX)?),
+    };
+    let Some(reason) = reason else { return Ok(()) };
+    let bar = db
+        .prepare_cached(
+            "SELECT c.address, l.campaign, p.code, p.enhanced, p.text FROM copies p JOIN launches l ON l.id = p.launch \
+             JOIN contacts c ON c.id = p.contact WHERE p.launch = ?1 AND p.contact = ?2",
+        )?
+        .query_row(params![copy.launch().0, copy.contact().0], |row| {
+            let campaign: String = row.get(1)?;
+            let detail = format!("{} in {campaign}: {}", finding.class, answer(row, 2)?);
+            Ok(SuppressionRow { address: row.get(0)?, reason, detail, since: at })
+        })
+        .optional()?;
+    bar.map_or(Ok(()), |bar| suppress(db, &bar).map(drop))
+}
+
+fn history(db: &Connection, contact: ContactId, most: usize) -> rusqlite::Result<Vec<Mailing>> {
+    let mut rows = db.prepare_cached(
+        "SELECT l.campaign, p.standing, p.class, p.cause, p.stage, p.code, p.enhanced, p.text, p.late, p.at \
+         FROM copies p JOIN launches l ON l.id = p.launch WHERE p.contact = ?1 ORDER BY p.at DESC, p.launch DESC LIMIT ?2",
+    )?;
+    let mailings = rows.query_map(params![contact.0, most], |row| {
+        Ok(Mailing {
+            campaign: row.get(0)?,
+            standing: standing(row, 1)?,
+            class: class(row, 2)?,
+            cause: class(row, 3)?,
+            stage: stage(row, 4)?,
+            answer: answer(row, 5)?,
+            late: row.get(8)?,
+            at: Timestamp::from_ms(row.get(9)?),
+        })
+    })?;
+    mailings.collect()
+}
+
+/// Code, enhanced code and text in three columns from `first`, as one line.
+fn answer(row: &Row<'_>, first: usize) -> rusqlite::Result<String> {
+    let code: Option<u16> = row.get(first)?;
+    let enhanced: Option<String> = row.get(first + 1)?;
+    let text: String = row.get(first + 2)?;
+    let parts = [code.map(|code| code.to_string()), enhanced, Some(text)];
+    let said: Vec<String> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+    Ok(said.join(" "))
 }
 
 fn number<T: PartialEq>(table: &[T], value: T) -> i64 {
@@ -339,8 +615,12 @@ fn class(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Class>> {
     Ok(word.map(|word| Class::parse(&word).unwrap_or(Class::Undetermined)))
 }
 
+fn stage(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Stage>> {
+    let number: Option<usize> = row.get(column)?;
+    Ok(number.and_then(|number| STAGES.get(number).copied()))
+}
+
 fn copy_row(row: &Row<'_>) -> rusqlite::Result<CopyRow> {
-    let stage: Option<usize> = row.get(7)?;
     Ok(CopyRow {
         contact: ContactId(row.get(0)?),
         address: row.get(1)?,
@@ -349,7 +629,7 @@ fn copy_row(row: &Row<'_>) -> rusqlite::Result<CopyRow> {
         class: class(row, 4)?,
         code: row.get(5)?,
         enhanced: row.get(6)?,
-        stage: stage.and_then(|number| STAGES.get(number).copied()),
+        stage: stage(row, 7)?,
         text: row.get(8)?,
         host: row.get(9)?,
         tries: row.get(10)?,

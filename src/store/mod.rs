@@ -16,7 +16,7 @@ mod suppressions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use copies::{CopyRow, Figure, LookRow, NewBar, PlannedRow};
+pub use copies::{CopyRow, Figure, Finding, Judge, Late, LateBounce, LookRow, Mailing, PlannedRow, Weight};
 pub use launches::{EditionRow, LaunchKind, LaunchOptions, LaunchRow, LaunchState, NewLaunch};
 pub use people::{
     Candidate, ContactRow, EventRow, ImportCounts, ListRow, MembershipRow, MembershipStatus, NewContact, OnConflict,

@@ -52,6 +52,19 @@ fn outcome(envelope: EnvelopeId, state: Standing, class: Class) -> Outcome {
     }
 }
 
+/// Bars whoever a copy failed for.
+struct BarsFailed;
+
+impl Judge for BarsFailed {
+    fn weigh(&self, finding: Finding) -> Weight {
+        if finding.standing == Standing::Failed { Weight::Bars(Reason::Hard) } else { Weight::Nothing }
+    }
+
+    fn judge(&self, _: &[Mailing]) -> Option<Reason> {
+        None
+    }
+}
+
 /// Runs a test on a store with its own threads and on one without.
 async fn on_both<F: Future<Output = ()>>(test: impl Fn(Store) -> F) {
     let folder = tempfile::tempdir().unwrap();
@@ -104,8 +117,13 @@ async fn the_last_look_sees_suppression_departure_and_pause_at_once() {
         let look = store.look(copy).unwrap();
         assert_eq!((look.launch, look.suppressed, look.subscribed), (Some(LaunchState::Running), None, true));
 
-        let bar = NewBar { contact: ann, reason: Reason::Complaint, detail: String::new(), since: NOW };
-        store.settle(1, Vec::new(), vec![bar]).await.unwrap();
+        let complaint = SuppressionRow {
+            address: "ann@example.com".into(),
+            reason: Reason::Complaint,
+            detail: String::new(),
+            since: NOW,
+        };
+        store.suppress(vec![complaint]).await.unwrap();
         assert_eq!(store.look(copy).unwrap().suppressed, Some(Reason::Complaint));
         store.unsubscribe(ann, None, NOW).await.unwrap();
         assert!(!store.look(copy).unwrap().subscribed);
@@ -147,13 +165,16 @@ async fn a_batch_of_outcomes_counts_once() {
         let row = PlannedRow { contact: ann, standing: Standing::Waiting, barred: None, site: "example.com".into() };
         store.record_batch(launch, 0, vec![row], NOW).await.unwrap();
         let failed = outcome(copy, Standing::Failed, Class::HardUnknownUser);
-        store.settle(5, vec![failed], Vec::new()).await.unwrap();
-        store.settle(5, vec![outcome(copy, Standing::Waiting, Class::SoftQuota)], Vec::new()).await.unwrap();
+        assert_eq!(store.settle(5, vec![failed], Arc::new(BarsFailed)).await.unwrap(), []);
+        let again = outcome(copy, Standing::Waiting, Class::SoftQuota);
+        assert_eq!(store.settle(5, vec![again], Arc::new(BarsFailed)).await.unwrap(), []);
         let figures = store.figures(launch).unwrap();
         assert_eq!((figures.len(), figures[0].standing, figures[0].copies), (1, Standing::Failed, 1));
         assert_eq!(store.last_outcome().unwrap(), 5);
         assert_eq!(store.unsettled(launch).unwrap(), 0);
         assert_eq!(store.copy(copy).unwrap().unwrap().class, Some(Class::HardUnknownUser));
+        let bar = store.suppression("ann@example.com").unwrap().unwrap();
+        assert_eq!((bar.reason, &*bar.detail), (Reason::Hard, "hard.unknown_user in welcome: 550 no such user"));
     })
     .await;
 }

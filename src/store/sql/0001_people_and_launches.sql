@@ -104,7 +104,8 @@ CREATE TABLE sites (
 ) STRICT;
 
 -- One row per planned copy: where it stands. Standing and stage are the numbers of their words in `copies.rs`;
--- position is the list it was read from, late is 1 for what bounced after it was delivered.
+-- position is the list it was read from, late is 1 once a delivery report said that it bounced, cause is the class it was
+-- last deferred for when it expired.
 CREATE TABLE copies (
     launch   INTEGER NOT NULL,
     contact  INTEGER NOT NULL,
@@ -112,6 +113,7 @@ CREATE TABLE copies (
     site     INTEGER NOT NULL REFERENCES sites (id),
     standing INTEGER NOT NULL,
     class    TEXT,
+    cause    TEXT,
     code     INTEGER,
     enhanced TEXT,
     stage    INTEGER,
@@ -123,6 +125,43 @@ CREATE TABLE copies (
     at       INTEGER NOT NULL,
     PRIMARY KEY (launch, contact)
 ) STRICT, WITHOUT ROWID;
+
+-- All that one contact was sent.
+CREATE INDEX copies_by_contact ON copies (contact);
+
+-- What was deferred or failed, by reason: for samples, and for whoever wants to try again.
+CREATE INDEX copies_in_trouble ON copies (launch, standing, class) WHERE standing IN (1, 3);
+
+-- The figures of every launch. Written by the triggers below and nobody else, so that they always add up to the copies.
+CREATE TABLE tallies (
+    launch   INTEGER NOT NULL,
+    site     INTEGER NOT NULL,
+    standing INTEGER NOT NULL,
+    class    TEXT    NOT NULL,
+    late     INTEGER NOT NULL,
+    copies   INTEGER NOT NULL,
+    tries    INTEGER NOT NULL,
+    doubtful INTEGER NOT NULL,
+    last     INTEGER NOT NULL,
+    PRIMARY KEY (launch, site, standing, class, late)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER copy_planned AFTER INSERT ON copies BEGIN
+    INSERT INTO tallies VALUES (new.launch, new.site, new.standing, coalesce(new.class, ''), new.late,
+        1, new.tries, new.doubtful, new.at)
+    ON CONFLICT (launch, site, standing, class, late) DO UPDATE SET copies = copies + 1,
+        tries = tries + excluded.tries, doubtful = doubtful + excluded.doubtful, last = max(last, excluded.last);
+END;
+
+CREATE TRIGGER copy_moved AFTER UPDATE OF site, standing, class, late, tries, doubtful ON copies BEGIN
+    UPDATE tallies SET copies = copies - 1, tries = tries - old.tries, doubtful = doubtful - old.doubtful
+    WHERE launch = old.launch AND site = old.site AND standing = old.standing AND class = coalesce(old.class, '')
+        AND late = old.late;
+    INSERT INTO tallies VALUES (new.launch, new.site, new.standing, coalesce(new.class, ''), new.late,
+        1, new.tries, new.doubtful, new.at)
+    ON CONFLICT (launch, site, standing, class, late) DO UPDATE SET copies = copies + 1,
+        tries = tries + excluded.tries, doubtful = doubtful + excluded.doubtful, last = max(last, excluded.last);
+END;
 
 -- Single numbers: `epoch` and `outcome`, by which queue and store prove that they belong together.
 CREATE TABLE marks (

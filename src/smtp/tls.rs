@@ -1,0 +1,189 @@
+//! TLS for outgoing connections: certificates checked where that is asked for, and where it is not, at least a secret
+//! line. Decides nothing about clear text: that is the connection's and `delivery::tls_policy`'s.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, ProtocolVersion, RootCertStore, SignatureScheme};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::world::Stream;
+
+/// Hosts whose sessions are remembered for resumption.
+const SESSIONS_MAX: usize = 4096;
+
+/// Why TLS cannot be set up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TlsError {
+    /// The file of additional authorities cannot be read, or holds none.
+    #[error("tls_ca: {}: {why}; it must hold certificates in PEM", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What was agreed on, for the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// The cipher suite by its name at IANA.
+    pub cipher: String,
+    /// Whether the certificate was proved valid for the host's name.
+    pub verified: bool,
+    /// Whether an earlier session with the host was taken up again.
+    pub resumed: bool,
+}
+
+/// Whether the host must prove its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Any certificate will do: the line is secret, the other end unknown (RFC 7435).
+    None,
+    /// The certificate must be valid for the host's name.
+    Name,
+}
+
+/// The settings of all handshakes, built once and shared; cheap to clone.
+#[derive(Clone)]
+pub struct TlsClient {
+    unverified: TlsConnector,
+    verified: TlsConnector,
+}
+
+impl TlsClient {
+    /// Trusts the authorities of the Web, and those of a PEM file. TLS 1.2 and 1.3 (C-40).
+    pub fn new(extra_ca: Option<&Path>) -> Result<TlsClient, TlsError> {
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        if let Some(path) = extra_ca {
+            add_authorities(&mut roots, path).map_err(|why| TlsError::Authorities { path: path.to_owned(), why })?;
+        }
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .build()
+            .expect("a store with the authorities of the Web is not empty");
+        let unverified = connector(provider.clone(), Arc::new(AnyCertificate(provider.clone())));
+        Ok(TlsClient { unverified, verified: connector(provider, verifier) })
+    }
+
+    /// Shakes hands. The caller sets the time limit; after an error the stream is spoilt.
+    pub(super) async fn connect(
+        &self,
+        stream: Box<dyn Stream>,
+        host: &str,
+        proof: Proof,
+    ) -> Result<(Box<dyn Stream>, TlsFacts), String> {
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|_| format!("`{host}` cannot stand in a certificate"))?;
+        let connector = match proof {
+            Proof::None => &self.unverified,
+            Proof::Name => &self.verified,
+        };
+        let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
+        let facts = facts(&stream, proof);
+        Ok((Box::new(stream), facts))
+    }
+}
+
+/// Each kind of proof has settings of its own, and so memory of its own: a session begun unverified must not be resumed
+/// as a verified one.
+fn connector(provider: Arc<CryptoProvider>, verifier: Arc<dyn ServerCertVerifier>) -> TlsConnector {
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider knows TLS 1.2 and 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+    TlsConnector::from(Arc::new(config))
+}
+
+fn facts(stream: &TlsStream<Box<dyn Stream>>, proof: Proof) -> TlsFacts {
+    let (_, session) = stream.get_ref();
+    let version = match session.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(_) | None => "TLSv1.2",
+    };
+    let cipher = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
+    TlsFacts {
+        version,
+        cipher: cipher.to_owned(),
+        verified: proof == Proof::Name,
+        resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+    }
+}
+
+fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
+    let mut some = false;
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
+        roots.add(certificate.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+        some = true;
+    }
+    if some { Ok(()) } else { Err("there is no certificate in it".into()) }
+}
+
+/// Takes any certificate, but still wants the handshake signed with its key.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_that_are_none_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        assert!(TlsClient::new(Some(&file)).is_err());
+        std::fs::write(&file, "nothing of the kind").unwrap();
+        let error = TlsClient::new(Some(&file)).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            format!("tls_ca: {}: there is no certificate in it; it must hold certificates in PEM", file.display())
+        );
+    }
+}

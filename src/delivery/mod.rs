@@ -2,7 +2,9 @@
 
 pub mod dial;
 pub mod limits;
+pub mod look;
 pub mod pace;
+pub mod press;
 pub mod route;
 pub mod source;
 pub mod sts;

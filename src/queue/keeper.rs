@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::agenda::{Agenda, Claim};
 use super::lease::{Action, Homes, Lease, Manner, Settlement};
 use super::ledger::{Ledger, Move};
-use super::{Admission, BUCKETS, Depth, DomainDepth, Error, Sweep, codec, keys, lock};
+use super::{Admission, BUCKETS, Claimed, Depth, DomainDepth, Error, Sweep, codec, keys, lock};
 use crate::base::{Domain, EnvelopeId, LaunchId, Timestamp};
 use crate::mail::{Class, Envelope, InDoubt, Lane, Outcome, Standing};
 use crate::world::Clock;
@@ -39,7 +39,7 @@ type Reply<T> = oneshot::Sender<Result<T, Error>>;
 /// What the keeper is asked.
 pub(super) enum Request {
     Admit(Admission, Reply<()>),
-    Claim(Reply<Domain>),
+    Claim(Reply<Claimed>),
     Lease(Domain, usize, Reply<Vec<Lease>>),
     Rest(Domain, Timestamp, Reply<()>),
     Settle(Vec<Settlement>, Reply<()>),
@@ -80,7 +80,8 @@ pub struct Keeper {
     held: BTreeSet<LaunchId>,
     drops: BTreeMap<EnvelopeId, u8>,
     admissions: VecDeque<(Admission, Reply<()>)>,
-    claims: VecDeque<Reply<Domain>>,
+    claims: VecDeque<Reply<Claimed>>,
+    leases: Vec<LeaseCall>,
     clerk: Option<ClerkCall>,
     batch: Batch,
     /// Why the ledger can no longer be written; everybody who asks is told.
@@ -91,6 +92,13 @@ pub struct Keeper {
 struct ClerkCall {
     most: usize,
     answer: Reply<(u64, Vec<Outcome>)>,
+}
+
+/// A carrier's desk, waiting for leases: served together after the round's commit.
+struct LeaseCall {
+    domain: Domain,
+    most: usize,
+    answer: Reply<Vec<Lease>>,
 }
 
 /// What the next commit will do, and who waits for it.
@@ -134,6 +142,7 @@ impl Keeper {
             drops: BTreeMap::new(),
             admissions: VecDeque::new(),
             claims: VecDeque::new(),
+            leases: Vec::new(),
             clerk: None,
             batch: Batch::default(),
             broken: None,
@@ -198,7 +207,10 @@ impl Keeper {
                 self.admit_slice();
             }
             self.commit();
+            self.serve_leases();
             self.serve_claims();
+            // copies of held launches that came up were put aside
+            self.commit();
             self.serve_clerk();
         }
         self.commit();
@@ -230,11 +242,7 @@ impl Keeper {
                 Ok(()) => self.claims.push_back(answer),
                 Err(error) => drop(answer.send(Err(error))),
             },
-            Request::Lease(domain, most, answer) => {
-                let leases = self.guard().and_then(|()| self.lease(&domain, most));
-                // leases that nobody waits for any more go home on drop
-                let _ = answer.send(leases);
-            }
+            Request::Lease(domain, most, answer) => self.leases.push(LeaseCall { domain, most, answer }),
             Request::Rest(domain, until, answer) => {
                 self.rest(&domain, until);
                 let _ = answer.send(Ok(()));
@@ -409,10 +417,18 @@ impl Keeper {
         }
     }
 
+    /// A lease reads the ledger: what the round has changed is on it by now.
+    fn serve_leases(&mut self) {
+        for LeaseCall { domain, most, answer } in std::mem::take(&mut self.leases) {
+            let leases = self.guard().and_then(|()| self.lease(&domain, most));
+            // leases that nobody waits for any more go home
+            if let Err(Ok(leases)) = answer.send(leases) {
+                leases.into_iter().for_each(Lease::home);
+            }
+        }
+    }
+
     fn lease(&mut self, domain: &Domain, most: usize) -> Result<Vec<Lease>, Error> {
-        // a lease reads the ledger: what this round has changed must be on it
-        self.commit();
-        self.guard()?;
         let now = self.clock.now();
         let mut leases = Vec::new();
         while leases.len() < most {
@@ -427,7 +443,7 @@ impl Keeper {
                 None => break,
             }
         }
-        if leases.is_empty() {
+        if leases.len() < most {
             self.agenda.change(domain, |standing| standing.claim = None);
         }
         Ok(leases)
@@ -674,10 +690,26 @@ impl Keeper {
                 continue;
             }
             self.agenda.change(&domain, |standing| standing.claim = Some(Claim::default()));
-            if answer.send(Ok(domain.clone())).is_err() {
-                self.rest(&domain, now);
+            match self.first_launch(&domain, now) {
+                Ok(Some(launch)) => {
+                    if answer.send(Ok(Claimed { domain: domain.clone(), launch })).is_err() {
+                        self.rest(&domain, now);
+                    }
+                }
+                Ok(None) => {
+                    self.agenda.change(&domain, |standing| standing.claim = None);
+                    self.claims.push_front(answer);
+                }
+                Err(error) => drop(answer.send(Err(error))),
             }
         }
+    }
+
+    /// The launch of a claimed domain's first due copy; `None` when all are out on lease or none is due.
+    fn first_launch(&mut self, domain: &Domain, now: Timestamp) -> Result<Option<LaunchId>, Error> {
+        self.read_ahead(domain, now)?;
+        let claim = self.agenda.look(domain).and_then(|standing| standing.claim.as_ref());
+        Ok(claim.and_then(|claim| claim.ready.front()).map(|envelope| envelope.id.launch()))
     }
 
     fn serve_clerk(&mut self) {

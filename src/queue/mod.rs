@@ -149,6 +149,15 @@ impl Marks {
     }
 }
 
+/// A domain with work due, claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The domain.
+    pub domain: Domain,
+    /// The launch of the copy that comes first: it tells whether mail goes to the domain's own hosts or through a relay.
+    pub launch: LaunchId,
+}
+
 /// How much waits for one domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainDepth {
@@ -188,12 +197,12 @@ impl Queue {
     }
 
     /// Waits until some domain has a copy due, and claims it: nobody else gets it until it is given back.
-    pub async fn claim(&self) -> Result<Domain, Error> {
+    pub async fn claim(&self) -> Result<Claimed, Error> {
         self.ask(Request::Claim).await
     }
 
-    /// At most `most` due copies of a claimed domain, urgent ones first, then by due time. None: the claim is given back,
-    /// and the domain waits for its next due time.
+    /// At most `most` due copies of a claimed domain, urgent ones first, then by due time. Fewer than asked for: no more
+    /// are due, the claim is given back, and the domain waits for its next due time.
     pub async fn lease(&self, domain: &Domain, most: usize) -> Result<Vec<Lease>, Error> {
         self.ask(|answer| Request::Lease(domain.clone(), most, answer)).await
     }

@@ -85,7 +85,7 @@ async fn a_copy_goes_from_admission_to_its_outcome() {
         admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now()))]).await;
         assert_eq!((queue.depth().waiting, queue.cursor(LAUNCH, 3).await), (1, Ok(Some(vec![7]))));
         assert_eq!(queue.waiting_in(9), 1);
-        let claimed = queue.claim().await.unwrap();
+        let claimed = queue.claim().await.unwrap().domain;
         let lease = queue.lease(&claimed, 5).await.unwrap().pop().unwrap();
         queue.settle(vec![lease.intend()]).await.unwrap();
         let gone = outcome(&lease, Standing::Delivered);
@@ -110,7 +110,7 @@ async fn urgent_copies_come_first_then_the_earliest_due() {
             (a.clone(), copy(3, Lane::Urgent, before(1))),
         ];
         admit(&queue, copies).await;
-        let claimed = queue.claim().await.unwrap();
+        let claimed = queue.claim().await.unwrap().domain;
         let first = queue.lease(&claimed, 2).await.unwrap();
         admit(&queue, vec![(a.clone(), copy(4, Lane::Urgent, clock.now()))]).await;
         let then = queue.lease(&claimed, 2).await.unwrap();
@@ -127,7 +127,7 @@ async fn a_deferred_copy_waits_for_its_time_even_behind_other_lanes() {
         let copies =
             vec![(a.clone(), copy(1, Lane::Urgent, clock.now())), (a.clone(), copy(2, Lane::Bulk, clock.now()))];
         admit(&queue, copies).await;
-        let claimed = queue.claim().await.unwrap();
+        let claimed = queue.claim().await.unwrap().domain;
         let urgent = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
         let later = outcome(&urgent, Standing::Deferred);
         let due = clock.now() + Duration::from_secs(600);
@@ -137,7 +137,7 @@ async fn a_deferred_copy_waits_for_its_time_even_behind_other_lanes() {
         queue.settle(vec![bulk.settle(gone, Next::Gone)]).await.unwrap();
         assert!(queue.lease(&claimed, 1).await.unwrap().is_empty());
         let waited = clock.now();
-        let again = queue.claim().await.unwrap();
+        let again = queue.claim().await.unwrap().domain;
         assert_eq!(clock.now().since(waited).as_secs(), 600);
         assert_eq!(queue.lease(&again, 1).await.unwrap()[0].envelope.id.contact().0, 1);
     })
@@ -148,7 +148,7 @@ async fn a_deferred_copy_waits_for_its_time_even_behind_other_lanes() {
 async fn a_lease_goes_home_by_itself_and_three_drops_are_a_bug() {
     on_both(|queue, clock| async move {
         admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now()))]).await;
-        let claimed = queue.claim().await.unwrap();
+        let claimed = queue.claim().await.unwrap().domain;
         for _ in 0..5 {
             queue.lease(&claimed, 1).await.unwrap().pop().unwrap().home();
         }
@@ -167,7 +167,7 @@ async fn a_lease_goes_home_by_itself_and_three_drops_are_a_bug() {
 async fn a_claim_belongs_to_one_and_a_rest_is_kept() {
     on_both(|queue, clock| async move {
         admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now()))]).await;
-        let claimed = queue.claim().await.unwrap();
+        let claimed = queue.claim().await.unwrap().domain;
         let second = tokio::time::timeout(Duration::from_secs(9), queue.claim()).await;
         assert!(second.is_err());
         let began = clock.now();
@@ -189,7 +189,7 @@ async fn launches_are_held_released_retried_and_cancelled() {
         assert_eq!((queue.depth().waiting, queue.depth().held), (0, 2));
         assert_eq!(queue.sweep(LAUNCH, Sweep::Release).await, Ok(2));
         assert_eq!(queue.sweep(LAUNCH, Sweep::Retry).await, Ok(1));
-        let claimed = queue.claim().await.unwrap();
+        let claimed = queue.claim().await.unwrap().domain;
         let leases = queue.lease(&claimed, 9).await.unwrap();
         assert_eq!(leases.len(), 2);
         let cancelled = outcome(&leases[0], Standing::Cancelled);
@@ -252,7 +252,7 @@ async fn send_two(ledger: MemoryLedger, clock: &Arc<SimulatedClock>) -> Vec<Enve
     if queue.admit(admission).await.is_err() {
         return accepted;
     }
-    let Ok(claimed) = queue.claim().await else { return accepted };
+    let Ok(Claimed { domain: claimed, .. }) = queue.claim().await else { return accepted };
     let Ok(leases) = queue.lease(&claimed, 2).await else { return accepted };
     let mut before = Vec::new();
     for lease in leases {
@@ -312,7 +312,7 @@ async fn a_full_disk_stops_everybody_with_a_reason() {
     let ledger = MemoryLedger::default();
     let queue = start(ledger.clone(), &clock, InDoubt::Resend);
     admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now()))]).await;
-    let claimed = queue.claim().await.unwrap();
+    let claimed = queue.claim().await.unwrap().domain;
     let lease = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
     ledger.fail_after(Some(0));
     assert!(matches!(queue.settle(vec![lease.intend()]).await, Err(Error::Disk { .. })));

@@ -1,0 +1,63 @@
+//! The last look, right before MAIL: may this copy still go? One indexed read of the store; nothing is remembered from
+//! one look to the next, because the promise is about now.
+
+use crate::base::EnvelopeId;
+use crate::store::{Error, LaunchState, LookRow, Store};
+
+/// What the record says about a copy now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// It may go.
+    Go,
+    /// Never: suppressed, unsubscribed or erased; the text says which.
+    Barred(String),
+    /// Not now: its launch is paused.
+    Home,
+    /// Never: its launch was called back, or is no longer on record.
+    Cancelled,
+}
+
+/// Looks a copy up.
+pub fn look(store: &Store, copy: EnvelopeId) -> Result<Look, Error> {
+    store.look(copy).map(decide)
+}
+
+/// A bar counts before everything else: it is final, a pause is not.
+fn decide(row: LookRow) -> Look {
+    let LookRow { launch, known, suppressed, subscribed } = row;
+    match (launch, suppressed) {
+        (None | Some(LaunchState::Cancelled), _) => Look::Cancelled,
+        (Some(_), Some(reason)) => Look::Barred(format!("suppressed: {}", reason.word())),
+        (Some(_), None) if !known => Look::Barred("the contact was erased".to_owned()),
+        (Some(_), None) if !subscribed => Look::Barred("unsubscribed from the list".to_owned()),
+        (Some(LaunchState::Paused), None) => Look::Home,
+        (Some(LaunchState::Running | LaunchState::Done), None) => Look::Go,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Reason;
+
+    #[test]
+    fn a_bar_counts_before_a_pause_and_a_cancellation_before_both() {
+        let go = LookRow { launch: Some(LaunchState::Running), known: true, suppressed: None, subscribed: true };
+        let barred = |text: &str| Look::Barred(text.to_owned());
+        for (row, look) in [
+            (go, Look::Go),
+            (LookRow { suppressed: Some(Reason::Complaint), ..go }, barred("suppressed: complaint")),
+            (LookRow { known: false, subscribed: false, ..go }, barred("the contact was erased")),
+            (LookRow { subscribed: false, ..go }, barred("unsubscribed from the list")),
+            (LookRow { launch: Some(LaunchState::Paused), ..go }, Look::Home),
+            (
+                LookRow { launch: Some(LaunchState::Paused), subscribed: false, ..go },
+                barred("unsubscribed from the list"),
+            ),
+            (LookRow { launch: Some(LaunchState::Cancelled), suppressed: Some(Reason::Hard), ..go }, Look::Cancelled),
+            (LookRow { launch: None, ..go }, Look::Cancelled),
+        ] {
+            assert_eq!(decide(row), look, "{row:?}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Prints and signs: the only blocking work of the sending path, on threads of its own, one slot per core; in place under
+//! simulation. Keeps compiled editions; decides nothing about hosts or time.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::base::{EditionId, Seal};
+use crate::compose::{Edition, Missing, PrintError, Template};
+use crate::mail::{Class, Envelope, Message, Recipient};
+use crate::sign::{self, Keyring};
+use crate::store::Store;
+
+/// Jobs that may wait for each slot; whoever comes then waits outside.
+const WAITING_PER_SLOT: usize = 32;
+/// Compiled editions kept; past it the memory starts anew.
+const EDITIONS_MAX: usize = 16;
+
+/// Where the printing is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slots {
+    /// On one thread per core: for use.
+    PerCore,
+    /// In place, on the caller's thread: for simulations.
+    Inline,
+}
+
+/// A finished copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Printed {
+    /// Signed, ready for the wire.
+    pub message: Message,
+    /// Its MAIL FROM.
+    pub return_path: String,
+}
+
+/// Why a copy was not printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spoilt {
+    /// It cannot be printed for this recipient, and never will be.
+    Failed {
+        /// Why.
+        class: Class,
+        /// The same in words, the field's name among them.
+        text: String,
+    },
+    /// A field is missing, and the campaign leaves such recipients out.
+    Skipped(String),
+    /// Nobody's copy can be printed until a person has mended something.
+    Ourselves {
+        /// Why.
+        class: Class,
+        /// What to mend.
+        text: String,
+    },
+    /// A bug of ours: the printing itself broke down.
+    Broken,
+}
+
+/// Prints and signs. Cheap to clone; its threads end with the last clone.
+#[derive(Clone)]
+pub struct Press {
+    shop: Arc<Shop>,
+    jobs: Option<mpsc::Sender<Job>>,
+}
+
+/// What all slots share.
+struct Shop {
+    store: Store,
+    keyring: Arc<Keyring>,
+    seal: Arc<Seal>,
+    unsigned: bool,
+    editions: Mutex<BTreeMap<EditionId, Arc<Form>>>,
+}
+
+/// An edition, compiled.
+struct Form {
+    template: Template,
+    missing: Missing,
+}
+
+struct Job {
+    envelope: Envelope,
+    recipient: Recipient,
+    answer: oneshot::Sender<Result<Printed, Spoilt>>,
+}
+
+impl Press {
+    /// A press over the editions of `store`. `unsigned`: a From domain without a key is no fault.
+    pub fn new(
+        store: Store,
+        keyring: Arc<Keyring>,
+        seal: Arc<Seal>,
+        unsigned: bool,
+        slots: Slots,
+    ) -> io::Result<Press> {
+        let shop = Arc::new(Shop { store, keyring, seal, unsigned, editions: Mutex::default() });
+        let jobs = match slots {
+            Slots::Inline => None,
+            Slots::PerCore => Some(start(&shop, thread::available_parallelism().map_or(1, usize::from))?),
+        };
+        Ok(Press { shop, jobs })
+    }
+
+    /// Prints and signs one copy. The envelope's date must be set: it is set at the first MAIL and kept (M-05).
+    pub fn print(
+        &self,
+        envelope: Envelope,
+        recipient: Recipient,
+    ) -> impl Future<Output = Result<Printed, Spoilt>> + Send + use<> {
+        let Press { shop, jobs } = self.clone();
+        async move {
+            let Some(jobs) = jobs else { return shop.print(&envelope, &recipient) };
+            let (answer, answered) = oneshot::channel();
+            if jobs.send(Job { envelope, recipient, answer }).await.is_err() {
+                return Err(Spoilt::Broken);
+            }
+            answered.await.unwrap_or(Err(Spoilt::Broken))
+        }
+    }
+}
+
+/// Starts the slots; they take jobs from one queue.
+fn start(shop: &Arc<Shop>, slots: usize) -> io::Result<mpsc::Sender<Job>> {
+    let (jobs, waiting) = mpsc::channel::<Job>(slots * WAITING_PER_SLOT);
+    let waiting = Arc::new(Mutex::new(waiting));
+    for slot in 0..slots {
+        let (shop, waiting) = (shop.clone(), waiting.clone());
+        thread::Builder::new().name(format!("press-{slot}")).spawn(move || {
+            loop {
+                // whoever holds the lock waits for the next job, the others wait for the lock
+                let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+                let Some(Job { envelope, recipient, answer }) = next else { return };
+                let printed = catch_unwind(AssertUnwindSafe(|| shop.print(&envelope, &recipient)));
+                // the carrier may be gone by now
+                let _ = answer.send(printed.unwrap_or(Err(Spoilt::Broken)));
+            }
+        })?;
+    }
+    Ok(jobs)
+}
+
+impl Shop {
+    fn print(&self, envelope: &Envelope, recipient: &Recipient) -> Result<Printed, Spoilt> {
+        let form = self.form(envelope.edition)?;
+        let message = form.template.print(envelope, recipient, &self.seal).map_err(|why| form.spoilt(&why))?;
+        let domain = form.template.from_domain();
+        let message = match self.unsigned && !self.keyring.has_key(domain) {
+            true => message,
+            false => self.keyring.sign(domain, message).map_err(|why| unsigned(&why))?,
+        };
+        let return_path = form.template.return_path(envelope.id, &self.seal);
+        Ok(Printed { message, return_path })
+    }
+
+    /// The compiled edition; two slots that want a new one at once may both compile it.
+    fn form(&self, id: EditionId) -> Result<Arc<Form>, Spoilt> {
+        let known = self.editions.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        if let Some(form) = known {
+            return Ok(form);
+        }
+        let form = Arc::new(self.compile(id).map_err(|text| Spoilt::Ourselves { class: Class::SoftSystem, text })?);
+        let mut editions = self.editions.lock().unwrap_or_else(PoisonError::into_inner);
+        if editions.len() >= EDITIONS_MAX {
+            editions.clear();
+        }
+        editions.insert(id, form.clone());
+        Ok(form)
+    }
+
+    fn compile(&self, id: EditionId) -> Result<Form, String> {
+        let row = self.store.edition(id).map_err(|why| why.to_string())?;
+        let row = row.ok_or_else(|| format!("edition {id} is not on record"))?;
+        let edition = Edition::from_bytes(&row.frozen).map_err(|why| format!("edition {id}: {why}"))?;
+        let template = Template::compile(&edition).map_err(|why| format!("edition {id}: {why}"))?;
+        Ok(Form { template, missing: edition.missing })
+    }
+}
+
+impl Form {
+    fn spoilt(&self, why: &PrintError) -> Spoilt {
+        let class = match why {
+            PrintError::MissingField { .. } if self.missing == Missing::Skip => {
+                return Spoilt::Skipped(why.to_string());
+            }
+            PrintError::MissingField { .. } | PrintError::Render { .. } => Class::PolicyContent,
+            PrintError::TooLong { .. } => Class::Size,
+        };
+        Spoilt::Failed { class, text: why.to_string() }
+    }
+}
+
+fn unsigned(why: &sign::Error) -> Spoilt {
+    Spoilt::Ourselves { class: Class::PolicyAuth, text: why.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{CampaignName, ContactId, EnvelopeId, LaunchId, SealKey, Span, Timestamp};
+    use crate::compose::FromField;
+    use crate::mail::{InDoubt, Lane};
+    use crate::sign::{Algorithm, create_key};
+    use crate::store::Threads;
+
+    const NOW: Timestamp = Timestamp::from_ms(1_795_000_000_000);
+
+    fn edition(missing: Missing) -> Edition {
+        Edition {
+            format: Edition::FORMAT,
+            campaign: "welcome".into(),
+            subject: "Hello".into(),
+            from: FromField { name: "News".into(), address: "news@example.com".into() },
+            reply_to: None,
+            headers: Vec::new(),
+            html: "<p>From {{city}}</p>".into(),
+            text: "From {{city}}\n".into(),
+            inline: Vec::new(),
+            attachments: Vec::new(),
+            lists: vec!["news".into()],
+            postal_address: "Example Ltd".into(),
+            base_url: "https://mail.example.com".into(),
+            mailto_domain: "bounce.example.com".into(),
+            bounce_domain: "bounce.example.com".into(),
+            sender_id: "examplecom".into(),
+            missing,
+            in_doubt: InDoubt::Resend,
+        }
+    }
+
+    fn envelope(edition: EditionId) -> Envelope {
+        Envelope {
+            id: EnvelopeId::new(LaunchId(1), ContactId(1)),
+            edition,
+            lane: Lane::Bulk,
+            tries: 0,
+            source: None,
+            date: Some(NOW),
+            doubtful: 0,
+            due: NOW,
+            expires: NOW,
+        }
+    }
+
+    fn recipient(city: Option<&str>) -> Recipient {
+        let address = crate::base::Address::parse("ada@example.net").unwrap();
+        let fields = city.map(|city| ("city".to_owned(), city.into())).into_iter().collect();
+        Recipient { contact: ContactId(1), address, name: "Ada".into(), fields }
+    }
+
+    /// Prints one copy with a new press; with a key for example.com or without.
+    async fn print(
+        missing: Missing,
+        key: bool,
+        unsigned: bool,
+        slots: Slots,
+        city: Option<&str>,
+    ) -> Result<Printed, Spoilt> {
+        let keys = tempfile::tempdir().unwrap();
+        if key {
+            create_key(keys.path(), &crate::base::Domain::parse("example.com").unwrap(), "e1", Algorithm::Ed25519)
+                .unwrap();
+        }
+        let keyring = Arc::new(Keyring::open(keys.path(), Span::secs(3600)).unwrap());
+        let seal = Arc::new(Seal::new(vec![SealKey::new('a', &[7; 32]).unwrap()]).unwrap());
+        let store = Store::open("sqlite::memory:", keys.path(), Threads::Inline).unwrap();
+        let edition = edition(missing);
+        let name = CampaignName::parse("welcome").unwrap();
+        let id = store.put_edition(edition.hash(), &name, edition.to_bytes(), NOW).await.unwrap();
+        let press = Press::new(store, keyring, seal, unsigned, slots).unwrap();
+        press.print(envelope(id), recipient(city)).await
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_printed_signed_and_has_a_return_path_on_threads_and_in_place() {
+        for slots in [Slots::Inline, Slots::PerCore] {
+            let printed = print(Missing::Error, true, false, slots, Some("Ulm")).await.unwrap();
+            assert!(printed.message.bytes.starts_with(b"DKIM-Signature:"));
+            assert!(printed.return_path.starts_with("b.") && printed.return_path.ends_with("@bounce.example.com"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_field_fails_is_left_out_or_stays_empty_as_the_edition_says() {
+        let failed = print(Missing::Error, true, false, Slots::Inline, None).await.unwrap_err();
+        assert!(matches!(&failed, Spoilt::Failed { class: Class::PolicyContent, text } if text.contains("`city`")));
+        let skipped = print(Missing::Skip, true, false, Slots::Inline, None).await.unwrap_err();
+        assert!(matches!(&skipped, Spoilt::Skipped(text) if text.contains("`city`")), "{skipped:?}");
+        assert!(print(Missing::Default, true, false, Slots::Inline, None).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn without_a_key_nothing_leaves_unsigned_unless_it_may() {
+        let held = print(Missing::Error, false, false, Slots::PerCore, Some("Ulm")).await.unwrap_err();
+        assert!(matches!(&held, Spoilt::Ourselves { class: Class::PolicyAuth, text } if text.contains("example.com")));
+        let printed = print(Missing::Error, false, true, Slots::Inline, Some("Ulm")).await.unwrap();
+        assert!(printed.message.bytes.starts_with(b"From:"));
+    }
+}

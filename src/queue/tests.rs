@@ -211,7 +211,7 @@ async fn a_queue_is_idle_when_nothing_is_out_and_nothing_due() {
         assert_eq!(queue.is_idle(later).await, Ok(true));
         admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, later))]).await;
         assert_eq!((queue.is_idle(before(1)).await, queue.is_idle(later).await), (Ok(true), Ok(false)));
-        let claimed = queue.claim().await.unwrap();
+        let claimed = queue.claim().await.unwrap().domain;
         let lease = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
         assert_eq!(queue.is_idle(before(1)).await, Ok(false));
         let gone = outcome(&lease, Standing::Delivered);
@@ -229,7 +229,7 @@ async fn a_closed_queue_kept_what_it_said_and_refuses_the_rest() {
     let queue = start(ledger.clone(), &clock, InDoubt::Resend);
     queue.set_epoch(4).await.unwrap();
     admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now()))]).await;
-    let claimed = queue.claim().await.unwrap();
+    let claimed = queue.claim().await.unwrap().domain;
     let lease = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
     let gone = outcome(&lease, Standing::Delivered);
     queue.settle(vec![lease.settle(gone, Next::Gone)]).await.unwrap();

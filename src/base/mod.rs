@@ -1,11 +1,13 @@
 //! Values without I/O: nothing here can wait or know the time.
 
 mod address;
+mod bucket;
 mod id;
 mod seal;
 mod time;
 
 pub use address::{Address, AddressError, Domain};
+pub use bucket::{BUCKETS, bucket};
 pub use id::{CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, ListId, SourceId};
 pub use seal::{Purpose, Seal, SealError, SealKey, Token};
 pub use time::{Rate, Span, TimeError, Timestamp};

@@ -11,8 +11,9 @@ use miette::{Diagnostic, NamedSource, SourceSpan};
 
 use crate::compose::LayoutError;
 
+pub use crate::base::BUCKETS;
 pub use definition::Campaign;
-pub use plan::{BUCKETS, Cursor, Left, ListsError, Plan, Share, Step, Survey, new_envelope};
+pub use plan::{Cursor, Left, ListsError, Plan, Share, Step, Survey, new_envelope};
 
 /// Why a campaign cannot be used.
 #[derive(Debug, thiserror::Error, Diagnostic)]

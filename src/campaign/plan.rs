@@ -6,13 +6,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::base::{Address, ContactId, Domain, EnvelopeId, ListId, Span, Timestamp};
+use crate::base::{Address, BUCKETS, ContactId, Domain, EnvelopeId, ListId, Span, Timestamp};
 use crate::campaign::Campaign;
 use crate::mail::{Envelope, Lane, Standing};
 use crate::store::{self, Candidate, LaunchKind, LaunchRow, PlannedRow, Reason, Store};
-
-/// How many buckets contacts are divided into (HOUSE §6).
-pub const BUCKETS: u8 = 64;
 
 /// How far one bucket of a launch is planned: lists in their order, contacts in the order of their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

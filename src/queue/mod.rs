@@ -53,7 +53,7 @@ pub use sled::{Durability, SledLedger};
 use keeper::Request;
 
 /// Buckets the planner reads by; each has its share of the queue.
-pub const BUCKETS: usize = 64;
+pub const BUCKETS: usize = crate::base::BUCKETS as usize;
 
 /// What the queue could not do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -120,7 +120,8 @@ impl Office {
     /// Attempts every copy that is due once, with the fate of its contact.
     async fn attempt_all(&self, queue: &Queue, fate: impl Fn(ContactId) -> Fate) {
         for _ in 0..DOMAINS {
-            let Ok(Ok(domain)) = tokio::time::timeout(Duration::from_millis(1), queue.claim()).await else { return };
+            let claim = tokio::time::timeout(Duration::from_millis(1), queue.claim()).await;
+            let Ok(Ok(queue::Claimed { domain, .. })) = claim else { return };
             loop {
                 let leases = queue.lease(&domain, 20).await.unwrap();
                 if leases.is_empty() {

@@ -2,12 +2,13 @@
 //!
 //! The sending side, from the ground up: [`reply`] and [`extensions`] read what a host says, [`command`] writes what we
 //! say, [`dots`] makes a message safe for DATA; [`session`] decides what is said when, without any I/O; [`tls`] and
-//! [`auth`] secure a connection; [`connection`] carries a session over a stream.
+//! [`auth`] secure a connection; [`connection`] carries a session over a stream. The receiving side is [`server`].
 
 pub mod auth;
 pub mod classify;
 pub mod connection;
 pub mod extensions;
+pub mod server;
 pub mod session;
 pub mod tls;
 

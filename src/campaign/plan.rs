@@ -19,7 +19,8 @@ impl Cursor {
     /// Before everybody.
     pub const START: Cursor = Cursor(0);
 
-    fn new(position: u8, after: ContactId) -> Cursor {
+    /// Behind a contact of the list at `position`.
+    pub fn new(position: u8, after: ContactId) -> Cursor {
         Cursor(u64::from(position) << 32 | u64::from(after.0))
     }
 

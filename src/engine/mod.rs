@@ -1,5 +1,222 @@
 //! Where tasks meet channels: starting, handling and stopping the whole.
 
+mod agreement;
+mod bell;
+mod handle;
+mod launch;
+mod planner;
+mod registrar;
+mod stop;
 mod workspace;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::{CampaignName, LaunchId, Timestamp, bucket};
+use crate::mail::InDoubt;
+use crate::outcome::{Clerk, Policy};
+use crate::queue::{self, Keeper, Ledger, Marks, Opening, Queue};
+use crate::store::{self, LaunchRow, LaunchState, Store, Threads};
+use crate::world::World;
+
+pub use agreement::Disagreement;
+pub use handle::{Handle, Settled, Wait};
+pub use launch::{LaunchError, Ready, Remedy, launch_test};
 pub use workspace::{Created, Error as WorkspaceError, Hold, SAMPLE_CAMPAIGN, Workspace};
+
+use bell::Bell;
+use planner::{Planner, Plans};
+use registrar::Registrar;
+use stop::{Alarm, KeeperWork, Staff, Task};
+
+/// Why the engine cannot start, or has stopped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
+pub enum Error {
+    /// The queue failed.
+    #[error(transparent)]
+    Queue(#[from] queue::Error),
+    /// The record failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Queue and record do not belong together.
+    #[error("{why}. Nothing was sent{}", match *unsettled { 0 => String::new(), copies => format!("; {copies} copies are concerned, of {campaigns}") })]
+    #[diagnostic(help(
+        "put back what belongs together; or, if it is certain that nobody else works on these campaigns, `mailshot queue rebuild` makes a new queue from the record: every planned copy without an outcome is then in doubt, and sent again or held as its campaign says"
+    ))]
+    Disagree {
+        /// What is wrong.
+        why: Disagreement,
+        /// Copies without a final outcome.
+        unsettled: u64,
+        /// Their campaigns.
+        campaigns: String,
+    },
+    /// No such launch.
+    #[error("there is no launch {0}")]
+    NoLaunch(LaunchId),
+    /// The launch is not in a state for that.
+    #[error("campaign `{campaign}` is {} and cannot be {verb}", word(*state))]
+    State {
+        /// The campaign.
+        campaign: CampaignName,
+        /// Where it stands.
+        state: LaunchState,
+        /// What was asked.
+        verb: &'static str,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start the {what}: {why}")]
+    Start {
+        /// Whose.
+        what: &'static str,
+        /// What the system said.
+        why: String,
+    },
+    /// A task ended that should not have.
+    #[error(
+        "the {0} has ended, which is a bug of mailshot; everything admitted is on disk, and the next `send` goes on"
+    )]
+    Ended(&'static str),
+}
+
+/// The word for where a launch stands.
+fn word(state: LaunchState) -> &'static str {
+    match state {
+        LaunchState::Running => "running",
+        LaunchState::Paused => "paused",
+        LaunchState::Cancelled => "cancelled",
+        LaunchState::Done => "done",
+    }
+}
+
+/// Who is at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crew {
+    /// Everybody: launches are planned and sent.
+    Sending,
+    /// Only those who keep the books: for moves on launches while nothing is sent.
+    Keeping,
+}
+
+/// What an engine is started with.
+pub struct Parts {
+    /// The workspace.
+    pub workspace: Workspace,
+    /// The outside.
+    pub world: World,
+    /// The record.
+    pub store: Store,
+    /// Threads of their own, or everything on the caller's: for simulations.
+    pub threads: Threads,
+    /// Where the queue lies, as a number; 0 for queues in memory.
+    pub place: u64,
+    /// Who is to be at work.
+    pub crew: Crew,
+}
+
+/// The whole, at work.
+pub struct Engine {
+    handle: Handle,
+    staff: Staff,
+}
+
+impl Engine {
+    /// Opens the queue on a ledger, makes sure that it and the record belong together, settles what a crash left in doubt,
+    /// and starts everybody. The caller holds the workspace.
+    pub async fn start(parts: Parts, ledger: impl Ledger + 'static) -> Result<Engine, Error> {
+        let Parts { workspace, world, store, threads, place, crew } = parts;
+        let launches = store.open_launches()?;
+        let epoch = check_agreement(Marks::read(&ledger)?, &store, place, &launches)?;
+        let (queue, keeper) = Queue::open(ledger, opening(&world, &store, &launches)?)?;
+        let keeper = start_keeper(keeper, threads)?;
+        store.announce_epoch(epoch, place).await?;
+        queue.set_epoch(epoch).await?;
+        store.set_epoch(epoch).await?;
+        let (bell, alarm) = (Arc::new(Bell::default()), Alarm::new());
+        let clock = world.clock.clone();
+        let handle = Handle { store: store.clone(), queue: queue.clone(), clock, bell, alarm };
+        let planner = (crew == Crew::Sending).then(|| start_planner(&handle, &workspace));
+        let registrar = start_registrar(&handle);
+        let clerk = start_clerk(&handle, &workspace);
+        let staff = Staff { planner, courier: None, clerk, registrar, keeper };
+        Ok(Engine { handle, staff })
+    }
+
+    /// A handle to ask with.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Stops everybody in order: nothing more is planned or begun, what is on the wire has `grace` to finish, and
+    /// everything that was done is on disk when this returns.
+    pub async fn stop(self, grace: Duration) {
+        self.staff.end(&self.handle.queue, grace).await;
+    }
+}
+
+/// The epoch to open with, if queue and store belong together.
+fn check_agreement(queue: Marks, store: &Store, place: u64, launches: &[LaunchRow]) -> Result<u64, Error> {
+    let marks = store.marks()?;
+    let Err(why) = agreement::agree(queue, marks, place, !launches.is_empty()) else {
+        return Ok(marks.next_epoch.max(queue.epoch) + 1);
+    };
+    let mut unsettled = 0;
+    for launch in launches {
+        unsettled += store.unsettled(launch.id)?;
+    }
+    let campaigns: BTreeSet<&str> = launches.iter().map(|launch| launch.campaign.as_str()).collect();
+    let campaigns = campaigns.into_iter().collect::<Vec<_>>().join(", ");
+    Err(Error::Disagree { why, unsettled, campaigns })
+}
+
+fn opening(world: &World, store: &Store, launches: &[LaunchRow]) -> Result<Opening, Error> {
+    let modes = store.clone();
+    // a launch that cannot be read is one whose copies must not be sent twice
+    let in_doubt = move |launch| modes.launch(launch).ok().flatten().map_or(InDoubt::Hold, |row| row.in_doubt);
+    let held = launches.iter().filter(|launch| launch.state == LaunchState::Paused).map(|launch| launch.id);
+    Ok(Opening {
+        clock: world.clock.clone(),
+        last_outcome: store.last_outcome()?,
+        in_doubt: Box::new(in_doubt),
+        bucket,
+        held: held.collect(),
+    })
+}
+
+fn start_keeper(keeper: Keeper, threads: Threads) -> Result<KeeperWork, Error> {
+    match threads {
+        Threads::Inline => Ok(KeeperWork::Task(tokio::spawn(keeper.run()))),
+        Threads::Own => {
+            let started = keeper.spawn();
+            started.map(KeeperWork::Thread).map_err(|why| Error::Start { what: "keeper", why: why.to_string() })
+        }
+    }
+}
+
+fn start_planner(handle: &Handle, workspace: &Workspace) -> Task {
+    let Handle { store, queue, clock, bell, alarm } = handle.clone();
+    let settings = workspace.settings();
+    let share = settings.queue.max_waiting / queue::BUCKETS as u32;
+    let expires = settings.retry.expires;
+    let planner = Planner { store, queue, clock, bell, expires, share, plans: Plans::default() };
+    Task::start("planner", &alarm, |stop| planner.run(stop))
+}
+
+fn start_clerk(handle: &Handle, workspace: &Workspace) -> Task {
+    let Handle { store, queue, alarm, .. } = handle.clone();
+    let clerk = Clerk::new(queue.clone(), store, Policy::new(&workspace.settings().bounce));
+    Task::start("clerk", &alarm, |stop| async move {
+        clerk.run(stop).await;
+        // one that ended by itself ended with the queue, which knows why
+        Ok(queue.is_idle(Timestamp::from_ms(0)).await.map(drop)?)
+    })
+}
+
+fn start_registrar(handle: &Handle) -> Task {
+    let Handle { store, queue, clock, alarm, .. } = handle.clone();
+    Task::start("registrar", &alarm, |stop| Registrar { store, queue, clock }.run(stop))
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ mod people;
 mod sqlite;
 mod subscriptions;
 mod suppressions;
+mod upkeep;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use people::{
 };
 pub use subscriptions::SubscriptionRow;
 pub use suppressions::{Reason, SuppressionRow};
+pub use upkeep::StoreMarks;
 
 use sqlite::Backend;
 

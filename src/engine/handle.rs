@@ -1,0 +1,186 @@
+//! What may be asked of a running engine: take up a launch, pause, resume, cancel or retry it, and whether it has
+//! settled. Every move of a launch is on record before the queue follows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+use super::Error;
+use super::bell::Bell;
+use super::stop::Alarm;
+use crate::base::{EnvelopeId, LaunchId};
+use crate::mail::{Class, Outcome, Standing};
+use crate::queue::{Depth, Queue, Sweep};
+use crate::store::{LaunchRow, LaunchState, Store};
+use crate::world::Clock;
+
+/// The first and the longest wait between two looks at whether a launch has settled.
+const LOOK_FIRST: Duration = Duration::from_millis(20);
+const LOOK_LONGEST: Duration = Duration::from_millis(500);
+
+/// How long a launch is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Until nothing is due within this time.
+    UpTo(Duration),
+    /// Until every copy is final.
+    All,
+}
+
+/// Why a launch is waited for no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Settled {
+    /// Every copy is final.
+    Final,
+    /// What is left is due later.
+    Deferred,
+    /// It is held.
+    Paused,
+    /// It was called back.
+    Cancelled,
+}
+
+/// A handle on the engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) store: Store,
+    pub(super) queue: Queue,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) bell: Arc<Bell>,
+    pub(super) alarm: Alarm,
+}
+
+impl Handle {
+    /// Sees to a launch that was put on record: its planning begins, or goes on.
+    pub fn take_up(&self, launch: LaunchId) {
+        tracing::debug!(%launch, "taken up");
+        self.bell.ring();
+    }
+
+    /// Holds a launch: nothing of it is planned or sent until it is resumed. Gives how many copies were put aside; those
+    /// on the wire are finished.
+    pub async fn pause(&self, launch: LaunchId) -> Result<u64, Error> {
+        self.may(launch, "paused", |state| matches!(state, LaunchState::Running | LaunchState::Paused))?;
+        self.store.set_launch_state(launch, LaunchState::Paused, self.clock.now()).await?;
+        let held = self.queue.sweep(launch, Sweep::Hold).await?;
+        self.bell.ring();
+        Ok(held)
+    }
+
+    /// Puts a paused launch back to work. Gives how many copies were put back.
+    pub async fn resume(&self, launch: LaunchId) -> Result<u64, Error> {
+        self.may(launch, "resumed", |state| matches!(state, LaunchState::Running | LaunchState::Paused))?;
+        self.store.set_launch_state(launch, LaunchState::Running, self.clock.now()).await?;
+        let released = self.queue.sweep(launch, Sweep::Release).await?;
+        self.bell.ring();
+        Ok(released)
+    }
+
+    /// Calls a launch back: what was not sent never will be. Gives how many copies were cancelled at once; those on the
+    /// wire are finished.
+    pub async fn cancel(&self, launch: LaunchId) -> Result<u64, Error> {
+        self.may(launch, "cancelled", |state| state != LaunchState::Done)?;
+        let now = self.clock.now();
+        self.store.set_launch_state(launch, LaunchState::Cancelled, now).await?;
+        self.bell.ring();
+        let outcome = Outcome {
+            envelope: EnvelopeId::from_u64(0),
+            state: Standing::Cancelled,
+            class: Class::Undetermined,
+            code: None,
+            enhanced: None,
+            stage: None,
+            text: "cancelled".to_owned(),
+            host: None,
+            site: None,
+            tries: 0,
+            doubtful: 0,
+            at: now,
+        };
+        Ok(self.queue.sweep(launch, Sweep::Cancel(outcome)).await?)
+    }
+
+    /// Makes everything of a launch that waits for its time due now. Gives how many copies that are. Sites that rest go
+    /// on resting: hosts are not pressed.
+    pub async fn retry(&self, launch: LaunchId) -> Result<u64, Error> {
+        self.may(launch, "retried", |state| state == LaunchState::Running)?;
+        Ok(self.queue.sweep(launch, Sweep::Retry).await?)
+    }
+
+    /// Waits until a launch has settled, by its own way or by what stops the engine.
+    pub async fn settled(&self, launch: LaunchId, wait: Wait) -> Result<Settled, Error> {
+        let mut pause = LOOK_FIRST;
+        loop {
+            if let Some(settled) = self.glance(launch, wait).await? {
+                return Ok(settled);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LOOK_LONGEST);
+        }
+    }
+
+    /// Whether a launch has settled by now.
+    pub async fn glance(&self, launch: LaunchId, wait: Wait) -> Result<Option<Settled>, Error> {
+        self.alarm.check()?;
+        let row = self.launch(launch)?;
+        match row.state {
+            LaunchState::Done => Ok(Some(Settled::Final)),
+            LaunchState::Paused => Ok(Some(Settled::Paused)),
+            LaunchState::Cancelled => Ok(self.is_drained()?.then_some(Settled::Cancelled)),
+            LaunchState::Running => match wait {
+                Wait::All => Ok(None),
+                Wait::UpTo(span) => Ok(self.is_at_rest(&row, span).await?.then_some(Settled::Deferred)),
+            },
+        }
+    }
+
+    /// Whether a launch has copies left, nothing is due within `span`, and nothing more can be planned before something
+    /// is. The queue must be idle before and after the planner has looked, with nothing done in between: then no room
+    /// came about unseen.
+    async fn is_at_rest(&self, launch: &LaunchRow, span: Duration) -> Result<bool, Error> {
+        let before = self.queue.depth();
+        let is_idle = async || self.queue.is_idle(self.clock.now() + span).await;
+        if !self.is_drained()? || !is_idle().await? {
+            return Ok(false);
+        }
+        self.bell.ring_and_wait().await;
+        let is_left = before.by_launch.contains_key(&launch.id) || !launch.planned;
+        Ok(is_left && is_idle().await? && self.queue.depth() == before)
+    }
+
+    /// Whether the record has every outcome.
+    fn is_drained(&self) -> Result<bool, Error> {
+        let last = self.queue.depth().last_outcome;
+        Ok(self.store.last_outcome()? >= last)
+    }
+
+    /// How much is on the road.
+    pub fn depth(&self) -> Depth {
+        self.queue.depth()
+    }
+
+    /// The queue itself, for whoever shows it.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    fn launch(&self, launch: LaunchId) -> Result<LaunchRow, Error> {
+        self.store.launch(launch)?.ok_or(Error::NoLaunch(launch))
+    }
+
+    fn may(
+        &self,
+        launch: LaunchId,
+        verb: &'static str,
+        allowed: impl FnOnce(LaunchState) -> bool,
+    ) -> Result<(), Error> {
+        let LaunchRow { campaign, state, .. } = self.launch(launch)?;
+        match allowed(state) {
+            true => Ok(()),
+            false => Err(Error::State { campaign, state, verb }),
+        }
+    }
+}

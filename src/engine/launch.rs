@@ -1,0 +1,317 @@
+//! From a campaign's files to a launch on record: read, frozen, checked, and only then written. The one way a launch comes
+//! about, for campaigns and test copies alike; it needs the workspace and the store, never the queue.
+
+use miette::Diagnostic;
+
+use crate::base::{Address, CampaignName, Domain, ListId, Rate, Timestamp, bucket};
+use crate::campaign::{self, Campaign, ListsError};
+use crate::compose::{Edition, SAMPLE_POSTAL_ADDRESS};
+use crate::delivery::via::{Via, ViaError};
+use crate::engine::Workspace;
+use crate::mail::Standing;
+use crate::sign;
+use crate::store::{self, LaunchKind, LaunchOptions, LaunchRow, LaunchState, NewContact, NewLaunch, PlannedRow, Store};
+
+/// Most addresses of one round of test copies.
+const TESTS_MAX: usize = 100;
+
+/// Why there is no launch.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+pub enum LaunchError {
+    /// The campaign's files cannot be used.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Campaign(#[from] campaign::Error),
+    /// A list is not there.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Lists(Box<campaign::Error>),
+    /// The record failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The keys cannot be read.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Keys(#[from] sign::Error),
+    /// `--via` names no host.
+    #[error("--via: {0}")]
+    Via(#[from] ViaError),
+    /// `--only-domain` names no domain.
+    #[error("--only-domain {0}: that is no domain; write it as in \"example.com\"")]
+    OnlyDomain(String),
+    /// `--rate` is no rate.
+    #[error("--rate: {0}")]
+    Rate(String),
+    /// `--limit 0`.
+    #[error("--limit 0 would send to nobody: write 1 or more")]
+    LimitZero,
+    /// More test copies than anybody looks at, or none.
+    #[error("{0} addresses: a test goes to 1 to {TESTS_MAX} of them")]
+    Tests(usize),
+    /// No postal address (U-11).
+    #[error("sender.postal_address is empty: every message must show one")]
+    #[diagnostic(help("write it into mailshot.toml, below [sender]"))]
+    NoPostalAddress,
+    /// The sample's postal address under a domain that somebody owns.
+    #[error("sender.postal_address is that of the sample, and {0} is not a sample domain")]
+    #[diagnostic(help("write your own postal address into mailshot.toml, below [sender]"))]
+    SamplePostalAddress(Domain),
+    /// Nobody could verify the sender.
+    #[error("there is no DKIM key for {0}")]
+    #[diagnostic(help(
+        "make one with `mailshot dkim new {0}` and publish its record, or set dkim.unsigned = true to send without"
+    ))]
+    NoKey(Domain),
+    /// The campaign was sent, or called back.
+    #[error("campaign `{campaign}` {}", match state { LaunchState::Cancelled => "was cancelled", _ => "has been sent" })]
+    #[diagnostic(help(
+        "a campaign folder is sent once; to send it again copy the folder: cp -r campaigns/{campaign} campaigns/NEWNAME"
+    ))]
+    Finished {
+        /// The campaign.
+        campaign: CampaignName,
+        /// `Done` or `Cancelled`.
+        state: LaunchState,
+    },
+    /// The campaign is paused.
+    #[error("campaign `{0}` is paused")]
+    #[diagnostic(help("`mailshot resume {0}` puts it back to work"))]
+    Paused(CampaignName),
+    /// The files are no longer those of the running launch.
+    #[error(
+        "campaign `{0}` is running, and its files, a template or the sender's settings were changed since it began"
+    )]
+    #[diagnostic(help(
+        "those who got it have the first version: put it back as it was, or cancel with `mailshot cancel {0}` and send a copy of the folder"
+    ))]
+    Edited(CampaignName),
+    /// A resume asks for something else than the launch.
+    #[error("campaign `{campaign}` was launched {recorded}; it cannot go on {asked}")]
+    #[diagnostic(help("leave {option} out: what was recorded with the launch holds until its end"))]
+    Differs {
+        /// The campaign.
+        campaign: CampaignName,
+        /// The option.
+        option: &'static str,
+        /// As recorded, in words.
+        recorded: String,
+        /// As asked now, in words.
+        asked: String,
+    },
+}
+
+impl From<ListsError> for LaunchError {
+    fn from(error: ListsError) -> LaunchError {
+        match error {
+            ListsError::Unknown(place) => LaunchError::Lists(place),
+            ListsError::Store(why) => LaunchError::Store(why),
+        }
+    }
+}
+
+/// Whose turn it is to act on an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// The machine's: disk, files, another process.
+    Machine,
+    /// The writer's: what was given cannot be read.
+    Input,
+    /// The sender's: what was given is understood, and refused.
+    Refusal,
+}
+
+impl LaunchError {
+    /// Whose turn it is to act.
+    pub fn remedy(&self) -> Remedy {
+        let machine_or = |is_failure, other| if is_failure { Remedy::Machine } else { other };
+        match self {
+            LaunchError::Store(_) => Remedy::Machine,
+            LaunchError::Campaign(why) => machine_or(why.is_failure(), Remedy::Input),
+            LaunchError::Lists(why) => machine_or(why.is_failure(), Remedy::Input),
+            LaunchError::Keys(why) => machine_or(why.is_failure(), Remedy::Input),
+            LaunchError::Via(_)
+            | LaunchError::OnlyDomain(_)
+            | LaunchError::Rate(_)
+            | LaunchError::LimitZero
+            | LaunchError::Tests(_) => Remedy::Input,
+            LaunchError::NoPostalAddress
+            | LaunchError::SamplePostalAddress(_)
+            | LaunchError::NoKey(_)
+            | LaunchError::Finished { .. }
+            | LaunchError::Paused(_)
+            | LaunchError::Edited(_)
+            | LaunchError::Differs { .. } => Remedy::Refusal,
+        }
+    }
+}
+
+/// A campaign that passed every check and may be launched, or go on. Nothing has been written yet.
+#[derive(Debug)]
+pub struct Ready {
+    /// The campaign as its folder has it.
+    pub campaign: Campaign,
+    /// Its content, frozen.
+    pub edition: Edition,
+    /// The numbers of its lists.
+    pub lists: Vec<ListId>,
+    /// How it is sent; for a launch that goes on, as recorded.
+    pub options: LaunchOptions,
+    /// The launch that goes on.
+    pub running: Option<LaunchRow>,
+}
+
+impl Ready {
+    /// Reads, freezes and checks a campaign.
+    pub fn check(
+        workspace: &Workspace,
+        store: &Store,
+        name: &CampaignName,
+        options: &LaunchOptions,
+    ) -> Result<Ready, LaunchError> {
+        let options = plain(options)?;
+        let before = store.launch_of(name)?;
+        if let Some(launch) = &before {
+            may_go_on(launch, &options)?;
+        }
+        let campaign = workspace.campaign(name)?;
+        let lists = campaign.list_ids(store)?;
+        let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
+        may_be_sent(workspace, &campaign, &edition)?;
+        match before {
+            Some(launch) => {
+                let frozen = store.edition(launch.edition)?;
+                if frozen.is_none_or(|frozen| frozen.hash != edition.hash()) {
+                    return Err(LaunchError::Edited(name.clone()));
+                }
+                let options = launch.options.clone();
+                Ok(Ready { campaign, edition, lists, options, running: Some(launch) })
+            }
+            None => Ok(Ready { campaign, edition, lists, options, running: None }),
+        }
+    }
+
+    /// Puts the launch on record, or finds the one that goes on.
+    pub async fn launch(self, store: &Store, now: Timestamp) -> Result<LaunchRow, LaunchError> {
+        if let Some(running) = self.running {
+            return Ok(running);
+        }
+        let new = new_launch(&self.campaign, &self.edition, store, now).await?;
+        let id = store.create_launch(NewLaunch { options: self.options, lists: self.lists, ..new }, now).await?;
+        Ok(store.launch(id)?.expect("a launch just recorded is there"))
+    }
+}
+
+/// Puts a round of test copies on record: a launch of its own, to addresses named by hand. Addresses that are no contacts
+/// yet become contacts of no list.
+pub async fn launch_test(
+    workspace: &Workspace,
+    store: &Store,
+    name: &CampaignName,
+    to: &[Address],
+    via: Option<String>,
+    now: Timestamp,
+) -> Result<LaunchRow, LaunchError> {
+    if to.is_empty() || to.len() > TESTS_MAX {
+        return Err(LaunchError::Tests(to.len()));
+    }
+    let options = plain(&LaunchOptions { via, ..LaunchOptions::default() })?;
+    let campaign = workspace.campaign(name)?;
+    let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
+    may_be_sent(workspace, &campaign, &edition)?;
+    let mut rows = Vec::new();
+    for address in to {
+        let domain = address.domain();
+        let contact = NewContact {
+            address: address.clone(),
+            name: String::new(),
+            fields: serde_json::Map::new(),
+            bucket: bucket(domain),
+        };
+        let contact = store.make_contact(contact, now).await?;
+        rows.push(PlannedRow { contact, standing: Standing::Waiting, barred: None, site: domain.as_str().into() });
+    }
+    let new = NewLaunch { kind: LaunchKind::Test, options, ..new_launch(&campaign, &edition, store, now).await? };
+    let id = store.create_launch(new, now).await?;
+    store.record_batch(id, 0, rows, now).await?;
+    Ok(store.launch(id)?.expect("a launch just recorded is there"))
+}
+
+/// Records the edition, and gives a launch of it without lists or options.
+async fn new_launch(
+    campaign: &Campaign,
+    edition: &Edition,
+    store: &Store,
+    now: Timestamp,
+) -> Result<NewLaunch, store::Error> {
+    let number = store.put_edition(edition.hash(), campaign.name(), edition.to_bytes(), now).await?;
+    Ok(NewLaunch {
+        campaign: campaign.name().clone(),
+        kind: LaunchKind::Campaign,
+        edition: number,
+        in_doubt: campaign.in_doubt(),
+        options: LaunchOptions::default(),
+        lists: Vec::new(),
+    })
+}
+
+/// What no message may lack: a postal address of the sender's own (U-11), and a signature.
+fn may_be_sent(workspace: &Workspace, campaign: &Campaign, edition: &Edition) -> Result<(), LaunchError> {
+    let domain = campaign.from_domain();
+    if edition.postal_address.is_empty() {
+        return Err(LaunchError::NoPostalAddress);
+    }
+    if edition.postal_address == SAMPLE_POSTAL_ADDRESS && !domain.is_reserved() {
+        return Err(LaunchError::SamplePostalAddress(domain.clone()));
+    }
+    if !workspace.settings().dkim.unsigned && !workspace.keyring()?.has_key(domain) {
+        return Err(LaunchError::NoKey(domain.clone()));
+    }
+    Ok(())
+}
+
+/// The options in the one form in which they are recorded and compared.
+fn plain(options: &LaunchOptions) -> Result<LaunchOptions, LaunchError> {
+    let via = options.via.as_deref().map(|via| Via::parse(via).map(|via| via.to_string())).transpose()?;
+    let only_domain = options.only_domain.as_deref().map(|text| {
+        let wrong = |_| LaunchError::OnlyDomain(text.to_owned());
+        Domain::parse(text).map(|domain| domain.as_str().to_owned()).map_err(wrong)
+    });
+    let rate = options
+        .rate
+        .as_deref()
+        .map(|text| Rate::parse(text).map(|rate| rate.to_string()).map_err(|why| LaunchError::Rate(why.to_string())));
+    if options.limit == Some(0) {
+        return Err(LaunchError::LimitZero);
+    }
+    Ok(LaunchOptions { via, limit: options.limit, only_domain: only_domain.transpose()?, rate: rate.transpose()? })
+}
+
+/// Whether a launch on record may go on as asked. An option that is not named stays as recorded.
+fn may_go_on(launch: &LaunchRow, asked: &LaunchOptions) -> Result<(), LaunchError> {
+    let campaign = || launch.campaign.clone();
+    match launch.state {
+        LaunchState::Running => {}
+        LaunchState::Paused => return Err(LaunchError::Paused(campaign())),
+        state @ (LaunchState::Done | LaunchState::Cancelled) => {
+            return Err(LaunchError::Finished { campaign: campaign(), state });
+        }
+    }
+    let recorded = &launch.options;
+    let limits = (recorded.limit.map(|most| most.to_string()), asked.limit.map(|most| most.to_string()));
+    for (option, recorded, asked) in [
+        ("--via", &recorded.via, &asked.via),
+        ("--limit", &limits.0, &limits.1),
+        ("--only-domain", &recorded.only_domain, &asked.only_domain),
+        ("--rate", &recorded.rate, &asked.rate),
+    ] {
+        if asked.is_some() && asked != recorded {
+            let words = |value: &Option<String>| match value {
+                Some(value) => format!("with {option} {value}"),
+                None => format!("without {option}"),
+            };
+            let (recorded, asked) = (words(recorded), words(asked));
+            return Err(LaunchError::Differs { campaign: campaign(), option, recorded, asked });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! The planner: reads who gets a copy, puts the batch on record, and admits it to the queue. Keeps one plan per running
+//! launch, with a cursor per bucket; a bucket whose share of the queue is full waits alone, so that a giant that is down
+//! never starves those behind it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use super::bell::Bell;
+use crate::base::{Address, ContactId, LaunchId, Span};
+use crate::campaign::{BUCKETS, Cursor, Plan, Step, new_envelope};
+use crate::mail::Standing;
+use crate::queue::{Admission, Queue};
+use crate::store::{LaunchKind, LaunchRow, LaunchState, Store};
+use crate::world::Clock;
+
+/// Most people in one batch: its rows are one transaction, and its copies go to the queue in slices.
+const BATCH_MAX: u32 = 1000;
+/// How long full buckets are left alone.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Plans every running launch.
+pub(super) struct Planner {
+    pub store: Store,
+    pub queue: Queue,
+    pub clock: Arc<dyn Clock>,
+    pub bell: Arc<Bell>,
+    /// The life of a copy from its planning.
+    pub expires: Span,
+    /// Copies each bucket may have waiting.
+    pub share: u32,
+    pub plans: Plans,
+}
+
+/// The plans being worked on, and whose turn it is.
+#[derive(Default)]
+pub(super) struct Plans {
+    by_launch: BTreeMap<LaunchId, Plan>,
+    last: Option<LaunchId>,
+    bucket: u8,
+}
+
+impl Planner {
+    /// Plans until it is stopped or the disk is. While one batch is admitted the next is read and recorded.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
+        let mut seen = 0;
+        let mut ahead: Option<Admission> = None;
+        self.look_around().await?;
+        while !stop.is_cancelled() {
+            let rings = self.bell.rings();
+            if rings != seen {
+                self.look_around().await?;
+                seen = rings;
+            }
+            let queue = self.queue.clone();
+            let taken = ahead.as_ref().map_or((0, 0), |batch| (batch.bucket, batch.copies.len() as u32));
+            let (admitted, next) = tokio::join!(admit(&queue, ahead.take()), self.advance(taken));
+            admitted?;
+            ahead = next?;
+            if ahead.is_none() {
+                self.close_planned().await?;
+                self.bell.rest(seen);
+                self.wait(&stop).await;
+            }
+        }
+        admit(&self.queue, ahead).await
+    }
+
+    /// Waits for the bell; while buckets are full, not for long.
+    async fn wait(&self, stop: &CancellationToken) {
+        let is_waiting = !self.plans.by_launch.is_empty();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.bell.heard() => {}
+            () = sleep(PAUSE), if is_waiting => {}
+        }
+    }
+
+    /// Finds out which launches are to be planned: those that run and are not planned yet.
+    async fn look_around(&mut self) -> Result<(), Error> {
+        let is_due = |launch: &LaunchRow| launch.state == LaunchState::Running && !launch.planned;
+        let due: Vec<LaunchRow> = self.store.open_launches()?.into_iter().filter(is_due).collect();
+        self.plans.by_launch.retain(|id, _| due.iter().any(|launch| launch.id == *id));
+        for launch in due {
+            match launch.kind {
+                LaunchKind::Test => self.admit_tests(&launch).await?,
+                LaunchKind::Campaign if self.plans.by_launch.contains_key(&launch.id) => {}
+                LaunchKind::Campaign => {
+                    let plan = self.resume(&launch).await?;
+                    self.plans.by_launch.insert(launch.id, plan);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on where the queue's cursors stand.
+    async fn resume(&self, launch: &LaunchRow) -> Result<Plan, Error> {
+        let mut cursors = Vec::new();
+        for bucket in 0..BUCKETS {
+            let kept = self.queue.cursor(launch.id, bucket).await?;
+            cursors.push(kept.and_then(|bytes| Cursor::from_bytes(&bytes)));
+        }
+        let (_, on_road) = self.store.planned(launch.id)?;
+        Ok(Plan::resume(launch.clone(), on_road, self.expires, |bucket| cursors[usize::from(bucket)]))
+    }
+
+    /// Admits a round of test copies: whoever launched it has recorded them.
+    async fn admit_tests(&self, launch: &LaunchRow) -> Result<(), Error> {
+        let rows = self.store.copies(launch.id, ContactId(0), BATCH_MAX as usize)?;
+        let now = self.clock.now();
+        let waiting = rows.into_iter().filter(|row| row.standing == Standing::Waiting);
+        let copies = waiting.filter_map(|row| {
+            let address = Address::parse(&row.address).ok()?;
+            Some((address.domain().clone(), new_envelope(launch, row.contact, self.expires, now)))
+        });
+        let admission = Admission { launch: launch.id, bucket: 0, cursor: Vec::new(), copies: copies.collect() };
+        self.queue.admit(admission).await?;
+        Ok(self.store.set_planned(launch.id).await?)
+    }
+
+    /// Reads and records the next batch. `taken` is a bucket and how many copies are on their way to it.
+    async fn advance(&mut self, taken: (u8, u32)) -> Result<Option<Admission>, Error> {
+        let (queue, share) = (&self.queue, self.share);
+        let room = |bucket| {
+            let coming = if taken.0 == bucket { taken.1 } else { 0 };
+            room(share, queue.waiting_in(bucket) + coming)
+        };
+        let now = self.clock.now();
+        let store = &self.store;
+        let next = self.plans.next(room, |plan, bucket, most| plan.next(store, bucket, most, now))?;
+        let Some((launch, Step { bucket, position, rows, envelopes, cursor })) = next else { return Ok(None) };
+        self.store.record_batch(launch, position, rows, now).await?;
+        Ok(Some(Admission { launch, bucket, cursor: cursor.to_bytes(), copies: envelopes }))
+    }
+
+    /// Records which launches are planned to the end; all their batches are admitted by now.
+    async fn close_planned(&mut self) -> Result<(), Error> {
+        let done: Vec<LaunchId> =
+            self.plans.by_launch.iter().filter(|(_, plan)| plan.is_done()).map(|(id, _)| *id).collect();
+        for launch in done {
+            self.store.set_planned(launch).await?;
+            self.plans.by_launch.remove(&launch);
+        }
+        Ok(())
+    }
+}
+
+impl Plans {
+    /// The next batch of whichever launch and bucket comes next in turn and has room.
+    fn next<E>(
+        &mut self,
+        room: impl Fn(u8) -> usize,
+        mut read: impl FnMut(&mut Plan, u8, usize) -> Result<Option<Step>, E>,
+    ) -> Result<Option<(LaunchId, Step)>, E> {
+        for launch in self.in_turn() {
+            let plan = self.by_launch.get_mut(&launch).expect("its key was just read");
+            for turn in 0..BUCKETS {
+                let bucket = (self.bucket + turn) % BUCKETS;
+                let most = room(bucket);
+                if most == 0 || plan.is_bucket_done(bucket) {
+                    continue;
+                }
+                if let Some(step) = read(plan, bucket, most)? {
+                    self.bucket = (bucket + 1) % BUCKETS;
+                    self.last = Some(launch);
+                    return Ok(Some((launch, step)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// All launches, beginning behind the last one that was served.
+    fn in_turn(&self) -> Vec<LaunchId> {
+        let (mut before, after): (Vec<LaunchId>, Vec<LaunchId>) =
+            self.by_launch.keys().partition(|id| self.last.is_some_and(|last| **id <= last));
+        before.splice(0..0, after);
+        before
+    }
+}
+
+/// How many people may be read for a bucket with `waiting` copies. A bucket is filled up once it is half empty, so that
+/// batches are worth their commit.
+fn room(share: u32, waiting: u32) -> usize {
+    if waiting > share / 2 { 0 } else { (share - waiting).min(BATCH_MAX) as usize }
+}
+
+async fn admit(queue: &Queue, batch: Option<Admission>) -> Result<(), Error> {
+    match batch {
+        Some(batch) => Ok(queue.admit(batch).await?),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_filled_up_once_it_is_half_empty() {
+        assert_eq!(room(1562, 0), 1000);
+        assert_eq!(room(1562, 781), 781);
+        assert_eq!(room(1562, 782), 0);
+        assert_eq!((room(1, 0), room(1, 1)), (1, 0));
+    }
+}

@@ -1,0 +1,72 @@
+//! The registrar: closes a launch once every copy of it is final.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use crate::base::LaunchId;
+use crate::queue::{Depth, Queue};
+use crate::store::{LaunchRow, LaunchState, Store};
+use crate::world::Clock;
+
+/// How often it looks.
+const TICK: Duration = Duration::from_millis(200);
+/// What is said of copies that were planned and never reached the queue.
+const STRAY: &str = "left the list between the plan and the queue";
+
+/// Closes launches.
+pub(super) struct Registrar {
+    pub store: Store,
+    pub queue: Queue,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Registrar {
+    /// Looks every so often, until it is stopped.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                () = sleep(TICK) => self.look().await?,
+            }
+        }
+    }
+
+    /// In this order: a launch that is planned has all its copies in the depth read after it, and what is in no depth has
+    /// its outcome in the outbox or on record.
+    async fn look(&self) -> Result<(), Error> {
+        let launches = self.store.open_launches()?;
+        let depth = self.queue.depth();
+        if self.store.last_outcome()? < depth.last_outcome {
+            return Ok(());
+        }
+        for launch in launches {
+            if may_be_done(&launch, &depth) {
+                self.close(launch.id, &depth).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn close(&self, launch: LaunchId, depth: &Depth) -> Result<(), Error> {
+        let now = self.clock.now();
+        let unsettled = self.store.unsettled(launch)?;
+        if unsettled > 0 && depth.held > 0 {
+            return Ok(());
+        }
+        if unsettled > 0 {
+            tracing::warn!(%launch, unsettled, "copies on record that are not on the road are barred: {STRAY}");
+            self.store.bar_strays(launch, STRAY, now).await?;
+        }
+        Ok(self.store.set_launch_state(launch, LaunchState::Done, now).await?)
+    }
+}
+
+/// Whether nothing of a launch can be on the road any more.
+fn may_be_done(launch: &LaunchRow, depth: &Depth) -> bool {
+    launch.state == LaunchState::Running && launch.planned && !depth.by_launch.contains_key(&launch.id)
+}

@@ -1,0 +1,284 @@
+//! The engine over a simulated world, on a real record in memory and the queue's twin in memory.
+
+use std::path::Path;
+
+use serde_json::Map;
+
+use super::*;
+use crate::base::{Address, Timestamp};
+use crate::config::Settings;
+use crate::mail::{Class, Outcome, Standing};
+use crate::queue::{Claimed, Lease, MemoryLedger, Next, Settlement};
+use crate::store::{LaunchOptions, NewContact, OnConflict};
+use crate::world::{NetTable, Zone};
+
+const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A workspace with the sample campaign and its list.
+struct Desk {
+    _folder: tempfile::TempDir,
+    workspace: Workspace,
+    store: Store,
+    ledger: MemoryLedger,
+    world: World,
+}
+
+impl Desk {
+    /// With `people` subscribers over ten domains.
+    async fn with(people: u32) -> Desk {
+        let folder = tempfile::tempdir().unwrap();
+        let made = Workspace::create(folder.path()).unwrap();
+        let mut settings: Settings = made.workspace.settings().clone();
+        settings.queue.max_waiting = 6400;
+        let workspace = Workspace::with(folder.path(), settings);
+        let store = Store::open("sqlite::memory:", Path::new("."), Threads::Inline).unwrap();
+        let list = store.make_list("news".to_owned(), START).await.unwrap();
+        let import = store.begin_import("people.csv".into(), list, None, START).await.unwrap();
+        let batch = (0..people).map(|number| person(&format!("p{number}@d{}.example", number % 10))).collect();
+        store.import_batch(batch, list, import, OnConflict::Fill, START).await.unwrap();
+        let world = World::simulated(START, Zone::default(), NetTable::default(), 1);
+        Desk { _folder: folder, workspace, store, ledger: MemoryLedger::default(), world }
+    }
+
+    async fn start(&self, ledger: MemoryLedger, place: u64) -> Result<Engine, Error> {
+        let parts = Parts {
+            workspace: self.workspace.clone(),
+            world: self.world.clone(),
+            store: self.store.clone(),
+            threads: Threads::Inline,
+            place,
+            crew: Crew::Sending,
+        };
+        Engine::start(parts, ledger).await
+    }
+
+    fn ready(&self, options: &LaunchOptions) -> Result<Ready, LaunchError> {
+        Ready::check(&self.workspace, &self.store, &campaign(), options)
+    }
+
+    async fn launch(&self, options: &LaunchOptions) -> LaunchRow {
+        self.ready(options).unwrap().launch(&self.store, START).await.unwrap()
+    }
+}
+
+/// Sends what is due as a courier would, and says what becomes of each copy; until nothing is due for a second.
+async fn send(queue: &Queue, next: impl Fn(u32) -> Standing) -> Vec<u32> {
+    let mut sent = Vec::new();
+    while let Ok(Ok(Claimed { domain: claimed, .. })) =
+        tokio::time::timeout(Duration::from_secs(1), queue.claim()).await
+    {
+        loop {
+            let leases = queue.lease(&claimed, 20).await.unwrap();
+            if leases.is_empty() {
+                break;
+            }
+            for lease in leases {
+                let state = next(lease.envelope.id.contact().0);
+                queue.settle(vec![lease.intend()]).await.unwrap();
+                sent.push(lease.envelope.id.contact().0);
+                let settlement = settle(lease, state);
+                queue.settle(vec![settlement]).await.unwrap();
+            }
+        }
+    }
+    sent.sort();
+    sent
+}
+
+fn settle(mut lease: Lease, state: Standing) -> Settlement {
+    lease.envelope.tries += 1;
+    let outcome = Outcome {
+        envelope: lease.envelope.id,
+        state,
+        class: Class::Delivered,
+        code: Some(250),
+        enhanced: None,
+        stage: None,
+        text: String::new(),
+        host: None,
+        site: None,
+        tries: lease.envelope.tries,
+        doubtful: lease.envelope.doubtful,
+        at: START,
+    };
+    let next = if state == Standing::Deferred { Next::Again(START + HOUR) } else { Next::Gone };
+    lease.settle(outcome, next)
+}
+
+fn campaign() -> CampaignName {
+    CampaignName::parse(SAMPLE_CAMPAIGN).unwrap()
+}
+
+fn person(address: &str) -> NewContact {
+    let address = Address::parse(address).unwrap();
+    let bucket = bucket(address.domain());
+    NewContact { address, name: "Pat".into(), fields: Map::new(), bucket }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_is_planned_once_sent_and_closed() {
+    let desk = Desk::with(500).await;
+    let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
+    let launch = desk.launch(&LaunchOptions::default()).await;
+    engine.handle().take_up(launch.id);
+    engine.handle().bell.ring_and_wait().await;
+    assert_eq!((engine.handle().depth().waiting, desk.store.planned(launch.id)), (500, Ok((500, 500))));
+    assert_eq!(send(engine.handle().queue(), |_| Standing::Delivered).await.len(), 500);
+    assert_eq!(engine.handle().settled(launch.id, Wait::All).await, Ok(Settled::Final));
+    engine.stop(Duration::ZERO).await;
+    assert!(matches!(desk.ready(&LaunchOptions::default()), Err(LaunchError::Finished { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_deferred_ends_a_wait_that_is_shorter_and_not_one_that_is_longer() {
+    let desk = Desk::with(50).await;
+    let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
+    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    let handle = engine.handle();
+    handle.take_up(launch);
+    handle.bell.ring_and_wait().await;
+    assert_eq!(handle.glance(launch, Wait::UpTo(Duration::ZERO)).await, Ok(None));
+    let deferred = |contact| if contact % 2 == 0 { Standing::Deferred } else { Standing::Delivered };
+    send(handle.queue(), deferred).await;
+    assert_eq!(handle.settled(launch, Wait::UpTo(Duration::ZERO)).await, Ok(Settled::Deferred));
+    assert_eq!(handle.glance(launch, Wait::UpTo(HOUR)).await, Ok(None));
+    assert_eq!(handle.retry(launch).await, Ok(25));
+    assert_eq!(handle.glance(launch, Wait::UpTo(Duration::ZERO)).await, Ok(None));
+    assert_eq!(send(handle.queue(), |_| Standing::Delivered).await.len(), 25);
+    assert_eq!(handle.settled(launch, Wait::UpTo(Duration::ZERO)).await, Ok(Settled::Final));
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_is_paused_resumed_and_cancelled() {
+    let desk = Desk::with(100).await;
+    let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
+    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    let handle = engine.handle();
+    handle.bell.ring_and_wait().await;
+    assert_eq!(handle.pause(launch).await, Ok(100));
+    assert_eq!(handle.settled(launch, Wait::All).await, Ok(Settled::Paused));
+    assert!(send(handle.queue(), |_| Standing::Delivered).await.is_empty());
+    assert!(matches!(desk.ready(&LaunchOptions::default()), Err(LaunchError::Paused(_))));
+    engine.stop(Duration::ZERO).await;
+    let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
+    let handle = engine.handle();
+    assert!(send(handle.queue(), |_| Standing::Delivered).await.is_empty());
+    assert_eq!(handle.resume(launch).await, Ok(100));
+    let claimed = handle.queue().claim().await.unwrap().domain;
+    let lease = handle.queue().lease(&claimed, 1).await.unwrap().pop().unwrap();
+    handle.queue().settle(vec![settle(lease, Standing::Delivered)]).await.unwrap();
+    handle.queue().rest(&claimed, START).await.unwrap();
+    assert_eq!(handle.cancel(launch).await, Ok(99));
+    assert_eq!(handle.settled(launch, Wait::All).await, Ok(Settled::Cancelled));
+    let figures = desk.store.figures(launch).unwrap();
+    let count = |standing| figures.iter().filter(|row| row.standing == standing).map(|row| row.copies).sum::<u64>();
+    assert_eq!((count(Standing::Cancelled), count(Standing::Delivered)), (99, 1));
+    assert!(matches!(handle.resume(launch).await, Err(Error::State { .. })));
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_dropped_midway_goes_on_and_sends_each_once() {
+    let desk = Desk::with(300).await;
+    let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
+    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    engine.handle().bell.ring_and_wait().await;
+    let queue = engine.handle().queue().clone();
+    let mut sent = Vec::new();
+    for _ in 0..4 {
+        let claimed = queue.claim().await.unwrap().domain;
+        for lease in queue.lease(&claimed, 7).await.unwrap() {
+            sent.push(lease.envelope.id.contact().0);
+            queue.settle(vec![settle(lease, Standing::Delivered)]).await.unwrap();
+        }
+    }
+    // as a power cut would: what is on the ledger stays, whoever was at work does not
+    let ledger = desk.ledger.fork();
+    let again = desk.start(ledger, 0).await.unwrap();
+    sent.extend(send(again.handle().queue(), |_| Standing::Delivered).await);
+    assert_eq!(again.handle().settled(launch, Wait::All).await, Ok(Settled::Final));
+    sent.sort();
+    assert_eq!((sent.len(), sent.windows(2).all(|pair| pair[0] < pair[1])), (300, true));
+    again.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_was_set_back_sends_nothing() {
+    let desk = Desk::with(20).await;
+    let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
+    desk.launch(&LaunchOptions::default()).await;
+    engine.handle().bell.ring_and_wait().await;
+    let backup = desk.ledger.fork();
+    send(engine.handle().queue(), |contact| if contact == 1 { Standing::Deferred } else { Standing::Delivered }).await;
+    engine.stop(Duration::ZERO).await;
+    for (ledger, place, expected) in [
+        (backup, 7, Disagreement::OldQueue),
+        (MemoryLedger::default(), 7, Disagreement::NoQueue),
+        (desk.ledger.fork(), 8, Disagreement::Copied),
+    ] {
+        match desk.start(ledger, place).await.err() {
+            Some(Error::Disagree { why, unsettled, campaigns }) => {
+                assert_eq!((why, unsettled, campaigns.as_str()), (expected, 1, "welcome"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    desk.start(desk.ledger.clone(), 7).await.unwrap().stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_may_leave_options_out_and_not_change_them() {
+    let desk = Desk::with(20).await;
+    let options = LaunchOptions { via: Some("smtp://localhost".into()), limit: Some(5), ..LaunchOptions::default() };
+    let launch = desk.launch(&options).await;
+    assert_eq!(desk.ready(&LaunchOptions::default()).unwrap().options, launch.options);
+    let same = LaunchOptions { via: Some("smtp://LOCALHOST:25/".into()), ..LaunchOptions::default() };
+    assert_eq!(desk.launch(&same).await.id, launch.id);
+    for (asked, option) in [
+        (LaunchOptions { via: Some("smtp://other".into()), ..LaunchOptions::default() }, "--via"),
+        (LaunchOptions { limit: Some(6), ..LaunchOptions::default() }, "--limit"),
+        (LaunchOptions { only_domain: Some("d1.example".into()), ..LaunchOptions::default() }, "--only-domain"),
+        (LaunchOptions { rate: Some("10/min".into()), ..LaunchOptions::default() }, "--rate"),
+    ] {
+        match desk.ready(&asked) {
+            Err(LaunchError::Differs { option: found, .. }) => assert_eq!(found, option),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_must_not_be_launched_is_refused() {
+    let desk = Desk::with(1).await;
+    let file = desk.workspace.folder().join("campaigns/welcome/campaign.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let from = |address: &str| text.replace("@example.com", address);
+    std::fs::write(&file, from("@somebody.org")).unwrap();
+    assert!(matches!(desk.ready(&LaunchOptions::default()), Err(LaunchError::SamplePostalAddress(_))));
+    std::fs::write(&file, from("@other.example")).unwrap();
+    assert!(matches!(desk.ready(&LaunchOptions::default()), Err(LaunchError::NoKey(_))));
+    std::fs::write(&file, text.replace("\"news\"", "\"nws\"")).unwrap();
+    let refused = desk.ready(&LaunchOptions::default()).unwrap_err();
+    assert_eq!((refused.remedy(), matches!(refused, LaunchError::Lists(_))), (Remedy::Input, true));
+    std::fs::write(&file, &text).unwrap();
+    desk.launch(&LaunchOptions::default()).await;
+    let body = desk.workspace.folder().join("campaigns/welcome/body.md");
+    let changed = format!("{}\nOne more line.\n", std::fs::read_to_string(&body).unwrap());
+    std::fs::write(&body, changed).unwrap();
+    assert!(matches!(desk.ready(&LaunchOptions::default()), Err(LaunchError::Edited(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn test_copies_are_a_launch_of_their_own() {
+    let desk = Desk::with(3).await;
+    let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
+    let to = ["p1@d1.example", "me@example.com"].map(|text| Address::parse(text).unwrap());
+    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, START).await.unwrap();
+    engine.handle().bell.ring_and_wait().await;
+    assert_eq!(send(engine.handle().queue(), |_| Standing::Delivered).await, [2, 4]);
+    assert_eq!(engine.handle().settled(test.id, Wait::All).await, Ok(Settled::Final));
+    assert!(desk.ready(&LaunchOptions::default()).unwrap().running.is_none());
+    engine.stop(Duration::ZERO).await;
+}

@@ -1,0 +1,120 @@
+//! What keeps the record and the queue together, and brings one back without the other: marks, a new queue from the
+//! record, strays, backup.
+
+use std::path::Path;
+
+use rusqlite::params;
+
+use super::sqlite::{mark, set_mark};
+use super::{Error, Store};
+use crate::base::{ContactId, LaunchId, Timestamp};
+
+/// By what a store and a queue prove that they belong together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreMarks {
+    /// The number both were opened with last; 0 in a new store.
+    pub epoch: u64,
+    /// The number they were about to take when the process ended; else the same.
+    pub next_epoch: u64,
+    /// Where the queue lay: a number of the caller's own; 0 in a new store.
+    pub place: u64,
+    /// The number of the last batch of outcomes on record; 0 when there is none.
+    pub last_outcome: u64,
+}
+
+impl Store {
+    /// The marks, as of one instant.
+    pub fn marks(&self) -> Result<StoreMarks, Error> {
+        self.backend.read(|db| {
+            let (epoch, next) = (mark(db, "epoch")?, mark(db, "next_epoch")?);
+            Ok(StoreMarks {
+                epoch,
+                next_epoch: next.max(epoch),
+                place: mark(db, "place")?,
+                last_outcome: mark(db, "outcome")?,
+            })
+        })
+    }
+
+    /// Says which epoch the queue is about to get, and where it lies. [`Store::set_epoch`] follows once the queue has it:
+    /// so a crash between the two is told from a queue that was set back.
+    pub async fn announce_epoch(&self, epoch: u64, place: u64) -> Result<(), Error> {
+        self.backend
+            .write(move |db| {
+                set_mark(db, "next_epoch", epoch)?;
+                set_mark(db, "place", place)
+            })
+            .await
+    }
+
+    /// How far each bucket of a launch is on record: bucket, position of the list, contact.
+    pub fn recorded_to(&self, launch: LaunchId) -> Result<Vec<(u8, u8, ContactId)>, Error> {
+        self.backend.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT c.bucket, max(p.position * 4294967296 + p.contact) FROM copies p \
+                 JOIN contacts c ON c.id = p.contact WHERE p.launch = ?1 GROUP BY c.bucket",
+            )?;
+            let found = rows.query_map([launch.0], |row| {
+                let furthest: u64 = row.get(1)?;
+                Ok((row.get(0)?, (furthest >> 32) as u8, ContactId(furthest as u32)))
+            })?;
+            found.collect()
+        })
+    }
+
+    /// Makes every copy of a launch that is not final one in doubt, for a person to decide; gives how many there were.
+    pub async fn hold_unsettled(&self, launch: LaunchId, why: &'static str, now: Timestamp) -> Result<u64, Error> {
+        self.close_unsettled(launch, 7, why, now).await
+    }
+
+    /// Bars every copy of a launch that is not final: only for those that are known to be nowhere on the road, because
+    /// their contact left between the plan and the queue. Gives how many there were.
+    pub async fn bar_strays(&self, launch: LaunchId, why: &'static str, now: Timestamp) -> Result<u64, Error> {
+        self.close_unsettled(launch, 4, why, now).await
+    }
+
+    /// `standing` is a number of the table in `copies.rs`.
+    async fn close_unsettled(
+        &self,
+        launch: LaunchId,
+        standing: u8,
+        why: &'static str,
+        now: Timestamp,
+    ) -> Result<u64, Error> {
+        self.backend
+            .write(move |db| {
+                let changed = db.execute(
+                    "UPDATE copies SET standing = ?2, text = ?3, at = ?4 WHERE launch = ?1 AND standing IN (0, 1)",
+                    params![launch.0, standing, why, now.as_ms()],
+                )?;
+                Ok(changed as u64)
+            })
+            .await
+    }
+
+    /// Writes a whole, consistent copy of the record to a file that is not there yet, while others go on reading and
+    /// writing.
+    pub fn backup(&self, to: &Path) -> Result<(), Error> {
+        let to = to.to_string_lossy().into_owned();
+        self.backend.read(|db| db.execute("VACUUM INTO ?1", [to]).map(drop))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Threads;
+
+    #[tokio::test]
+    async fn a_backup_is_a_whole_record_and_never_overwrites() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open("sqlite:audience.db", folder.path(), Threads::Inline).unwrap();
+        store.announce_epoch(5, 77).await.unwrap();
+        let marks = StoreMarks { epoch: 0, next_epoch: 5, place: 77, last_outcome: 0 };
+        assert_eq!(store.marks(), Ok(marks));
+        store.backup(&folder.path().join("copy.db")).unwrap();
+        let copy = Store::open("sqlite:copy.db", folder.path(), Threads::Inline).unwrap();
+        assert_eq!(copy.marks(), Ok(marks));
+        assert!(store.backup(&folder.path().join("copy.db")).is_err());
+    }
+}

@@ -38,11 +38,11 @@ pub enum Blame {
 
 /// Declares the classes with their words in one place, so that a word is parsed back to what printed it.
 macro_rules! classes {
-    ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
+    ($(#[doc = $about:literal] $name:ident = $word:literal,)*) => {
         /// Why: the closed list of reasons that reports, rules and statistics use.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Class {
-            $($(#[$doc])* $name,)*
+            $(#[doc = $about] $name,)*
         }
 
         impl Class {
@@ -53,6 +53,13 @@ macro_rules! classes {
             pub fn word(self) -> &'static str {
                 match self {
                     $(Class::$name => $word,)*
+                }
+            }
+
+            /// What it means, in a sentence for people.
+            pub fn about(self) -> &'static str {
+                match self {
+                    $(Class::$name => $about.trim_ascii(),)*
                 }
             }
 

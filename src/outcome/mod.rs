@@ -2,6 +2,8 @@
 
 mod clerk;
 mod policy;
+mod report;
 
 pub use clerk::Clerk;
 pub use policy::Policy;
+pub use report::{CampaignReport, Counts, Ink, ReasonReport, SiteReport, html, plain, report};

@@ -423,7 +423,7 @@ impl Store {
     }
 }
 
-/// Adds an event to a contact's history.
+/// Adds an event to a contact's history; nothing once the contact is erased.
 pub(super) fn note(
     db: &Connection,
     contact: ContactId,
@@ -431,9 +431,11 @@ pub(super) fn note(
     detail: &str,
     at: Timestamp,
 ) -> rusqlite::Result<()> {
-    db.prepare_cached("INSERT INTO events (contact, kind, detail, at) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![contact.0, kind, detail, at.as_ms()])
-        .map(drop)
+    db.prepare_cached(
+        "INSERT INTO events (contact, kind, detail, at) SELECT id, ?2, ?3, ?4 FROM contacts WHERE id = ?1",
+    )?
+    .execute(params![contact.0, kind, detail, at.as_ms()])
+    .map(drop)
 }
 
 fn find_list(db: &Connection, name: &str) -> rusqlite::Result<Option<ListId>> {

@@ -1,0 +1,162 @@
+//! Reports on a record in memory.
+
+use std::time::Duration;
+
+use super::*;
+use crate::base::{ContactId, EnvelopeId};
+use crate::mail::{EnhancedCode, InDoubt, Outcome, Stage};
+use crate::outcome::Policy;
+use crate::store::{LateBounce, LaunchKind, LaunchOptions, NewLaunch, PlannedRow, Threads};
+
+const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
+
+/// A launch to `people`, all planned under one site.
+async fn launched(people: u32) -> (Store, LaunchId) {
+    let store = Store::open("sqlite::memory:", ".".as_ref(), Threads::Inline).unwrap();
+    let campaign = CampaignName::parse("welcome").unwrap();
+    let edition = store.put_edition([0xab; 32], &campaign, b"{}".to_vec(), START).await.unwrap();
+    let new = NewLaunch {
+        campaign,
+        kind: LaunchKind::Campaign,
+        edition,
+        in_doubt: InDoubt::Resend,
+        options: LaunchOptions::default(),
+        lists: vec![],
+    };
+    let launch = store.create_launch(new, START).await.unwrap();
+    let row = |number| PlannedRow {
+        contact: ContactId(number),
+        standing: Standing::Waiting,
+        barred: None,
+        site: "example.com".into(),
+    };
+    store.record_batch(launch, 0, (1..=people).map(row).collect(), START).await.unwrap();
+    (store, launch)
+}
+
+fn outcome(launch: LaunchId, contact: u32, state: Standing, class: Class, text: &str) -> Outcome {
+    Outcome {
+        envelope: EnvelopeId::new(launch, ContactId(contact)),
+        state,
+        class,
+        code: (state == Standing::Failed).then_some(550),
+        enhanced: (state == Standing::Failed).then_some(EnhancedCode(5, 1, 1)),
+        stage: Some(Stage::To),
+        text: text.into(),
+        host: None,
+        site: Some(if contact.is_multiple_of(2) { "gmail" } else { "example.org" }.into()),
+        tries: 2,
+        doubtful: u8::from(contact == 1),
+        at: START + Duration::from_secs(u64::from(contact)),
+    }
+}
+
+async fn settled(outcomes: impl FnOnce(LaunchId) -> Vec<Outcome>) -> (Store, LaunchId) {
+    let (store, launch) = launched(10).await;
+    store.settle(1, outcomes(launch), Arc::new(Policy::default())).await.unwrap();
+    (store, launch)
+}
+
+/// Six delivered, one of which bounced later; one each deferred, failed and barred; one waiting.
+async fn mixed() -> (Store, LaunchId) {
+    let (store, launch) = settled(|launch| {
+        let mut outcomes: Vec<_> =
+            (1..=6).map(|n| outcome(launch, n, Standing::Delivered, Class::Delivered, "ok")).collect();
+        outcomes.push(outcome(launch, 7, Standing::Deferred, Class::SoftGreylist, "later"));
+        outcomes.push(outcome(launch, 8, Standing::Failed, Class::HardUnknownUser, "<b>nobody</b> \"here\" \x1b[31m"));
+        outcomes.push(outcome(launch, 9, Standing::Barred, Class::Unsubscribe, "unsubscribed"));
+        outcomes
+    })
+    .await;
+    let bounce = LateBounce {
+        copy: EnvelopeId::new(launch, ContactId(6)),
+        class: Class::SoftQuota,
+        code: None,
+        enhanced: None,
+        text: "full".into(),
+        at: START + Duration::from_secs(86_400),
+    };
+    store.bounced_late(bounce, Arc::new(Policy::default())).await.unwrap();
+    (store, launch)
+}
+
+#[tokio::test]
+async fn the_json_is_the_promised_object_and_its_sums_hold() {
+    let (store, launch) = mixed().await;
+    let report = report(&store, launch).unwrap().unwrap();
+    let json = serde_json::to_value(&report).unwrap();
+    let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    let promised = "attempts barred bounced_late by_site campaign cancelled deferred delivered edition failed failures \
+                    finished in_doubt possible_doubles rate recipients seconds skipped started waiting";
+    let mut sorted = keys.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, promised.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(json["started"], "2026-11-18T11:06:40.000Z");
+    assert_eq!(json["finished"], serde_json::Value::Null);
+    assert_eq!((json["seconds"].as_f64(), json["rate"].as_f64()), (Some(9.0), Some(0.56)));
+    let counts = report.counts;
+    assert_eq!((counts.delivered, counts.deferred, counts.failed, counts.bounced_late), (5, 1, 2, 1));
+    assert_eq!((counts.possible_doubles, counts.attempts), (1, 18));
+    let sum =
+        |c: &Counts| c.waiting + c.delivered + c.deferred + c.failed + c.barred + c.skipped + c.cancelled + c.in_doubt;
+    assert_eq!((sum(&counts), counts.recipients), (10, 10));
+    assert_eq!(report.by_site.iter().map(|row| row.counts.recipients).sum::<u64>(), 10);
+    assert!(report.by_site.iter().all(|row| sum(&row.counts) == row.counts.recipients));
+    assert_eq!(json["by_site"][0]["site"], "example.org");
+    let failures: Vec<_> = report.failures.iter().map(|row| (row.class.word(), row.count, &*row.sample)).collect();
+    assert_eq!(failures[0], ("hard.unknown_user", 1, "550 5.1.1 <b>nobody</b> \"here\"  [31m"));
+    assert_eq!(failures[1], ("soft.quota", 1, "full"));
+}
+
+#[tokio::test]
+async fn what_a_host_wrote_cannot_steer_page_or_terminal() {
+    let (store, launch) = mixed().await;
+    let report = report(&store, launch).unwrap().unwrap();
+    let page = html(&store, launch, &report).unwrap();
+    assert!(page.contains("&lt;b&gt;nobody&lt;/b&gt;") && !page.contains("<b>nobody"));
+    for forbidden in ["<script", "http://", "https://", "url(", "\x1b"] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+    assert!(!plain(&report, Ink::Black).contains('\x1b'));
+}
+
+#[tokio::test]
+async fn a_launch_without_an_outcome_has_a_report_too() {
+    let (store, launch) = launched(3).await;
+    let report = report(&store, launch).unwrap().unwrap();
+    assert_eq!((report.counts.waiting, report.seconds, report.rate), (3, 0.0, 0.0));
+    assert!(html(&store, launch, &report).unwrap().contains("3 not tried yet"));
+    assert!(plain(&report, Ink::Black).contains("waiting"));
+    assert!(super::report(&store, LaunchId(99)).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn people_read_aligned_figures_and_why() {
+    let (store, launch) = mixed().await;
+    let text = plain(&report(&store, launch).unwrap().unwrap(), Ink::Black);
+    for line in [
+        "welcome · under way · edition abababab",
+        "  recipients  10",
+        "  delivered    5  50.0 %  ███████████████",
+        "  gmail                 4          2         0       2      0",
+        "  1  soft.quota         The mailbox is full.",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn shares_never_round_to_all_or_nothing() {
+    let cases =
+        [(0, 0, "0 %"), (0, 5, "0 %"), (5, 5, "100 %"), (999_999, 1_000_000, "99.9 %"), (1, 1_000_000, "0.1 %")];
+    for (part, whole, expected) in cases {
+        assert_eq!(percent(part, whole), expected);
+    }
+}
+
+#[test]
+fn numbers_and_times_are_written_for_people() {
+    assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    let spans = [0.25, 42.0, 75.0, 3725.0, 90_000.0].map(lasted);
+    assert_eq!(spans, ["0.2 s", "42 s", "1 min 15 s", "1 h 2 min", "1 d 1 h"]);
+}

@@ -21,6 +21,9 @@ pub enum Ink {
     Black,
 }
 
+/// One figure of a row.
+type Figure = fn(&Counts) -> u64;
+
 #[derive(Clone, Copy)]
 enum Tone {
     Good,
@@ -147,8 +150,8 @@ fn write_sites(text: &mut String, sites: &[SiteReport], ink: Ink) {
     }
     let shown = &sites[..sites.len().min(SITES_MAX)];
     let name_width = shown.iter().map(|row| row.site.chars().count()).max().unwrap_or(0).clamp(4, 40);
-    let width = |of: fn(&Counts) -> u64| shown.iter().map(|row| grouped(of(&row.counts)).len()).max().unwrap_or(0);
-    let columns: [(&str, fn(&Counts) -> u64); 5] = [
+    let width = |of: Figure| shown.iter().map(|row| grouped(of(&row.counts)).len()).max().unwrap_or(0);
+    let columns: [(&str, Figure); 5] = [
         ("recipients", |c| c.recipients),
         ("delivered", |c| c.delivered),
         ("deferred", |c| c.deferred),

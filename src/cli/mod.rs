@@ -5,6 +5,7 @@ mod config;
 mod desk;
 mod error;
 mod init;
+mod render;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +42,11 @@ enum Command {
         /// The folder; made when it is not there. Default: the one named with -C.
         dir: Option<PathBuf>,
     },
+    /// Print one finished message as .eml, or show it in the browser.
+    ///
+    /// The message is the one that would go out now, signed. It belongs to no launch: its unsubscribe link and its
+    /// return path change nothing.
+    Render(render::Arguments),
     /// Print every setting with its meaning and default.
     Config,
 }
@@ -59,9 +65,12 @@ pub fn run() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, Error> {
-    match cli.command {
-        Command::Init { dir } => init::run(&Desk::bare(&dir.unwrap_or(cli.workspace), cli.json)),
-        Command::Config => config::run(&Desk::bare(&cli.workspace, cli.json)),
+    let Cli { workspace, json, command } = cli;
+    let desk = || Desk::open(&workspace, json);
+    match command {
+        Command::Init { dir } => init::run(&Desk::bare(dir.as_deref().unwrap_or(&workspace), json)),
+        Command::Render(arguments) => render::run(&desk()?, arguments).await,
+        Command::Config => config::run(&Desk::bare(&workspace, json)),
     }
 }
 

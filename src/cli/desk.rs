@@ -6,9 +6,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::base::CampaignName;
+use crate::campaign::Campaign;
 use crate::cli::Error;
 use crate::config::Settings;
 use crate::engine::Workspace;
+use crate::world::World;
 
 /// A command's place of work.
 #[derive(Debug)]
@@ -43,6 +46,19 @@ impl Desk {
     /// The workspace's settings.
     pub fn settings(&self) -> &Settings {
         self.workspace.settings()
+    }
+
+    /// A campaign of the workspace by its name.
+    pub fn campaign(&self, name: &str) -> Result<Campaign, Error> {
+        let parsed = CampaignName::parse(name).ok_or_else(|| {
+            Error::usage(format!("`{name}` is not the name of a campaign: name its folder below campaigns/"))
+        })?;
+        Ok(self.workspace.campaign(&parsed)?)
+    }
+
+    /// The outside world, its name service as the settings say.
+    pub fn world(&self) -> Result<World, Error> {
+        Ok(World::real(&self.settings().resolver)?)
     }
 
     /// Whether the answer is to be JSON.

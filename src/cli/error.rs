@@ -83,6 +83,15 @@ impl From<crate::config::Error> for Error {
     }
 }
 
+impl From<crate::world::Error> for Error {
+    fn from(error: crate::world::Error) -> Error {
+        match error {
+            crate::world::Error::NameServer(_) => Error::usage(error.to_string()),
+            crate::world::Error::Resolver(_) => Error::failed(error),
+        }
+    }
+}
+
 impl From<crate::store::Error> for Error {
     fn from(error: crate::store::Error) -> Error {
         Error::failed(error)

@@ -5,6 +5,7 @@ mod config;
 mod desk;
 mod error;
 mod init;
+mod render;
 mod sink;
 
 use std::path::PathBuf;
@@ -42,6 +43,11 @@ enum Command {
         /// The folder; made when it is not there. Default: the one named with -C.
         dir: Option<PathBuf>,
     },
+    /// Print one finished message as .eml, or show it in the browser.
+    ///
+    /// The message is the one that would go out now, signed. It belongs to no launch: its unsubscribe link and its
+    /// return path change nothing.
+    Render(render::Arguments),
     /// A test receiver that behaves like the world's mailbox providers.
     ///
     /// Takes mail and forgets it, but keeps count of what each recipient got, checks signatures, and commits the faults
@@ -66,10 +72,13 @@ pub fn run() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, Error> {
-    match cli.command {
-        Command::Init { dir } => init::run(&Desk::bare(&dir.unwrap_or(cli.workspace), cli.json)),
-        Command::Sink(arguments) => sink::run(&Desk::bare(&cli.workspace, cli.json), arguments).await,
-        Command::Config => config::run(&Desk::bare(&cli.workspace, cli.json)),
+    let Cli { workspace, json, command } = cli;
+    let desk = || Desk::open(&workspace, json);
+    match command {
+        Command::Init { dir } => init::run(&Desk::bare(dir.as_deref().unwrap_or(&workspace), json)),
+        Command::Render(arguments) => render::run(&desk()?, arguments).await,
+        Command::Sink(arguments) => sink::run(&Desk::bare(&workspace, json), arguments).await,
+        Command::Config => config::run(&Desk::bare(&workspace, json)),
     }
 }
 

@@ -268,8 +268,10 @@ fn as_text(html: &str) -> String {
         LazyLock::new(|| fixed(r"(?is)<head\b.*?</head>|<style\b.*?</style>|<script\b.*?</script>|<!--.*?-->"));
     static BLANKS: LazyLock<Regex> = LazyLock::new(|| fixed(r"[ \t]+\n"));
     static GAPS: LazyLock<Regex> = LazyLock::new(|| fixed(r"\n{3,}"));
+    static CELLS: LazyLock<Regex> = LazyLock::new(|| fixed(r#"</t[dh]><t[dh](?: style="[^"]*")?>"#));
     let mut shield = Shield::default();
     let seen = UNSEEN.replace_all(html, "");
+    let seen = CELLS.replace_all(&seen, " | ");
     let covered = shield.cover(&seen).replace("<!--", "").replace("-->", "");
     let text = nanohtml2text::html2text(&covered).replace("\r\n", "\n");
     let text = GAPS.replace_all(&BLANKS.replace_all(&text, "\n"), "\n\n").into_owned();

@@ -7,7 +7,9 @@ mod headers;
 mod helpers;
 mod layout;
 mod mime;
+mod page;
 mod proof;
+mod sample;
 mod scope;
 mod shield;
 mod slots;
@@ -15,8 +17,9 @@ mod template;
 
 pub use edition::{Asset, Edition, FromField, Missing};
 pub use layout::{Draft, Expanded, LayoutError, Markup, Source};
-pub use proof::SAMPLE_POSTAL_ADDRESS;
-pub use template::{Part, Template};
+pub use proof::{Grade, Proof, Remark, SAMPLE_POSTAL_ADDRESS, proof};
+pub use sample::sample;
+pub use template::{Part, Template, Words};
 
 /// Why an edition cannot be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -55,6 +55,21 @@ impl fmt::Display for Part {
     }
 }
 
+/// What one copy says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words {
+    /// The display name in From.
+    pub from_name: String,
+    /// The subject.
+    pub subject: String,
+    /// The values of the campaign's own headers, in order.
+    pub headers: Vec<String>,
+    /// The text part.
+    pub text: String,
+    /// The HTML part.
+    pub html: String,
+}
+
 /// A compiled edition.
 pub struct Template {
     from: Address,
@@ -125,27 +140,38 @@ impl Template {
         let date = envelope.date.expect("the date of a copy is set before it is first printed");
         let unsubscribe = seal.mint(envelope.id, Purpose::Unsubscribe, 0);
         let unsubscribe_url = self.head.unsubscribe_url(&unsubscribe);
+        let trace = seal.mint(envelope.id, Purpose::Message, 0);
+        let words = self.words(recipient, &unsubscribe_url)?;
+        let mut fields = Vec::with_capacity(20);
+        fields.push(("From", Field::mailbox(words.from_name, self.from.to_string())));
+        fields.push(("To", Field::mailbox(recipient.name.clone(), recipient.address.to_string())));
+        fields.push(("Subject", Field::text(words.subject, headers::SUBJECT_MAX)));
+        fields.push(("Date", Field::Exact(date.rfc5322())));
+        fields.push(("Message-ID", Field::Exact(format!("<{trace}@{}>", self.from.domain()))));
+        self.head.push(&mut fields, &unsubscribe, &seal.mint(envelope.id, Purpose::Feedback, 0));
+        for ((name, _), value) in self.headers.iter().zip(words.headers) {
+            fields.push((name, Field::text(value, headers::VALUE_MAX)));
+        }
+        let bytes = self.parts.write(fields, trace.as_str(), words.text, words.html);
+        Ok(Message { id: envelope.id, bytes })
+    }
+
+    /// The texts of one copy, before they are put together as a message.
+    pub fn words(&self, recipient: &Recipient, unsubscribe_url: &str) -> Result<Words, PrintError> {
         let address = recipient.address.to_string();
-        let scope = Scope { recipient, address: &address, unsubscribe_url: &unsubscribe_url };
+        let scope = Scope { recipient, address: &address, unsubscribe_url };
         let object = Data::from(match self.needs_object {
             true => scope.object(&self.constants),
             false => serde_json::Value::Null,
         });
-
-        let text = |slots: &Slots| slots.print(&scope, &object);
-        let trace = seal.mint(envelope.id, Purpose::Message, 0);
-        let mut fields = Vec::with_capacity(20);
-        fields.push(("From", Field::mailbox(text(&self.from_name)?, self.from.to_string())));
-        fields.push(("To", Field::mailbox(recipient.name.clone(), address.clone())));
-        fields.push(("Subject", Field::text(text(&self.subject)?, headers::SUBJECT_MAX)));
-        fields.push(("Date", Field::Exact(date.rfc5322())));
-        fields.push(("Message-ID", Field::Exact(format!("<{trace}@{}>", self.from.domain()))));
-        self.head.push(&mut fields, &unsubscribe, &seal.mint(envelope.id, Purpose::Feedback, 0));
-        for (name, slots) in &self.headers {
-            fields.push((name, Field::text(text(slots)?, headers::VALUE_MAX)));
-        }
-        let bytes = self.parts.write(fields, trace.as_str(), text(&self.text)?, text(&self.html)?);
-        Ok(Message { id: envelope.id, bytes })
+        let print = |slots: &Slots| slots.print(&scope, &object);
+        Ok(Words {
+            from_name: print(&self.from_name)?,
+            subject: print(&self.subject)?,
+            headers: self.headers.iter().map(|(_, slots)| print(slots)).collect::<Result<_, _>>()?,
+            text: print(&self.text)?,
+            html: print(&self.html)?,
+        })
     }
 
     fn texts(&self) -> impl Iterator<Item = &Slots> {

@@ -273,6 +273,7 @@ fn read_pid(file: &mut File) -> Option<u32> {
 mod tests {
     use super::*;
     use crate::base::Domain;
+    use crate::compose::{self, Grade, Template};
 
     #[test]
     fn a_new_workspace_has_all_a_campaign_needs() {
@@ -288,6 +289,22 @@ mod tests {
         workspace.shaping().unwrap();
         workspace.rules().unwrap();
         workspace.store(Threads::Inline).unwrap();
+    }
+
+    #[test]
+    fn the_sample_passes_its_own_proof_in_either_layout() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::create(folder.path()).unwrap().workspace;
+        let definition = folder.path().join("campaigns/welcome/campaign.toml");
+        let text = fs::read_to_string(&definition).unwrap();
+        for layout in ["newsletter", "plain"] {
+            fs::write(&definition, text.replace("template = \"newsletter\"", &format!("template = \"{layout}\"")))
+                .unwrap();
+            let campaign = workspace.campaign(&CampaignName::parse(SAMPLE_CAMPAIGN).unwrap()).unwrap();
+            let edition = campaign.freeze(workspace.folder(), workspace.settings()).unwrap();
+            let proof = compose::proof(&edition, &Template::compile(&edition).unwrap());
+            assert!(proof.remarks.iter().all(|remark| remark.grade == Grade::Ok), "{layout}: {proof:#?}");
+        }
     }
 
     #[test]

@@ -97,3 +97,9 @@ fn what_cannot_be_put_together_is_named() {
     let broken = told(&draft("body.mjml", "<mjml><mj-body><mj-section></mj-body></mjml>"));
     assert!(broken.starts_with("body.mjml: broken MJML"), "{broken}");
 }
+
+#[test]
+fn a_table_in_markdown_keeps_its_rows_as_text() {
+    let text = draft("body.md", "| a | b |\n|---|--:|\n| {{c}} | d |\n| e | f |\n").expand().unwrap().text;
+    assert_eq!(text, "a | b\n{{c}} | d\ne | f\n");
+}

@@ -1,0 +1,179 @@
+//! Returned mail read as expected: our own samples always, the corpus where it lies.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+fn corpus(part: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("MAILSHOT_CORPUS")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus"), PathBuf::from);
+    let folder = root.join(part);
+    if !folder.exists() {
+        println!("skipped: no corpus at {}", folder.display());
+        return None;
+    }
+    Some(folder)
+}
+
+/// The rows of a table whose first line names its columns.
+fn table(file: &Path) -> Vec<BTreeMap<String, String>> {
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut lines = text.lines().map(|line| line.split('\t').map(str::to_owned).collect::<Vec<_>>());
+    let head = lines.next().unwrap();
+    lines.map(|row| head.iter().cloned().zip(row).collect()).collect()
+}
+
+/// A third of the groups is looked at only to see whether what was learnt on the others holds.
+fn is_held_out(group: &str) -> bool {
+    let hash = group
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    (hash >> 32).is_multiple_of(3)
+}
+
+#[derive(Debug, Default)]
+struct Score {
+    files: u32,
+    addressed: u32,
+    right_addresses: u32,
+    right_verdicts: u32,
+    coded: u32,
+    right_codes: u32,
+    hard: u32,
+    right_hard: u32,
+    wrong_hard: u32,
+    replies_as_bounces: u32,
+}
+
+fn verdict_of(arrival: &Arrival) -> String {
+    let of = |returned: &Returned| match (returned.action, returned.permanent) {
+        (Some(Action::Failed), Some(true)) => "permanent",
+        (Some(Action::Failed | Action::Delayed), _) => "temporary",
+        _ => "none",
+    };
+    match arrival.kind {
+        Kind::Bounce | Kind::Delay if arrival.recipients.is_empty() => "permanent".to_owned(),
+        Kind::Bounce | Kind::Delay => arrival.recipients.iter().map(of).collect::<Vec<_>>().join(";"),
+        Kind::Complaint | Kind::AutoReply | Kind::Unsubscribe | Kind::Report | Kind::Other => "none".to_owned(),
+    }
+}
+
+#[test]
+fn the_corpus_keeps_its_score() {
+    let Some(folder) = corpus("bounces/open") else { return };
+    let show_held = std::env::var_os("SHOW_HELD").is_some();
+    let mut scores = [Score::default(), Score::default()];
+    for row in table(&folder.join("MANIFEST.tsv")) {
+        let file = &row["file"];
+        let is_held = is_held_out(&row["group"]);
+        let score = &mut scores[usize::from(is_held)];
+        let raw = std::fs::read(folder.join(file)).unwrap();
+        let arrival = read(&raw);
+        let mut wrong = Vec::new();
+        score.files += 1;
+
+        let distinct = |list: Vec<String>| {
+            let mut list: Vec<String> = list.into_iter().map(|address| address.to_lowercase()).collect();
+            list.sort();
+            list.dedup();
+            list
+        };
+        let found = distinct(arrival.recipients.iter().map(|returned| returned.address.clone()).collect());
+        let expected =
+            distinct(row["recipients"].split(';').filter(|text| !text.is_empty()).map(str::to_owned).collect());
+        if row["scored"].contains("recipients") && !expected.is_empty() {
+            score.addressed += 1;
+            if found == expected {
+                score.right_addresses += 1;
+            } else {
+                wrong.push(format!("found {found:?}, not {expected:?}"));
+            }
+        }
+
+        let kind = row["kind"].as_str();
+        let expected: Vec<String> = {
+            let mut list: Vec<&str> = row["perm_temp"].split(';').collect();
+            list.dedup();
+            list.iter()
+                .map(|word| if matches!(*word, "" | "success") { "none".into() } else { word.to_string() })
+                .collect()
+        };
+        let mut verdicts: Vec<String> = verdict_of(&arrival).split(';').map(str::to_owned).collect();
+        verdicts.dedup();
+        let is_lenient = row["notes"].contains("ccept auto-reply too") && arrival.kind == Kind::AutoReply;
+        if verdicts == expected || is_lenient {
+            score.right_verdicts += 1;
+        } else {
+            wrong.push(format!("{} {verdicts:?}, not {expected:?}", arrival.kind));
+        }
+        if kind == "auto-reply" && matches!(arrival.kind, Kind::Bounce | Kind::Delay) {
+            score.replies_as_bounces += 1;
+        }
+
+        if row["scored"].contains("status") && row["status_basis"] != "pseudo" && arrival.recipients.len() == 1 {
+            score.coded += 1;
+            let status = arrival.recipients[0].status.map(|status| status.to_string()).unwrap_or_default();
+            if row["status"].split('|').any(|expected| expected == status) {
+                score.right_codes += 1;
+            } else {
+                wrong.push(format!("status {status}, not {}", row["status"]));
+            }
+        }
+        if row["scored"].contains("kind")
+            && kind.contains("bounce")
+            && !kind.contains(';')
+            && arrival.recipients.len() == 1
+            && !file.starts_with("flufl")
+        {
+            let is_hard = arrival.recipients[0].suppresses();
+            if kind == "hard bounce" {
+                score.hard += 1;
+                score.right_hard += u32::from(is_hard);
+                if !is_hard {
+                    wrong.push(format!("{} does not suppress: {}", arrival.recipients[0].class, row["reason"]));
+                }
+            } else if is_hard && !matches!(row["reason"].as_str(), "suspend" | "filtered") {
+                score.wrong_hard += 1;
+                wrong.push(format!("{} suppresses: {}", arrival.recipients[0].class, row["reason"]));
+            }
+        }
+        if !wrong.is_empty() && (!is_held || show_held) {
+            println!("{file}: {}", wrong.join("; "));
+        }
+    }
+    for (name, score) in ["developed on", "held out"].iter().zip(&scores) {
+        println!("{name}: {score:?}");
+    }
+    let [known, unseen] = scores;
+    assert_eq!(known.replies_as_bounces + unseen.replies_as_bounces, 0);
+    assert!(known.right_addresses * 100 >= known.addressed * 99, "{known:?}");
+    assert!(known.right_verdicts * 100 >= known.files * 98, "{known:?}");
+    assert!(unseen.right_addresses * 100 >= unseen.addressed * 96, "{unseen:?}");
+    assert!(unseen.right_verdicts * 100 >= unseen.files * 96, "{unseen:?}");
+    assert!(known.wrong_hard + unseen.wrong_hard <= 3, "blocks or faults would suppress living addresses");
+}
+
+#[test]
+fn feedback_reports_of_the_corpus_are_told_apart() {
+    let Some(folder) = corpus("arf/open") else { return };
+    for row in table(&folder.join("MANIFEST.tsv")) {
+        let arrival = read(&std::fs::read(folder.join(&row["file"])).unwrap());
+        let expected = if row["kind"] == "complaint" { Kind::Complaint } else { Kind::Report };
+        assert_eq!(arrival.kind, expected, "{}", row["file"]);
+        let found: Vec<&str> = arrival.recipients.iter().map(|returned| returned.address.as_str()).collect();
+        if row["scored"].contains("original_rcpt") {
+            assert_eq!(found.join(";"), row["original_rcpt"], "{}", row["file"]);
+        }
+        assert!(arrival.recipients.iter().all(|returned| returned.suppresses() == (expected == Kind::Complaint)));
+    }
+}
+
+#[test]
+fn nothing_in_the_unlabelled_corpus_takes_long() {
+    let Some(folder) = corpus("bounces/unlabelled") else { return };
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let raw = std::fs::read(entry.unwrap().path()).unwrap();
+        read(&raw);
+    }
+}

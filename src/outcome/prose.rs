@@ -1,0 +1,539 @@
+//! Failure notices that have no structure: the texts of hosts, old and new, in many languages. They are understood by
+//! what they have in common (who writes, what the subject and text speak of, where an address stands alone, what a host
+//! replied), not by a list of programs.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use regex::{Regex, RegexSet};
+
+use crate::mail::{Class, EnhancedCode, Stage};
+use crate::outcome::arrival::{Action, Kind, RECIPIENTS_MAX, Reading, Returned, tidy};
+use crate::outcome::bounce;
+use crate::outcome::letter::{Head, Letter};
+use crate::outcome::phrases;
+use crate::smtp::classify;
+
+/// Octets of text looked at: what matters stands at the start.
+const TEXT_MAX: usize = 256 << 10;
+/// Lines looked at.
+const LINES_MAX: usize = 4000;
+/// Octets of one line looked at.
+const LINE_MAX: usize = 2000;
+/// Addresses weighed.
+const CANDIDATES_MAX: usize = 1000;
+
+/// An address as it stands in a text.
+const ADDRESS: &str = r#"[^\s<>()\[\]:;,"'|\\@«»、。「」（）]+@[\p{L}\p{N}](?:[\p{L}\p{N}.-]*[\p{L}\p{N}])?"#;
+
+/// A text for people, parted into what is told and the message quoted below it.
+#[derive(Debug, Default)]
+pub(crate) struct Prose {
+    told: String,
+    quoted: String,
+}
+
+impl Prose {
+    /// The text of a letter.
+    pub(crate) fn new(letter: &Letter) -> Prose {
+        let mut told = letter.prose();
+        truncate(&mut told, TEXT_MAX);
+        let cut = quoted_from(&told);
+        Prose { quoted: told.split_off(cut), told }
+    }
+
+    /// What is told.
+    pub(crate) fn told(&self) -> &str {
+        &self.told
+    }
+
+    /// The message quoted below, from its first header line; empty when there is none.
+    pub(crate) fn quoted(&self) -> &str {
+        self.quoted.trim_start()
+    }
+
+    /// Whether the text names an address.
+    pub(crate) fn mentions(&self, address: &str) -> bool {
+        self.told.to_lowercase().contains(&address.to_lowercase())
+    }
+
+    /// Whether subject or text speak of a message that did not arrive.
+    pub(crate) fn is_about_failure(&self, subject: &str) -> bool {
+        phrases::is_failure_subject(subject) || phrases::is_failure(&self.told) || phrases::is_delay(&self.told)
+    }
+
+    /// The addresses that failed, as the text and then the header tell it.
+    pub(crate) fn addresses(&self, letter: &Letter) -> Vec<String> {
+        let found = candidates(&self.told, letter);
+        let best = found.iter().map(|candidate| candidate.weight).max().unwrap_or(Weight::Mentioned);
+        let listed = listed(letter);
+        let is_listed = |address: &str| listed.iter().any(|other| other.eq_ignore_ascii_case(address));
+        let mut addresses: Vec<String> = Vec::new();
+        if best >= Weight::Named {
+            let named: Vec<&Candidate> = found.iter().filter(|candidate| candidate.weight == best).collect();
+            let any_listed = found.iter().any(|candidate| is_listed(&candidate.address));
+            for candidate in named.into_iter().filter(|candidate| !any_listed || is_listed(&candidate.address)) {
+                push_new(&mut addresses, candidate.address.clone());
+            }
+            if any_listed && addresses.is_empty() {
+                addresses = listed.clone();
+            }
+        }
+        if addresses.is_empty() {
+            addresses = listed;
+        }
+        if addresses.is_empty() {
+            for candidate in found.into_iter().filter(|candidate| candidate.weight == best) {
+                push_new(&mut addresses, candidate.address);
+            }
+        }
+        addresses
+    }
+
+    /// Why one of the addresses failed: the words behind it, before the next one; else whatever the text quotes.
+    pub(crate) fn refusal(&self, address: &str) -> Refusal {
+        let lines: Vec<&str> = self.told.lines().take(LINES_MAX).collect();
+        let is_here = |line: &&str| line.to_lowercase().contains(&address.to_lowercase());
+        let own = lines.iter().position(is_here);
+        let next = own.and_then(|own| {
+            let after = lines[own + 1..].iter().position(|line| !is_here(line) && stands_alone(line).is_some());
+            after.map(|after| own + 1 + after)
+        });
+        let region = own.map_or(&lines[..], |own| &lines[own..next.unwrap_or(lines.len())]);
+        let near = Refusal::in_lines(region.iter().copied(), Some(address));
+        if !near.is_silent() {
+            return near;
+        }
+        let all = Refusal::in_lines(lines.iter().copied(), Some(address));
+        match all.is_silent() {
+            true => near,
+            false => all,
+        }
+    }
+}
+
+/// What a host said, found in a text.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refusal {
+    /// The basic code.
+    pub(crate) code: Option<u16>,
+    /// The enhanced code, or one that stands alone in the text.
+    pub(crate) enhanced: Option<EnhancedCode>,
+    /// The words, in one line.
+    pub(crate) text: String,
+    stage: Option<Stage>,
+}
+
+impl Refusal {
+    /// In a text that is nothing but a diagnostic.
+    pub(crate) fn in_text(text: &str) -> Refusal {
+        let mut refusal = Refusal::in_lines(text.lines(), None);
+        refusal.text = tidy(text);
+        refusal
+    }
+
+    /// Whether no code was found.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.code.is_none() && self.enhanced.is_none()
+    }
+
+    /// The status it stands for.
+    pub(crate) fn status(&self) -> Option<EnhancedCode> {
+        self.enhanced
+    }
+
+    /// Why, in one of our words; `status` is what the report made of it.
+    pub(crate) fn class(&self, status: Option<EnhancedCode>) -> Class {
+        let is_vague = |status: &EnhancedCode| (status.1, status.2) == (0, 0);
+        let enhanced = status.filter(|status| !is_vague(status)).or(self.enhanced).or(status);
+        let code = self.code.or(enhanced.map(|status| u16::from(status.0) * 100 + 50));
+        let class = classify::text(code, enhanced, &self.text, self.stage, None);
+        match class {
+            Class::Undetermined | Class::SoftSystem | Class::Protocol => phrases::class(&self.text).unwrap_or(class),
+            _ => class,
+        }
+    }
+
+    /// Of several replies the first that names the address, else the first.
+    fn in_lines<'a>(lines: impl Iterator<Item = &'a str> + Clone, address: Option<&str>) -> Refusal {
+        let address = address.map(str::to_lowercase);
+        let replies: Vec<(usize, Spoken)> =
+            lines.clone().enumerate().filter_map(|(at, line)| Some((at, spoken(line)?))).take(200).collect();
+        let names = |at: usize| {
+            let mut block = lines.clone().skip(at).take(2).map(str::to_lowercase);
+            address.as_ref().is_some_and(|address| block.any(|line| line.contains(address.as_str())))
+        };
+        let refuses = |found: &&(usize, Spoken)| found.1.code.is_some();
+        let named = replies.iter().filter(refuses).find(|(at, _)| names(*at));
+        let chosen = named.or(replies.iter().find(refuses)).or(replies.first());
+        let stage = stage(&join(lines.clone()));
+        let Some((at, spoken)) = chosen else {
+            return Refusal { text: tidy(&join(lines)), stage, ..Refusal::default() };
+        };
+        let block: Vec<&str> = lines.skip(*at).take_while(|line| !line.trim().is_empty()).take(20).collect();
+        let enhanced = spoken.enhanced.or_else(|| {
+            // Further lines of the same reply carry the code as well.
+            block.iter().skip(1).take(3).find_map(|line| self::spoken(line).and_then(|more| more.enhanced))
+        });
+        let enhanced = enhanced.filter(|found| spoken.code.is_none_or(|code| u16::from(found.0) == code / 100));
+        Refusal { code: spoken.code, enhanced, text: tidy(&join(block.into_iter())), stage }
+    }
+}
+
+/// A reply inside a line.
+#[derive(Debug, Clone, Copy)]
+struct Spoken {
+    code: Option<u16>,
+    enhanced: Option<EnhancedCode>,
+}
+
+/// The reply a line holds: `550 5.1.1 …`, `550-5.1.1`, `(#5.1.1)`, `said: 550 …`.
+fn spoken(line: &str) -> Option<Spoken> {
+    static BASIC: LazyLock<Regex> = LazyLock::new(|| {
+        let behind = r"(?:[ -]+|: ?)[#'\x22(]{0,2}([245]\.\d{1,3}\.\d{1,3})\b|[ :;,#'\x22-]|$";
+        Regex::new(&format!(r#"(?:^|[\s"'(\[<>=:#;-])([45][0-7]\d)(?:{behind})"#)).expect("a fixed expression")
+    });
+    static ENHANCED: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(?:^|[^\d.\w])([45]\.\d{1,3}\.\d{1,3})(?:[^\d.\w]|\.(?:\D|$)|$)").expect("a fixed expression")
+    });
+    static COUNTED: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(?i)^\W{0,2}(?:seconds?|minutes?|hours?|days?|bytes?|k?b|mb|octets)\b")
+            .expect("a fixed expression")
+    });
+    let line = prefix(line, LINE_MAX);
+    let alone = || ENHANCED.captures(line).and_then(|found| EnhancedCode::parse(&found[1]));
+    let basic = BASIC.captures_iter(line).find(|found| {
+        let end = found.get(1).map_or(0, |code| code.end());
+        !COUNTED.is_match(&line[end..])
+    });
+    match basic {
+        Some(found) => {
+            let behind = found.get(2).and_then(|enhanced| EnhancedCode::parse(enhanced.as_str()));
+            Some(Spoken { code: found[1].parse().ok(), enhanced: behind.or_else(alone) })
+        }
+        None => alone().map(|enhanced| Spoken { code: None, enhanced: Some(enhanced) }),
+    }
+}
+
+/// The stage a text speaks of, when it does.
+fn stage(text: &str) -> Option<Stage> {
+    static STAGES: LazyLock<RegexSet> = LazyLock::new(|| {
+        let stages = [
+            r"end of (the )?(data|message)|final data|after (pipelined )?sending (data|the message)|after i sent the message|\[data\]|\(data\)|reply to end of data|end-of-data|dot command",
+            r"rcpt (to|command)|\[rcpt_to\]|smtp:rcpt|does not like recipient|reply to rcpt",
+            r"initial connection|connection greeting|refused to talk to me|mail from|after (helo|ehlo)|does not like sender",
+        ];
+        regex::RegexSetBuilder::new(stages).case_insensitive(true).build().expect("fixed expressions")
+    });
+    let found = STAGES.matches(prefix(text, 4000));
+    let stages = [(0, Stage::Body), (1, Stage::To), (2, Stage::Greet)];
+    stages.into_iter().find(|(at, _)| found.matched(*at)).map(|(_, stage)| stage)
+}
+
+/// Who a letter claims to be from.
+pub(crate) struct Sender<'a> {
+    from: Cow<'a, str>,
+    return_path: Option<&'a str>,
+}
+
+impl<'a> Sender<'a> {
+    pub(crate) fn of(letter: &'a Letter) -> Sender<'a> {
+        Sender { from: Cow::Owned(letter.head.words("from")), return_path: letter.head.first("return-path") }
+    }
+
+    /// Whether it is the mail system of a host rather than a person.
+    pub(crate) fn is_mail_system(&self) -> bool {
+        static SYSTEM: LazyLock<Regex> = LazyLock::new(|| {
+            let names = [
+                r"mailer[-_. ]?daemon",
+                r"postmaster",
+                r"poostmaster",
+                r"mail[-_. ]?(delivery|daemon|system|administrator|router|gateway)",
+                r"mdaemon",
+                r"system administrator",
+                r"delivery[-_ ](sub)?system",
+                r"\bmta\b",
+                r"mail\.delivery\.system",
+                r"message[-_ ]?(router|transfer)",
+                r"bounces?@",
+                r"nondelivery|non-delivery",
+            ];
+            Regex::new(&format!("(?i)(?:{})", names.join("|"))).expect("a fixed expression")
+        });
+        let from = self.from.trim();
+        from.is_empty() || from == "<>" || SYSTEM.is_match(from)
+    }
+
+    /// Whether the return path is the empty one, as a report's is (RFC 5321 §4.5.5).
+    fn is_null(&self) -> bool {
+        let path = self.return_path.map(str::trim);
+        path.is_some_and(|path| path.is_empty() || path == "<>" || path.to_ascii_lowercase().contains("mailer-daemon"))
+    }
+
+    /// Its address.
+    pub(crate) fn address(&self) -> Option<&str> {
+        address_in(&self.from)
+    }
+}
+
+/// Reads a notice without structure; `None` when nothing says that it is one.
+pub(crate) fn read(letter: &Letter, prose: &Prose, returned: &Head) -> Reading {
+    let sender = Sender::of(letter);
+    let subject = letter.head.words("subject");
+    let told = prose.told();
+    let is_delay = phrases::is_delay(told) || phrases::is_delay_subject(&subject);
+    let is_given_up = phrases::is_given_up(told);
+    let speaks = phrases::is_failure(told) || is_delay || told.lines().take(LINES_MAX).any(is_refusal);
+    let is_titled = phrases::is_failure_subject(&subject) || phrases::is_delay_subject(&subject);
+    let is_listed = letter.head.first("x-failed-recipients").is_some();
+    let is_report = letter.kind == "multipart/report";
+    let is_system = sender.is_mail_system();
+    let is_notice = is_listed
+        || is_system && (speaks || is_titled)
+        || is_titled && speaks
+        || (sender.is_null() || is_report) && speaks;
+    if !is_notice {
+        return None;
+    }
+    let mut addresses = prose.addresses(letter);
+    if addresses.is_empty() {
+        addresses.extend(returned.first("to").and_then(address_in).map(str::to_owned));
+    }
+    addresses.truncate(RECIPIENTS_MAX);
+    let action = if is_delay && !is_given_up { Action::Delayed } else { Action::Failed };
+    let recipients: Vec<Returned> =
+        addresses.into_iter().map(|address| judged(prose.refusal(&address), address, action)).collect();
+    let kind = match recipients.is_empty() {
+        true if action == Action::Delayed => Kind::Delay,
+        true => Kind::Bounce,
+        false => bounce::kind(&recipients),
+    };
+    Some((kind, recipients))
+}
+
+fn judged(refusal: Refusal, address: String, action: Action) -> Returned {
+    let status = refusal.status();
+    let by_code = match (refusal.code, status) {
+        (Some(code), _) => Some(code / 100 == 5),
+        (None, status) => status.map(|status| status.0 == 5),
+    };
+    let class = refusal.class(status);
+    let permanent = action == Action::Failed && by_code.unwrap_or(true);
+    Returned {
+        address,
+        action: Some(action),
+        code: refusal.code,
+        status,
+        permanent: Some(permanent),
+        class,
+        diagnostic: refusal.text,
+    }
+}
+
+/// Whether a line is a host's refusal: a reply at its start or behind words that introduce one.
+fn is_refusal(line: &str) -> bool {
+    static REFUSAL: LazyLock<Regex> = LazyLock::new(|| {
+        let lead = r"(?:^\W{0,6}|said:?\s*|error:?\s*|response:?\s*|returned:?\s*|<<<\s*|: )";
+        Regex::new(&format!(r"(?i){lead}[45][0-5]\d[ :-](?:#?[45]\.\d{{1,3}}\.\d{{1,3}}|.*(?:@|user|mailbox|recipient|unknown|reject|denied|refuse|blocked|not ))")).expect("a fixed expression")
+    });
+    REFUSAL.is_match(prefix(line, 400))
+}
+
+/// How sure it is that an address in a text is one that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Weight {
+    /// It stands somewhere in a sentence.
+    Mentioned,
+    /// It stands in a host's refusal, or in a sentence about the failure.
+    Quoted,
+    /// It is called a recipient, or stands in RCPT TO.
+    Named,
+    /// It has a line of its own, or heads one.
+    Listed,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    address: String,
+    weight: Weight,
+}
+
+fn candidates(told: &str, letter: &Letter) -> Vec<Candidate> {
+    let ours: Vec<String> = ["to", "delivered-to", "x-original-to", "from", "return-path"]
+        .into_iter()
+        .filter_map(|name| letter.head.first(name).and_then(address_in).map(str::to_lowercase))
+        .collect();
+    let mut found: Vec<Candidate> = Vec::new();
+    let mut before = "";
+    for line in told.lines().take(LINES_MAX).map(|line| prefix(line, LINE_MAX)) {
+        for (address, weight) in weigh(line) {
+            let is_own = ours.contains(&address.to_lowercase());
+            let is_senders = phrases::introduces_sender(before) && weight == Weight::Listed;
+            if is_own && weight < Weight::Named || is_senders || found.len() >= CANDIDATES_MAX {
+                continue;
+            }
+            found.push(Candidate { address, weight });
+        }
+        if !line.trim().is_empty() {
+            before = line;
+        }
+    }
+    found
+}
+
+/// The addresses of a line, weighed.
+fn weigh(line: &str) -> Vec<(String, Weight)> {
+    static NAMED: LazyLock<Regex> = LazyLock::new(|| {
+        let words = [
+            r"rcpt to",
+            r"(?:failed |final |original |intended )?recipients?(?: address)?",
+            r"delivering your (?:mail|message) to",
+            r"deliver (?:your |the |this )?(?:mail |message |e-?mail )?to",
+            r"delivery (?:to|for)",
+            r"addressed to",
+            r"permanent errors",
+            r"destinat(?:ion|ario|aire)s?(?: address)?",
+            r"(?:empf(?:ä|ae)nger|an)",
+            r"宛先",
+            r"not reach",
+            r"mailbox(?: for)?",
+            r"sent to",
+        ];
+        Regex::new(&format!(r#"(?i)(?:^|\W)(?:{})\W{{0,6}}({ADDRESS})"#, words.join("|"))).expect("a fixed expression")
+    });
+    static ANY: LazyLock<Regex> = LazyLock::new(|| Regex::new(ADDRESS).expect("a fixed expression"));
+    if !line.contains('@') {
+        return Vec::new();
+    }
+    if let Some(address) = stands_alone(line) {
+        return vec![(address.to_owned(), Weight::Listed)];
+    }
+    let named = NAMED.captures(line).map(|found| found[1].to_owned());
+    let rest = match is_refusal(line) || phrases::is_failure(line) {
+        true => Weight::Quoted,
+        false => Weight::Mentioned,
+    };
+    let others = ANY.find_iter(line).take(20).map(|found| found.as_str().to_owned());
+    let others = others.filter(|address| named.as_ref() != Some(address)).map(|address| (address, rest));
+    named.iter().map(|address| (address.clone(), Weight::Named)).chain(others.collect::<Vec<_>>()).collect()
+}
+
+/// The address a line consists of, or begins with before the reason.
+fn stands_alone(line: &str) -> Option<&str> {
+    static ALONE: LazyLock<Regex> = LazyLock::new(|| {
+        let open = r#"[\s>*•·"'“«<\-–]*"#;
+        let close = r#"[>"'”»]*"#;
+        let reason = r"(?:\s*[:,;.]?\s*$|\s*(?:\.\.\.|:|,|;|\(|\s-|–|\son\s|\s{2}|\t).+$)";
+        Regex::new(&format!(r"^{open}({ADDRESS}){close}{reason}")).expect("a fixed expression")
+    });
+    static WITH_NAME: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(&format!(r"^[^<:]{{0,120}}<({ADDRESS})>\s*(?::.*)?$")).expect("a fixed expression")
+    });
+    let line = prefix(line, LINE_MAX);
+    let found = ALONE.captures(line).or_else(|| {
+        let is_listed = line.starts_with([' ', '\t', '>', '*', '-', '"']) || line.contains(">:");
+        is_listed.then(|| WITH_NAME.captures(line)).flatten()
+    })?;
+    found.get(1).map(|address| address.as_str())
+}
+
+/// The recipients a host lists in the header.
+fn listed(letter: &Letter) -> Vec<String> {
+    let mut listed = Vec::new();
+    for value in letter.head.all("x-failed-recipients") {
+        for address in value.split(',').map(str::trim).filter(|address| address.contains('@')) {
+            push_new(&mut listed, octets(address.trim_matches(['<', '>'])));
+        }
+    }
+    listed
+}
+
+/// Undoes the `\347\224` by which Exim shows octets that are not ASCII.
+fn octets(text: &str) -> String {
+    static OCTETS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?:\\[0-3][0-7]{2})+").expect("a fixed expression"));
+    let decode = |found: &regex::Captures<'_>| {
+        let bytes = found[0].split('\\').skip(1).filter_map(|octet| u8::from_str_radix(octet, 8).ok());
+        String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned()
+    };
+    OCTETS.replace_all(text, decode).into_owned()
+}
+
+/// The first address in a text.
+pub(crate) fn address_in(text: &str) -> Option<&str> {
+    static ANY: LazyLock<Regex> = LazyLock::new(|| Regex::new(ADDRESS).expect("a fixed expression"));
+    ANY.find(prefix(text, LINE_MAX)).map(|found| found.as_str())
+}
+
+/// Where the quoted message begins: at a line that announces it, or where header fields begin.
+fn quoted_from(told: &str) -> usize {
+    let mut at = 0;
+    let lines: Vec<&str> = told.split_inclusive('\n').take(LINES_MAX).collect();
+    for (number, line) in lines.iter().enumerate() {
+        let is_first_field = is_any_field(line) && {
+            let near = lines[number..].iter().take(12).take_while(|line| !line.trim().is_empty());
+            let fields: Vec<&&str> = near.filter(|line| is_any_field(line)).collect();
+            fields.len() >= 2 && fields.iter().any(|line| is_trace_field(line))
+        };
+        if is_first_field {
+            return at;
+        }
+        at += line.len();
+        if phrases::announces_copy(line.trim_end()) && announces_for_good(&lines[number + 1..]) {
+            return at;
+        }
+    }
+    told.len()
+}
+
+/// Whether nothing that matters follows an announcement: no address with a line of its own before the copy.
+fn announces_for_good(after: &[&str]) -> bool {
+    let mut texts = after.iter().filter(|line| !line.trim().is_empty()).take(3);
+    !texts.any(|line| stands_alone(line).is_some() && !line.trim_start().starts_with('<'))
+}
+
+/// A line that only a message's header has.
+fn is_trace_field(line: &str) -> bool {
+    static TRACE: LazyLock<Regex> = LazyLock::new(|| {
+        let names = "received|return-path|message-id|mime-version|dkim-signature|domainkey-signature|x-[a-z-]+|\
+                     arc-[a-z-]+|content-(?:type|transfer-encoding)|delivered-to|authentication-results|envelope-to";
+        Regex::new(&format!(r"(?i)^(?:>\s?|\s{{0,3}})(?:{names}):\s")).expect("a fixed expression")
+    });
+    TRACE.is_match(prefix(line, 200))
+}
+
+/// A line that a message's header has, and perhaps a text about one.
+fn is_any_field(line: &str) -> bool {
+    static COMMON: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(?i)^(?:>\s?|\s{0,3})(?:from|to|cc|date|subject|reply-to|sender|[a-z]+-[a-z-]+):\s")
+            .expect("a fixed expression")
+    });
+    is_trace_field(line) || COMMON.is_match(prefix(line, 200))
+}
+
+fn join<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let mut joined = String::new();
+    for line in lines {
+        joined.push_str(line);
+        joined.push(' ');
+        if joined.len() > 4000 {
+            break;
+        }
+    }
+    joined
+}
+
+fn push_new(addresses: &mut Vec<String>, address: String) {
+    let is_known = addresses.iter().any(|other| other.eq_ignore_ascii_case(&address));
+    if !is_known && addresses.len() < RECIPIENTS_MAX {
+        addresses.push(address);
+    }
+}
+
+/// The first `most` octets, cut between characters.
+fn prefix(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}
+
+fn truncate(text: &mut String, most: usize) {
+    text.truncate(text.floor_char_boundary(most));
+}

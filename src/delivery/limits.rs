@@ -90,6 +90,8 @@ pub struct Learned {
     pub per_second: Option<f32>,
     /// Messages on each connection, when the host was found to allow fewer than the shape.
     pub session_max: Option<u32>,
+    /// How often it was found dead without a success between; the next rest is as long as that makes it.
+    pub deaths: u8,
     /// Why it stands still, in the host's words, cut.
     pub why: String,
 }
@@ -145,6 +147,19 @@ impl Limits {
         }
         let size = self.window_size(now);
         (open >= size).then_some(NotNow { binds: Binding::Connections(size), wait: None })
+    }
+
+    /// Ends a pause that is over: the site begins again with one connection.
+    pub fn refresh(&mut self, now: Instant) {
+        // what binds is asked for elsewhere
+        let _ = self.standing(now);
+    }
+
+    /// How long the paces remember: limits made anew after this time without a message allow no more than these.
+    pub fn memory(&self) -> Duration {
+        let interval =
+            |pace: &Pace| pace.per_second().map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate));
+        interval(&self.messages).max(interval(&self.connections))
     }
 
     /// Connections of use now; those above it are to be closed after their present message.
@@ -255,6 +270,7 @@ impl Limits {
             pause_until: pause.map(|(until, _)| wall + until.saturating_duration_since(now)),
             per_second: self.messages.is_slowed().then(|| self.messages.per_second().map(|rate| rate as f32)).flatten(),
             session_max: self.session.filter(|(_, until)| *until > now).map(|(most, _)| most),
+            deaths: self.deaths.min(u8::MAX.into()) as u8,
             why: self.held.clone().or(pause.map(|(_, why)| why.clone())).unwrap_or_default(),
         };
         (learned != Learned::default()).then_some(learned)
@@ -265,9 +281,12 @@ impl Limits {
         if learned.held {
             self.held = Some(learned.why.clone());
         }
-        if let Some(until) = learned.pause_until.filter(|until| *until > wall) {
-            self.pause(until.since(wall), &learned.why, now);
+        match learned.pause_until {
+            Some(until) if until > wall => self.pause(until.since(wall), &learned.why, now),
+            Some(_) => self.window.probe(),
+            None => {}
         }
+        self.deaths = learned.deaths.into();
         if let Some(per_second) = learned.per_second {
             self.messages.slow_to(f64::from(per_second), now);
         }
@@ -343,28 +362,30 @@ impl Limits {
 }
 
 impl Learned {
-    /// As bytes, at most 84.
+    /// As bytes, at most 83.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![1, u8::from(self.held)];
         bytes.extend(self.pause_until.map_or(0, Timestamp::as_ms).to_be_bytes());
         bytes.extend(self.per_second.unwrap_or(0.0).to_be_bytes());
         bytes.extend(self.session_max.unwrap_or(0).to_be_bytes());
+        bytes.push(self.deaths);
         bytes.extend(cut(&self.why).as_bytes());
         bytes
     }
 
     /// Back from bytes; `None` for another version or a damaged record, which costs only what was learned.
     pub fn from_bytes(bytes: &[u8]) -> Option<Learned> {
-        let (head, why) = bytes.split_at_checked(18)?;
+        let (head, why) = bytes.split_at_checked(19)?;
         let [1, held, rest @ ..] = head else { return None };
         let until = i64::from_be_bytes(rest[..8].try_into().ok()?);
         let per_second = f32::from_be_bytes(rest[8..12].try_into().ok()?);
-        let session = u32::from_be_bytes(rest[12..].try_into().ok()?);
+        let session = u32::from_be_bytes(rest[12..16].try_into().ok()?);
         Some(Learned {
             held: *held == 1,
             pause_until: (until != 0).then(|| Timestamp::from_ms(until)),
             per_second: (per_second.is_finite() && per_second > 0.0).then_some(per_second),
             session_max: (session != 0).then_some(session),
+            deaths: rest[16],
             why: std::str::from_utf8(why).ok()?.to_owned(),
         })
     }

@@ -1,12 +1,18 @@
 //! From the queue to the mail hosts: routes, sites, limits, connections, and the judgement on every attempt.
 
+mod carrier;
+pub mod courier;
 pub mod dial;
+mod entry;
+mod launches;
 pub mod limits;
 pub mod look;
 pub mod pace;
 pub mod press;
 pub mod route;
+pub mod sites;
 pub mod source;
+mod steward;
 pub mod sts;
 pub mod tls_policy;
 pub mod trouble;

@@ -35,6 +35,8 @@ pub struct Pace {
     last_slow: Option<Instant>,
     /// Since when no trouble came, for recovery.
     clean_since: Option<Instant>,
+    /// When the next one may pass, as the limiter has it.
+    next: Instant,
 }
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, Hand, NoOpMiddleware<Duration>>;
@@ -65,7 +67,8 @@ impl Pace {
     /// A pace of at most `rate`; without one it always says yes, until it is told to slow down.
     pub fn new(rate: Option<Rate>, now: Instant) -> Pace {
         let clock = Hand { start: now, shown: Arc::new(AtomicU64::new(0)) };
-        let mut pace = Pace { full: rate, slowed: None, limiter: None, clock, last_slow: None, clean_since: None };
+        let mut pace =
+            Pace { full: rate, slowed: None, limiter: None, clock, last_slow: None, clean_since: None, next: now };
         pace.rebuild(now, Duration::ZERO);
         pace
     }
@@ -75,11 +78,19 @@ impl Pace {
         self.recover(now);
         self.clock.set(now);
         let Some(limiter) = &self.limiter else { return Ok(()) };
-        limiter.check().map_err(|not_until| {
-            // Rounded up to tokio's millisecond: a wait that ends early would only ask again.
-            let wait = not_until.wait_time_from(self.clock.now());
-            Duration::from_millis(u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
-        })
+        match limiter.check() {
+            Ok(()) => {
+                self.next = now + self.interval().unwrap_or_default();
+                Ok(())
+            }
+            Err(not_until) => Err(whole_ms(not_until.wait_time_from(self.clock.now()))),
+        }
+    }
+
+    /// How long until one may pass; zero: now. Nothing is spent.
+    pub fn wait(&mut self, now: Instant) -> Duration {
+        self.recover(now);
+        whole_ms(self.next.saturating_duration_since(now))
     }
 
     /// A throttling reply came: half the speed at once, given back step by step while it stays clean.
@@ -128,6 +139,7 @@ impl Pace {
             if !delay.is_zero() {
                 // A fresh limiter owes nothing; one pass taken now makes the next wait its interval.
                 let _ = limiter.check();
+                self.next = now + delay;
             }
             limiter
         });
@@ -147,6 +159,11 @@ impl Pace {
         self.slowed = (faster < full).then_some(faster);
         self.rebuild(now, self.interval().unwrap_or_default());
     }
+}
+
+/// Rounded up to tokio's millisecond: a wait that ends early would only ask again.
+fn whole_ms(wait: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
 }
 
 /// Division that rounds up, so that `count` intervals never fall short of their window.
@@ -197,6 +214,20 @@ mod tests {
                 let within = times[at..].iter().take_while(|t| **t < *first + rate.window()).count();
                 assert!(within <= rate.count() as usize, "{within} in one window of {rate}");
             }
+        }
+    }
+
+    #[test]
+    fn a_wait_foretells_what_asking_says_and_spends_nothing() {
+        let mut now = Instant::now();
+        let mut pace = pace("7/min", now);
+        for step in 0..400 {
+            now += Duration::from_millis(331);
+            if step == 90 {
+                pace.slow(now);
+            }
+            let wait = pace.wait(now);
+            assert_eq!(pace.ask(now), if wait.is_zero() { Ok(()) } else { Err(wait) }, "step {step}");
         }
     }
 

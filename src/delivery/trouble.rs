@@ -11,6 +11,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::mail::{Blame, Class, EnhancedCode, Reply, Ruling, Stage, Verdict};
+use crate::smtp;
 use crate::smtp::classify::{Reaction, Rules};
 
 /// What was heard instead of a reply.
@@ -76,6 +77,22 @@ impl Fault {
             Fault::SourceGone(_) | Fault::Exhausted(_) | Fault::Credentials(_) => (451, EnhancedCode(4, 3, 5)),
         };
         Reply { code, enhanced: Some(enhanced), text: self.to_string() }
+    }
+}
+
+impl From<smtp::Error> for Fault {
+    fn from(error: smtp::Error) -> Fault {
+        match error {
+            smtp::Error::TimedOut(limit) => Fault::TimedOut(limit),
+            smtp::Error::Closed => Fault::Closed,
+            smtp::Error::Io(text, kind) => match Fault::of_io(&kind.into()) {
+                Fault::Unreachable(_) => Fault::Unreachable(text),
+                known => known,
+            },
+            smtp::Error::Garbled(what) => Fault::Garbled(what),
+            smtp::Error::Tls(why) => Fault::Tls(why),
+            smtp::Error::Credentials(why) => Fault::Credentials(why),
+        }
     }
 }
 

@@ -1,0 +1,534 @@
+//! One connection: leases in, settlements out. Dials, then feeds the session with copies freshly printed and looked at,
+//! and settles each in the same commit that lets the next one's final dot go out. Decides nothing about the site: it asks
+//! its steward for every copy, and tells it what was heard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::base::{Address, Domain, EnvelopeId};
+use crate::config::shaping::SiteShape;
+use crate::delivery::courier::Kit;
+use crate::delivery::dial::{Dialled, Shut, Trouble};
+use crate::delivery::entry::Said;
+use crate::delivery::launches::Facts;
+use crate::delivery::look::{Look, look};
+use crate::delivery::press::{Printed, Spoilt};
+use crate::delivery::route::Route;
+use crate::delivery::source::Source;
+use crate::delivery::tls_policy::Demand;
+use crate::delivery::trouble::{Fault, Judgement, judge_by};
+use crate::mail::{Blame, Class, Reply, Stage, Standing, Verdict};
+use crate::queue::{Error, Lease, Settlement};
+use crate::smtp::{Connection, Copy, CopySource, Ending, Hello, Login, Patience, Receipt, Security, Timeouts};
+
+/// How long settlements wait for an intent to share their commit with.
+const SHARE: Duration = Duration::from_millis(1);
+/// Settlements that are not kept waiting for an intent any more.
+const SETTLED_MAX: usize = 64;
+/// A copy that ended this many connections without a word about itself is deferred like any other.
+const SETBACKS_MAX: u8 = 2;
+/// Copies after which a connection is worth keeping for its whole idle time; others wait a tenth of it.
+const WORTHY: u32 = 10;
+/// A copy that only a person's mending will help is looked at again after this time.
+const MENDING: Duration = Duration::from_secs(15 * 60);
+/// For the answer to QUIT.
+const QUIT: Duration = Duration::from_secs(5);
+
+/// A leased copy on its way.
+pub(super) struct Job {
+    /// The right to try it.
+    pub lease: Lease,
+    /// Its launch.
+    pub facts: Arc<Facts>,
+    /// It was handed over by another steward, whose domain it is of.
+    pub stray: bool,
+    /// Connections that ended under it without a word about it.
+    pub setbacks: u8,
+    /// Its intent is on the ledger: its final dot may be out.
+    pub intended: bool,
+}
+
+/// What a carrier tells its steward.
+pub(super) enum Word {
+    /// The connection stands.
+    Open,
+    /// None came about.
+    Shut(Box<Trouble>),
+    /// One copy is asked for.
+    Ask(Patience, Vec<Heard>, oneshot::Sender<Answer>),
+    /// The connection is over.
+    End(End),
+}
+
+/// The end of a connection.
+#[derive(Default)]
+pub(super) struct End {
+    /// What was heard and not yet told.
+    pub heard: Vec<Heard>,
+    /// Copies to be tried again at once.
+    pub back: Vec<Job>,
+    /// The host ended it after so many copies, between two of them or by a 421.
+    pub closed_after: Option<u32>,
+}
+
+/// What a steward answers.
+pub(super) enum Answer {
+    /// This one.
+    Job(Box<Job>),
+    /// None right now.
+    Nothing,
+    /// No more on this connection.
+    Close,
+}
+
+/// How one copy ended, as far as the site is concerned.
+pub(super) struct Heard {
+    /// The judgement.
+    pub judgement: Judgement,
+    /// The host's words, unless it took the copy.
+    pub words: String,
+    /// How long the copy took on the connection.
+    pub took: Duration,
+}
+
+/// One carrier: its connection is kept by [`Carrier::run`], everything else here.
+pub(super) struct Carrier {
+    pub kit: Arc<Kit>,
+    pub number: u32,
+    pub route: Arc<Route>,
+    pub source: Arc<Source>,
+    pub shape: Arc<SiteShape>,
+    pub steward: mpsc::Sender<(u32, Word)>,
+    /// Copies on this connection at most.
+    pub most: u32,
+    pub load: Load,
+}
+
+/// What a carrier carries.
+#[derive(Default)]
+pub(super) struct Load {
+    host: Option<Domain>,
+    coming: Coming,
+    /// Handed to the session, not yet done.
+    open: Vec<Job>,
+    /// Settled, not yet committed.
+    settled: Vec<Settlement>,
+    /// A commit under way.
+    commit: Option<BoxFuture<'static, Result<(), Error>>>,
+    heard: Vec<Heard>,
+    back: Vec<Job>,
+    done: u32,
+    closed_at_once: bool,
+    /// The queue or the store has failed: nothing more is taken on.
+    broken: bool,
+}
+
+/// The next copy on its way to the session; kept over a dropped call.
+#[derive(Default)]
+enum Coming {
+    #[default]
+    Nothing,
+    Asked(oneshot::Receiver<Answer>),
+    Printing(Box<Job>, Address, BoxFuture<'static, Result<Printed, Spoilt>>),
+}
+
+/// What happened while the steward's answer was awaited.
+enum Meanwhile {
+    Answered(Option<Answer>),
+    Committed(Result<(), Error>),
+    Share,
+    Idle,
+}
+
+impl Carrier {
+    /// The life of a connection, from dialling to QUIT.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let dialled = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            dialled = self.dial() => Some(dialled),
+        };
+        let connection = match dialled {
+            None => return self.end(None, None).await,
+            Some(Err(trouble)) => return self.say(Word::Shut(Box::new(trouble))).await,
+            Some(Ok(Dialled { connection, host, .. })) => {
+                self.load.host = host;
+                connection
+            }
+        };
+        self.say(Word::Open).await;
+        self.carry(connection).await;
+    }
+
+    async fn carry(mut self, mut connection: Connection) {
+        let most = self.most;
+        let ending = connection.drive(&mut self, most).await;
+        if self.load.broken {
+            // whoever takes over would only fail in the same way
+            sleep(Duration::from_secs(1)).await;
+        }
+        match ending {
+            Ending::Idle | Ending::Enough | Ending::Full => self.end(Some(connection), None).await,
+            Ending::Dismissed(_) => {
+                let done = self.load.done;
+                self.end(None, Some(done)).await;
+            }
+            Ending::Broken(_) => {
+                let closed = self.load.closed_at_once.then_some(self.load.done);
+                self.end(None, closed).await;
+            }
+            Ending::Withheld => self.end(None, None).await,
+        }
+    }
+
+    async fn dial(&mut self) -> Result<Dialled<Connection>, Trouble> {
+        let Carrier { kit, route, source, shape, .. } = &*self;
+        let login = route.via.as_ref().and_then(|_| relay_login(kit));
+        kit.dialler
+            .dial(route, source, shape, |stream, host, demand| {
+                let hello = Hello {
+                    ehlo_name: source.ehlo_name.clone(),
+                    host,
+                    security: security(demand),
+                    login: login.clone(),
+                    timeouts: timeouts(shape),
+                };
+                async move {
+                    let opened = Connection::open(stream, &hello, &kit.road.tls).await;
+                    opened.map_err(|no| Shut { stage: no.stage, heard: no.heard.map_err(Fault::from) })
+                }
+            })
+            .await
+    }
+
+    /// Makes the last settlements durable, says goodbye, and reports what is left.
+    async fn end(mut self, connection: Option<Connection>, closed_after: Option<u32>) {
+        self.commit(None).await;
+        match std::mem::take(&mut self.load.coming) {
+            Coming::Nothing => {}
+            Coming::Asked(mut answer) => {
+                answer.close();
+                if let Ok(Answer::Job(job)) = answer.try_recv() {
+                    self.load.back.push(*job);
+                }
+            }
+            Coming::Printing(job, _, _) => self.load.back.push(*job),
+        }
+        if let Some(connection) = connection {
+            connection.quit().await;
+        }
+        let Load { heard, back, .. } = std::mem::take(&mut self.load);
+        self.say(Word::End(End { heard, back, closed_after })).await;
+    }
+
+    async fn say(&mut self, word: Word) {
+        // a steward that is gone has no use for it; leases inside go home
+        let _ = self.steward.send((self.number, word)).await;
+    }
+
+    /// Asks the steward for a copy; `None` when there is no steward any more. Cancel-safe.
+    async fn ask(&mut self, patience: Patience) -> Option<()> {
+        let place = self.steward.reserve().await.ok()?;
+        let (answer, asked) = oneshot::channel();
+        place.send((self.number, Word::Ask(patience, std::mem::take(&mut self.load.heard), answer)));
+        self.load.coming = Coming::Asked(asked);
+        Some(())
+    }
+
+    /// Waits for the steward's answer, and commits what is settled when nothing comes to share its commit. `None`: no
+    /// copy. Cancel-safe.
+    async fn hear(&mut self, patience: Patience, idle: Instant) -> Option<Box<Job>> {
+        loop {
+            let Load { coming, settled, commit, .. } = &mut self.load;
+            let Coming::Asked(answer) = coming else { return None };
+            let waits = patience == Patience::Wait;
+            let meanwhile = tokio::select! {
+                biased;
+                answer = &mut *answer => Meanwhile::Answered(answer.ok()),
+                done = running(commit), if commit.is_some() => Meanwhile::Committed(done),
+                () = sleep(SHARE), if waits && !settled.is_empty() && commit.is_none() => Meanwhile::Share,
+                () = sleep_until(idle), if waits => Meanwhile::Idle,
+            };
+            match meanwhile {
+                Meanwhile::Answered(answer) => {
+                    self.load.coming = Coming::Nothing;
+                    match answer {
+                        Some(Answer::Job(job)) => return Some(job),
+                        Some(Answer::Nothing | Answer::Close) | None => return None,
+                    }
+                }
+                Meanwhile::Committed(done) => drop(self.committed(done)),
+                Meanwhile::Share => self.start_commit(None),
+                Meanwhile::Idle => {
+                    answer.close();
+                    let late = answer.try_recv();
+                    self.load.coming = Coming::Nothing;
+                    return match late {
+                        Ok(Answer::Job(job)) => Some(job),
+                        Ok(Answer::Nothing | Answer::Close) | Err(_) => None,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Sets source and date at the first MAIL, and starts the printing; what is no longer to be sent is settled instead.
+    fn print(&mut self, mut job: Box<Job>) {
+        let envelope = &mut job.lease.envelope;
+        envelope.source = Some(self.source.id);
+        envelope.date.get_or_insert(self.kit.entries.now());
+        match self.kit.road.store.recipient(envelope.id.contact()) {
+            Ok(Some(recipient)) => {
+                let to = recipient.address.clone();
+                let printing = self.kit.press.print(envelope.clone(), recipient).boxed();
+                self.load.coming = Coming::Printing(job, to, printing);
+            }
+            Ok(None) => match look(&self.kit.road.store, envelope.id) {
+                Ok(Look::Go) => self.turn_away(*job, Look::Barred("the contact was erased".to_owned())),
+                Ok(other) => self.turn_away(*job, other),
+                Err(why) => self.store_failed(&why),
+            },
+            Err(why) => self.store_failed(&why),
+        }
+    }
+
+    /// The last look at a printed copy, and its way to the session.
+    fn ready(&mut self, job: Job, to: Address, printed: Result<Printed, Spoilt>) -> Option<Copy> {
+        let id = job.lease.envelope.id;
+        let Printed { message, return_path } = match printed {
+            Ok(printed) => printed,
+            Err(spoilt) => {
+                self.spoilt(job, spoilt);
+                return None;
+            }
+        };
+        match look(&self.kit.road.store, id) {
+            Ok(Look::Go) => {
+                self.load.open.push(job);
+                Some(Copy { id, return_path, to, message })
+            }
+            Ok(other) => {
+                self.turn_away(job, other);
+                None
+            }
+            Err(why) => {
+                self.store_failed(&why);
+                None
+            }
+        }
+    }
+
+    fn turn_away(&mut self, job: Job, look: Look) {
+        let (site, lease) = (self.site_of(&job), job.lease);
+        let entries = &self.kit.entries;
+        let settled = match look {
+            Look::Go | Look::Home => return lease.home(),
+            Look::Barred(why) => entries.decided(lease, Standing::Barred, Class::PolicyRecipient, None, why, site),
+            Look::Cancelled => {
+                let why = "its launch was cancelled".to_owned();
+                entries.decided(lease, Standing::Cancelled, Class::Undetermined, None, why, site)
+            }
+        };
+        self.load.settled.push(settled);
+    }
+
+    fn spoilt(&mut self, job: Job, spoilt: Spoilt) {
+        let (site, lease) = (self.site_of(&job), job.lease);
+        let entries = &self.kit.entries;
+        let settled = match spoilt {
+            Spoilt::Failed { class, text } => {
+                entries.decided(lease, Standing::Failed, class, Some(Stage::Print), text, site)
+            }
+            Spoilt::Skipped(text) => {
+                entries.decided(lease, Standing::Skipped, Class::PolicyContent, Some(Stage::Print), text, site)
+            }
+            Spoilt::Ourselves { class, text } => {
+                tracing::warn!(copy = %lease.envelope.id, "cannot be printed: {text}");
+                let reply = Some(Reply { code: 451, enhanced: None, text });
+                let said = Said { stage: Some(Stage::Print), reply, host: None, site };
+                entries.again(lease, class, entries.in_about(MENDING), said)
+            }
+            Spoilt::Broken => {
+                tracing::error!(copy = %lease.envelope.id, "the press broke down over a copy; this is a bug");
+                return drop(lease);
+            }
+        };
+        self.load.settled.push(settled);
+    }
+
+    fn store_failed(&mut self, why: &crate::store::Error) {
+        tracing::error!(error = %why, "a copy could not be looked up");
+        self.load.broken = true;
+    }
+
+    /// The site a copy is counted under: with a relay its own domain.
+    fn site_of(&self, job: &Job) -> Arc<str> {
+        self.kit.counted_under(&self.route, job.lease.domain())
+    }
+
+    /// Commits what is settled, and `more`; `false` when it could not be.
+    async fn commit(&mut self, more: Option<Settlement>) -> bool {
+        let before = self.finish_commit().await;
+        self.start_commit(more);
+        self.finish_commit().await && before
+    }
+
+    fn start_commit(&mut self, more: Option<Settlement>) {
+        let mut batch = std::mem::take(&mut self.load.settled);
+        batch.extend(more);
+        if !batch.is_empty() {
+            let queue = self.kit.road.queue.clone();
+            self.load.commit = Some(async move { queue.settle(batch).await }.boxed());
+        }
+    }
+
+    async fn finish_commit(&mut self) -> bool {
+        if self.load.commit.is_none() {
+            return true;
+        }
+        let done = running(&mut self.load.commit).await;
+        self.committed(done)
+    }
+
+    fn committed(&mut self, done: Result<(), Error>) -> bool {
+        self.load.commit = None;
+        if let Err(error) = &done {
+            tracing::debug!(%error, "a settlement was not recorded");
+            self.load.broken = true;
+        }
+        done.is_ok()
+    }
+
+    /// What becomes of a copy after its attempt.
+    fn rule(&mut self, mut job: Job, stage: Stage, heard: Result<Reply, Fault>, took: Duration) {
+        let site = self.route.via.is_none().then_some(&*self.route.site);
+        let mut judgement = judge_by(&self.kit.road.rules, site, stage, heard.as_ref());
+        let silent = judgement.after == Some(Duration::ZERO);
+        if silent && self.load.done == 0 {
+            // a host that closes on the very first copy is in trouble; only between two copies it is not (C-23)
+            judgement.after = None;
+        }
+        let lost = stage == Stage::Body && heard.is_err() && job.intended;
+        let reply = heard.unwrap_or_else(|fault| fault.as_reply());
+        let words = if judgement.ruling.verdict == Verdict::Delivered { String::new() } else { reply.to_string() };
+        let said =
+            Said { stage: Some(stage), reply: Some(reply), host: self.load.host.clone(), site: self.site_of(&job) };
+        self.load.heard.push(Heard { judgement, words, took });
+        let (entries, class) = (&self.kit.entries, judgement.ruling.class);
+        let settled = match judgement.ruling.verdict {
+            _ if lost => entries.doubtful(job.lease, job.facts.in_doubt, said),
+            Verdict::Delivered => entries.delivered(job.lease, said),
+            Verdict::Failed => entries.failed(job.lease, class, said),
+            Verdict::Deferred => match judgement.ruling.blame {
+                Blame::Recipient | Blame::Message | Blame::Stream | Blame::Campaign => {
+                    entries.deferred(job.lease, class, judgement.after, said)
+                }
+                Blame::Host if silent && self.load.done > 0 && !job.intended => return self.load.back.push(job),
+                Blame::Host if job.setbacks < SETBACKS_MAX && !job.intended => {
+                    job.setbacks += 1;
+                    return self.load.back.push(job);
+                }
+                Blame::Host => entries.deferred(job.lease, class, judgement.after, said),
+                // without a counted try; an intent already written has to be settled to be taken back
+                Blame::Site | Blame::Source | Blame::Ourselves => match judgement.after {
+                    None if !job.intended => return job.lease.home(),
+                    after => {
+                        let at = entries.in_about(after.unwrap_or(self.kit.road.settings.retry.first.duration()));
+                        entries.again(job.lease, class, at, said)
+                    }
+                },
+            },
+        };
+        self.load.settled.push(settled);
+    }
+}
+
+impl CopySource for Carrier {
+    async fn next(&mut self, patience: Patience) -> Option<Copy> {
+        let idle = self.shape.idle_timeout.duration();
+        let idle = Instant::now() + if self.load.done < WORTHY { idle / 10 } else { idle };
+        while !self.load.broken {
+            match &mut self.load.coming {
+                Coming::Nothing => {
+                    if self.load.settled.len() >= SETTLED_MAX {
+                        self.commit(None).await;
+                    }
+                    self.ask(patience).await?;
+                }
+                Coming::Asked(_) => {
+                    let job = self.hear(patience, idle).await?;
+                    self.print(job);
+                }
+                Coming::Printing(_, _, printing) => {
+                    let printed = printing.as_mut().await;
+                    let Coming::Printing(job, to, _) = std::mem::take(&mut self.load.coming) else { continue };
+                    if let Some(copy) = self.ready(*job, to, printed) {
+                        return Some(copy);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    async fn intend(&mut self, id: EnvelopeId) -> bool {
+        let Some(job) = self.load.open.iter_mut().find(|job| job.lease.envelope.id == id) else { return false };
+        job.intended = true;
+        let intent = job.lease.intend();
+        self.commit(Some(intent)).await
+    }
+
+    fn done(&mut self, id: EnvelopeId, receipt: Receipt) {
+        let Some(at) = self.load.open.iter().position(|job| job.lease.envelope.id == id) else { return };
+        let job = self.load.open.remove(at);
+        let Receipt { stage, heard, took } = receipt;
+        self.load.closed_at_once = stage == Stage::From && matches!(heard, Err(crate::smtp::Error::Closed));
+        let ended = heard.is_err();
+        self.rule(job, stage, heard.map_err(Fault::from), took);
+        self.load.done += u32::from(!ended);
+    }
+}
+
+/// The commit under way; to be asked only when there is one.
+async fn running(commit: &mut Option<BoxFuture<'static, Result<(), Error>>>) -> Result<(), Error> {
+    match commit {
+        Some(commit) => commit.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn relay_login(kit: &Kit) -> Option<Login> {
+    let relay = &kit.road.settings.relay;
+    Some(Login::Password { user: relay.user.clone()?, password: relay.password.clone()? })
+}
+
+fn security(demand: Demand) -> Security {
+    match demand {
+        Demand::Clear => Security::Clear,
+        Demand::Opportunistic => Security::Opportunistic,
+        Demand::Required => Security::Required,
+        Demand::Verified => Security::Verified,
+        Demand::Implicit => Security::Implicit,
+    }
+}
+
+fn timeouts(shape: &SiteShape) -> Timeouts {
+    Timeouts {
+        greeting: shape.banner_timeout.duration(),
+        ehlo: shape.ehlo_timeout.duration(),
+        starttls: shape.starttls_timeout.duration(),
+        auth: shape.auth_timeout.duration(),
+        mail: shape.mail_from_timeout.duration(),
+        rcpt: shape.rcpt_to_timeout.duration(),
+        data: shape.data_timeout.duration(),
+        block: shape.data_block_timeout.duration(),
+        dot: shape.data_dot_timeout.duration(),
+        quit: QUIT,
+    }
+}

@@ -1,0 +1,513 @@
+//! Claims domains that have copies due, finds their way, and hands them to the stewards of their sites. Keeps the stewards;
+//! waits for none of them, so that a slow or broken site delays no other.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::{Domain, Seal, SourceId, Timestamp};
+use crate::config::Settings;
+use crate::config::shaping::Shaping;
+use crate::delivery::carrier::Job;
+use crate::delivery::dial::Dialler;
+use crate::delivery::entry::{Entries, Said};
+use crate::delivery::launches::{Facts, Launches, Way};
+use crate::delivery::limits::Learned;
+use crate::delivery::press::{Press, Slots};
+use crate::delivery::route::{NoRoute, Route, Router};
+use crate::delivery::sites::{Command, Sites};
+use crate::delivery::source::{Source, Sources};
+use crate::delivery::steward::{HANDFUL, Steward, Work};
+use crate::delivery::sts::Policies;
+use crate::mail::{Stage, Verdict};
+use crate::queue::{Claimed, Error, Lease, Queue, Settlement};
+use crate::sign::Keyring;
+use crate::smtp::TlsClient;
+use crate::smtp::classify::Rules;
+use crate::store::Store;
+use crate::world::World;
+
+/// Claims asked for at once: the keeper answers all of them after one commit.
+const CLAIMING_MAX: usize = 16;
+/// Domains whose way is being found at once.
+const ROUTING_MAX: usize = 256;
+/// Stewards at once; past it nothing is claimed until one has ended.
+const STEWARDS_MAX: usize = 8000;
+/// Pieces of work that may wait for a steward.
+const WORK_MAX: usize = 256;
+/// Words of stewards that may wait for the courier.
+const BACKS_MAX: usize = 4096;
+/// A copy whose steward stands still, and which has no end to wait for, is looked at again after this time.
+const ASIDE: Duration = Duration::from_secs(5 * 60);
+
+/// All that the sending tasks need.
+pub struct Road {
+    /// What is to be sent.
+    pub queue: Queue,
+    /// To whom, and whether it may be.
+    pub store: Store,
+    /// Time, names, connections and chance.
+    pub world: World,
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// How sites are treated.
+    pub shaping: Arc<Shaping>,
+    /// What replies mean.
+    pub rules: Arc<Rules>,
+    /// Where we send from.
+    pub sources: Arc<Sources>,
+    /// What we sign with.
+    pub keyring: Arc<Keyring>,
+    /// What seals return paths and links.
+    pub seal: Arc<Seal>,
+    /// Our side of TLS.
+    pub tls: Arc<TlsClient>,
+    /// The policies of recipients' domains, where they are followed.
+    pub policies: Option<Policies>,
+    /// Where printing is done.
+    pub slots: Slots,
+}
+
+/// The name of a steward: its source and its site.
+pub(super) type Post = (SourceId, Arc<str>);
+
+/// What a steward hands back.
+pub(super) enum Back {
+    /// A copy that goes another way, or from another source.
+    Stray(Box<Lease>),
+    /// A domain whose turn with this source is over.
+    Claim(Domain),
+    /// A domain that has no way at all.
+    Refused(Domain, NoRoute),
+    /// It stands still until then; `None`: no more.
+    Still(Post, Option<Instant>),
+    /// It has nothing to do, after so many pieces of work.
+    Idle(Post, u64),
+}
+
+/// What courier, stewards and carriers share.
+pub(super) struct Kit {
+    pub road: Road,
+    pub press: Press,
+    pub launches: Launches,
+    pub entries: Entries,
+    pub dialler: Dialler,
+    pub back: mpsc::Sender<Back>,
+}
+
+impl Kit {
+    /// The name a copy is counted under in the book: its site, or with a relay named by hand the recipient's domain.
+    pub fn counted_under(&self, route: &Route, domain: &Domain) -> Arc<str> {
+        match route.via {
+            Some(_) => domain.as_str().into(),
+            None => route.site.clone(),
+        }
+    }
+
+    /// Whether several sources send in turn along this route. A relay is spoken to from the first one only.
+    pub fn takes_turns(&self, route: &Route) -> bool {
+        route.via.is_none() && self.road.sources.iter().nth(1).is_some()
+    }
+
+    /// Whether a copy may leave from this source: it stays with the one of its first MAIL, while there is such a one.
+    pub fn leaves_from(&self, lease: &Lease, source: &Source, route: &Route) -> bool {
+        let before = lease.envelope.source.and_then(|id| self.road.sources.by_id(id));
+        route.via.is_some() || before.is_none_or(|before| before.id == source.id)
+    }
+}
+
+/// A steward at work.
+struct Seat {
+    work: mpsc::Sender<Work>,
+    given: u64,
+    still: Option<Instant>,
+}
+
+/// What a way was looked for, and what was found.
+enum Found {
+    Claim(Domain, Result<Arc<Route>, NoRoute>),
+    Stray(Box<Lease>, Arc<Facts>, Result<Arc<Route>, NoRoute>),
+    /// Copies of a domain without a way that have another one, by a relay.
+    Refused(Vec<Lease>),
+}
+
+enum Event {
+    Stop,
+    Command(Command),
+    Back(Back),
+    Ended(Post),
+    Found(Found),
+    Claimed(Result<Claimed, Error>),
+}
+
+/// The courier.
+pub struct Courier {
+    kit: Arc<Kit>,
+    router: Router,
+    sites: Sites,
+    commands: mpsc::Receiver<Command>,
+    backs: mpsc::Receiver<Back>,
+    seats: BTreeMap<Post, Seat>,
+    stewards: JoinSet<Post>,
+    finding: FuturesUnordered<BoxFuture<'static, Found>>,
+    claiming: FuturesUnordered<BoxFuture<'static, Result<Claimed, Error>>>,
+    /// The source whose turn it is, by site.
+    turns: BTreeMap<Arc<str>, usize>,
+}
+
+impl Courier {
+    /// A courier on this road. Starts the press; fails when the system has no threads left for it.
+    pub fn new(road: Road) -> io::Result<Courier> {
+        let unsigned = road.settings.dkim.unsigned;
+        let press = Press::new(road.store.clone(), road.keyring.clone(), road.seal.clone(), unsigned, road.slots)?;
+        let router = Router::new(&road.world, road.shaping.clone(), road.settings.smtp_port);
+        let router = match &road.policies {
+            Some(policies) => router.with_policies(policies.clone()),
+            None => router,
+        };
+        let (sites, commands) = Sites::new();
+        let (back, backs) = mpsc::channel(BACKS_MAX);
+        let kit = Kit {
+            press,
+            launches: Launches::new(road.store.clone()),
+            entries: Entries::new(&road.world, road.settings.retry.clone()),
+            dialler: Dialler::new(road.world.clone(), road.settings.allow_private),
+            back,
+            road,
+        };
+        Ok(Courier {
+            kit: Arc::new(kit),
+            router,
+            sites,
+            commands,
+            backs,
+            seats: BTreeMap::new(),
+            stewards: JoinSet::new(),
+            finding: FuturesUnordered::new(),
+            claiming: FuturesUnordered::new(),
+            turns: BTreeMap::new(),
+        })
+    }
+
+    /// The handle by which people see and stop sites.
+    pub fn sites(&self) -> Sites {
+        self.sites.clone()
+    }
+
+    /// Delivers what is due until `stop`: then nothing more is claimed or leased, copies on the wire are finished, and it
+    /// returns when the last connection is closed. Dropping it instead cuts every connection at once. Ends by itself only
+    /// when the queue has failed, with the reason.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
+        let stop = stop.child_token();
+        let mut failed = None;
+        loop {
+            self.claim_ahead(stop.is_cancelled());
+            let stopping = stop.is_cancelled();
+            if stopping && self.stewards.is_empty() {
+                break;
+            }
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled(), if !stopping => Event::Stop,
+                Some(command) = self.commands.recv() => Event::Command(command),
+                Some(back) = self.backs.recv() => Event::Back(back),
+                Some(ended) = self.stewards.join_next(), if !self.stewards.is_empty() => match ended {
+                    Ok(post) => Event::Ended(post),
+                    // stewards catch their panics, and nobody aborts them
+                    Err(_) => continue,
+                },
+                Some(found) = self.finding.next(), if !self.finding.is_empty() => Event::Found(found),
+                Some(claimed) = self.claiming.next(), if !stopping && !self.claiming.is_empty() => {
+                    Event::Claimed(claimed)
+                }
+            };
+            if let Event::Claimed(Err(error)) = &event {
+                failed.get_or_insert(error.clone());
+                stop.cancel();
+            }
+            self.handle(event, &stop).await;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Keeps as many claims asked for as there is room for.
+    fn claim_ahead(&mut self, stopping: bool) {
+        let room = self.finding.len() < ROUTING_MAX && self.seats.len() < STEWARDS_MAX;
+        while room && !stopping && self.claiming.len() < CLAIMING_MAX {
+            let queue = self.kit.road.queue.clone();
+            self.claiming.push(async move { queue.claim().await }.boxed());
+        }
+    }
+
+    /// Waits for nobody but the stewards' inboxes, which they empty at once.
+    async fn handle(&mut self, event: Event, stop: &CancellationToken) {
+        match event {
+            Event::Stop => {
+                self.claiming.clear();
+                self.finding.clear();
+            }
+            Event::Command(command) => self.obey(command).await,
+            Event::Back(back) => self.take_back(back),
+            Event::Ended(post) => drop(self.seats.remove(&post)),
+            Event::Found(found) => self.found(found, stop).await,
+            Event::Claimed(Ok(Claimed { domain, launch })) => match self.kit.launches.facts(launch) {
+                Ok(facts) => self.find(&facts, domain, stop).await,
+                Err(_) => self.refuse(domain, None),
+            },
+            Event::Claimed(Err(_)) => {}
+        }
+    }
+
+    fn take_back(&mut self, back: Back) {
+        match back {
+            Back::Stray(lease) => self.find_stray(*lease),
+            // only domains with a way of their own take turns
+            Back::Claim(domain) => self.look_for(domain),
+            Back::Refused(domain, why) => self.refuse(domain, Some(why)),
+            Back::Still(post, until) => {
+                if let Some(seat) = self.seats.get_mut(&post) {
+                    seat.still = until;
+                }
+            }
+            Back::Idle(post, given) => {
+                // unless something is on its way to it, its inbox closes and it ends
+                if self.seats.get(&post).is_some_and(|seat| seat.given == given) {
+                    self.seats.remove(&post);
+                    self.turns.remove(&post.1);
+                }
+            }
+        }
+    }
+
+    /// The way of a claimed domain: its launch's relay, or its own hosts.
+    async fn find(&mut self, facts: &Facts, domain: Domain, stop: &CancellationToken) {
+        match &facts.way {
+            Way::Through(route) => self.hand_over(domain, route.clone(), stop).await,
+            Way::Direct => self.look_for(domain),
+        }
+    }
+
+    fn look_for(&mut self, domain: Domain) {
+        let router = self.router.clone();
+        self.finding.push(
+            async move {
+                let route = router.route(&domain).await;
+                Found::Claim(domain, route)
+            }
+            .boxed(),
+        );
+    }
+
+    fn find_stray(&mut self, lease: Lease) {
+        // the steward that gave it back has read the facts
+        let Ok(facts) = self.kit.launches.facts(lease.envelope.id.launch()) else { return lease.home() };
+        let (router, way) = (self.router.clone(), facts.way.clone());
+        self.finding.push(
+            async move {
+                let route = match way {
+                    Way::Through(route) => Ok(route),
+                    Way::Direct => router.route(lease.domain()).await,
+                };
+                Found::Stray(Box::new(lease), facts, route)
+            }
+            .boxed(),
+        );
+    }
+
+    async fn found(&mut self, found: Found, stop: &CancellationToken) {
+        match found {
+            Found::Claim(domain, Ok(route)) => self.hand_over(domain, route, stop).await,
+            Found::Claim(domain, Err(why)) => self.refuse(domain, Some(why)),
+            Found::Stray(lease, facts, Ok(route)) => self.hand_stray(*lease, facts, route, stop).await,
+            Found::Stray(lease, _, Err(why)) => {
+                let settled = without_way(&self.kit.entries, *lease, &why);
+                self.settle(settled);
+            }
+            Found::Refused(strays) => strays.into_iter().for_each(|lease| self.find_stray(lease)),
+        }
+    }
+
+    /// Hands a domain to the steward whose turn it is; when all sources stand still at its site, it rests until the first
+    /// moves again.
+    async fn hand_over(&mut self, domain: Domain, route: Arc<Route>, stop: &CancellationToken) {
+        let all = self.kit.road.sources.clone();
+        if !self.kit.takes_turns(&route) {
+            // a single steward sees for itself what to do with a domain while it stands still
+            let Some(source) = all.iter().next() else { return };
+            return self.give(source, &route, Work::Claim(domain, route.clone()), stop).await;
+        }
+        let mut in_turn: Vec<&Arc<Source>> = all.iter().collect();
+        let (count, now) = (in_turn.len(), Instant::now());
+        let turn = self.turns.entry(route.site.clone()).or_default();
+        *turn = (*turn + 1) % count;
+        in_turn.rotate_left(*turn);
+        let still = |source: &&&Arc<Source>| self.still(source, &route.site, now);
+        match in_turn.iter().find(|source| still(source).is_none()) {
+            Some(source) => self.give(source, &route, Work::Claim(domain, route.clone()), stop).await,
+            None => {
+                let until = in_turn.iter().filter_map(|source| still(&source)).min();
+                self.rest(domain, self.at(until.unwrap_or(now), now));
+            }
+        }
+    }
+
+    /// Hands a copy to the steward of its own way and source, or puts it off while that one stands still.
+    async fn hand_stray(&mut self, lease: Lease, facts: Arc<Facts>, route: Arc<Route>, stop: &CancellationToken) {
+        let all = self.kit.road.sources.clone();
+        let source = match route.via {
+            Some(_) => all.iter().next(),
+            None => Some(all.choose(lease.envelope.id, lease.envelope.source)),
+        };
+        let Some(source) = source else { return lease.home() };
+        let now = Instant::now();
+        if let Some(until) = self.still(source, &route.site, now) {
+            let (entries, until) = (&self.kit.entries, self.at(until, now));
+            let site = self.kit.counted_under(&route, lease.domain());
+            let settled = entries.aside(lease, until, "its site stands still".to_owned(), site);
+            return self.settle(settled);
+        }
+        let job = Job { lease, facts, stray: true, setbacks: 0, intended: false };
+        self.give(source, &route, Work::Stray(Box::new(job), route.clone()), stop).await;
+    }
+
+    /// Until when a source stands still at a site.
+    fn still(&self, source: &Source, site: &Arc<str>, now: Instant) -> Option<Instant> {
+        self.seats.get(&(source.id, site.clone()))?.still.filter(|until| *until > now)
+    }
+
+    /// Gives work to a steward, which starts if it is not there.
+    async fn give(&mut self, source: &Arc<Source>, route: &Route, work: Work, stop: &CancellationToken) {
+        let post = (source.id, route.site.clone());
+        let seat = self.seats.entry(post.clone()).or_insert_with(|| {
+            let (work, given) = mpsc::channel(WORK_MAX);
+            let steward = Steward::new(self.kit.clone(), post.clone(), source.clone(), route);
+            let run = steward.run(given, stop.clone());
+            self.stewards.spawn(async move {
+                run.await;
+                post
+            });
+            Seat { work, given: 0, still: None }
+        });
+        seat.given += 1;
+        // one that has broken down drops the work: its leases go home, and so does the domain when it is named again
+        let _ = seat.work.send(work).await;
+    }
+
+    /// Settles every copy that is due for a domain without a way; or, when its launch cannot be read, puts them off.
+    fn refuse(&mut self, domain: Domain, why: Option<NoRoute>) {
+        self.finding.push(refuse(self.kit.clone(), domain, why).boxed());
+    }
+
+    fn rest(&self, domain: Domain, until: Timestamp) {
+        let queue = self.kit.road.queue.clone();
+        self.finding.push(
+            async move {
+                let _ = queue.rest(&domain, until).await;
+                Found::Refused(Vec::new())
+            }
+            .boxed(),
+        );
+    }
+
+    fn settle(&self, settlement: Settlement) {
+        let queue = self.kit.road.queue.clone();
+        self.finding.push(
+            async move {
+                let _ = queue.settle(vec![settlement]).await;
+                Found::Refused(Vec::new())
+            }
+            .boxed(),
+        );
+    }
+
+    fn at(&self, until: Instant, now: Instant) -> Timestamp {
+        self.kit.entries.now() + until.saturating_duration_since(now)
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Show(to) => {
+                for seat in self.seats.values_mut() {
+                    seat.given += 1;
+                    let _ = seat.work.send(Work::Show(to.clone())).await;
+                }
+            }
+            Command::Suspend(site, why, done) => {
+                self.tell_site(&site, || Work::Suspend(why.clone())).await;
+                let held = Learned { held: true, why: why.clone(), ..Learned::default() };
+                self.learn_elsewhere(&site, &held.to_bytes()).await;
+                let _ = done.send(());
+            }
+            Command::Resume(site, done) => {
+                self.tell_site(&site, || Work::Resume).await;
+                self.learn_elsewhere(&site, &[]).await;
+                let _ = done.send(());
+            }
+        }
+    }
+
+    async fn tell_site(&mut self, site: &str, work: impl Fn() -> Work) {
+        for (_, seat) in self.seats.iter_mut().filter(|((_, of), _)| &**of == site) {
+            (seat.given, seat.still) = (seat.given + 1, None);
+            let _ = seat.work.send(work()).await;
+        }
+    }
+
+    /// Writes what stewards that are not there will read when they start.
+    async fn learn_elsewhere(&self, site: &Arc<str>, record: &[u8]) {
+        for source in self.kit.road.sources.iter() {
+            if !self.seats.contains_key(&(source.id, site.clone())) {
+                let _ = self.kit.road.queue.learn(source.id, site, record.to_vec()).await;
+            }
+        }
+    }
+}
+
+/// Leases what is due for a domain without a way of its own and settles it, a handful at a time.
+async fn refuse(kit: Arc<Kit>, domain: Domain, why: Option<NoRoute>) -> Found {
+    let mut strays = Vec::new();
+    loop {
+        let leases = kit.road.queue.lease(&domain, HANDFUL).await.unwrap_or_default();
+        let last = leases.len() < HANDFUL;
+        let mut batch = Vec::new();
+        for lease in leases {
+            let way = kit.launches.facts(lease.envelope.id.launch()).map(|facts| facts.way.clone());
+            match (way, &why) {
+                (Err(text), _) => {
+                    let site = domain.as_str().into();
+                    batch.push(kit.entries.aside(lease, kit.entries.in_about(ASIDE), text, site));
+                }
+                (Ok(Way::Direct), Some(why)) => batch.push(without_way(&kit.entries, lease, why)),
+                (Ok(Way::Direct | Way::Through(_)), _) => strays.push(lease),
+            }
+        }
+        let settled = if batch.is_empty() { Ok(()) } else { kit.road.queue.settle(batch).await };
+        if last || settled.is_err() || strays.len() >= HANDFUL {
+            if !last {
+                // the rest is claimed again
+                let _ = kit.road.queue.rest(&domain, kit.entries.now()).await;
+            }
+            return Found::Refused(strays);
+        }
+    }
+}
+
+/// The settlement of a copy whose domain has no way.
+fn without_way(entries: &Entries, lease: Lease, why: &NoRoute) -> Settlement {
+    let site = lease.domain().as_str().into();
+    let said = Said { stage: Some(Stage::Route), reply: Some(why.reply.clone()), host: None, site };
+    let class = why.ruling.class;
+    match why.ruling.verdict {
+        Verdict::Failed => entries.failed(lease, class, said),
+        Verdict::Deferred | Verdict::Delivered => entries.deferred(lease, class, None, said),
+    }
+}

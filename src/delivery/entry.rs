@@ -1,0 +1,158 @@
+//! The entries in the book that follow from attempts and decisions: a ruled copy in, a settlement out. Counts tries, sets
+//! the next due time, gives up what has expired. Judges nothing itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::{Domain, Timestamp};
+use crate::config::Retry;
+use crate::mail::{Class, InDoubt, Outcome, Reply, Stage, Standing};
+use crate::queue::{Lease, Next, Settlement};
+use crate::world::{Clock, Dice, World};
+
+/// What was said of a copy, by whom, and when in the conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Said {
+    /// How far it came; `None` when the entry is not of an attempt.
+    pub stage: Option<Stage>,
+    /// The answer, or what stands for one.
+    pub reply: Option<Reply>,
+    /// The host.
+    pub host: Option<Domain>,
+    /// The site it is counted under.
+    pub site: Arc<str>,
+}
+
+/// Writes entries.
+pub(super) struct Entries {
+    clock: Arc<dyn Clock>,
+    dice: Arc<dyn Dice>,
+    retry: Retry,
+}
+
+impl Entries {
+    pub fn new(world: &World, retry: Retry) -> Entries {
+        Entries { clock: world.clock.clone(), dice: world.dice.clone(), retry }
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A time between `span` and half as much again from now, so that what rested together does not come back together.
+    pub fn in_about(&self, span: Duration) -> Timestamp {
+        self.now() + span.mul_f64(1.0 + 0.5 * self.dice.fraction())
+    }
+
+    /// Taken by its host.
+    pub fn delivered(&self, mut lease: Lease, said: Said) -> Settlement {
+        count(&mut lease);
+        let outcome = self.outcome(&lease, Standing::Delivered, Class::Delivered, said);
+        lease.settle(outcome, Next::Gone)
+    }
+
+    /// Refused for good.
+    pub fn failed(&self, mut lease: Lease, class: Class, said: Said) -> Settlement {
+        count(&mut lease);
+        let outcome = self.outcome(&lease, Standing::Failed, class, said);
+        lease.settle(outcome, Next::Gone)
+    }
+
+    /// To be tried again, not before `after` where that is given; a try that counts. Given up when it would come too late.
+    pub fn deferred(&self, mut lease: Lease, class: Class, after: Option<Duration>, said: Said) -> Settlement {
+        count(&mut lease);
+        let (now, tries) = (self.now(), lease.envelope.tries);
+        let due = self.retry.due(now, tries, class, self.dice.fraction());
+        let due = after.map_or(due, |after| due.max(now + after));
+        if due > lease.envelope.expires {
+            return self.expired(lease, said);
+        }
+        let outcome = self.outcome(&lease, Standing::Deferred, class, said);
+        lease.settle(outcome, Next::Again(due))
+    }
+
+    /// To be tried again at a time, without counting a try: the trouble was not its own.
+    pub fn again(&self, lease: Lease, class: Class, at: Timestamp, said: Said) -> Settlement {
+        if at > lease.envelope.expires {
+            return self.expired(lease, said);
+        }
+        let outcome = self.outcome(&lease, Standing::Deferred, class, said);
+        lease.settle(outcome, Next::Again(at))
+    }
+
+    /// Put off to a time without having been tried: its turn cannot come before.
+    pub fn aside(&self, lease: Lease, at: Timestamp, text: String, site: Arc<str>) -> Settlement {
+        let standing = if lease.envelope.tries == 0 { Standing::Waiting } else { Standing::Deferred };
+        let said = Said { stage: None, reply: None, host: None, site };
+        let outcome = Outcome { text, ..self.outcome(&lease, standing, Class::SoftSystem, said) };
+        lease.settle(outcome, Next::Again(at))
+    }
+
+    /// Given up: its time is over. The last answer stands in the entry.
+    pub fn expired(&self, lease: Lease, said: Said) -> Settlement {
+        let mut outcome = self.outcome(&lease, Standing::Failed, Class::SoftExpired, said);
+        let last = if outcome.text.is_empty() { "no host was reached" } else { &outcome.text };
+        outcome.text = format!("given up after {} tries; the last answer: {last}", lease.envelope.tries);
+        lease.settle(outcome, Next::Gone)
+    }
+
+    /// Decided without an attempt: barred, skipped, cancelled, or not to be printed.
+    pub fn decided(
+        &self,
+        lease: Lease,
+        standing: Standing,
+        class: Class,
+        stage: Option<Stage>,
+        text: String,
+        site: Arc<str>,
+    ) -> Settlement {
+        let said = Said { stage, reply: None, host: None, site };
+        let outcome = Outcome { text, ..self.outcome(&lease, standing, class, said) };
+        lease.settle(outcome, Next::Gone)
+    }
+
+    /// Its final dot was out when the answer was lost (C-22): sent again, or held, as its launch says.
+    pub fn doubtful(&self, mut lease: Lease, mode: InDoubt, said: Said) -> Settlement {
+        count(&mut lease);
+        match mode {
+            InDoubt::Resend => {
+                lease.envelope.doubtful = lease.envelope.doubtful.saturating_add(1);
+                let due = self.retry.due(self.now(), lease.envelope.tries, Class::SoftSystem, self.dice.fraction());
+                if due > lease.envelope.expires {
+                    return self.expired(lease, said);
+                }
+                let outcome = self.outcome(&lease, Standing::Deferred, Class::SoftSystem, said);
+                lease.settle(outcome, Next::Again(due))
+            }
+            InDoubt::Hold => {
+                let outcome = self.outcome(&lease, Standing::InDoubt, Class::SoftSystem, said);
+                lease.settle(outcome, Next::Gone)
+            }
+        }
+    }
+
+    fn outcome(&self, lease: &Lease, state: Standing, class: Class, said: Said) -> Outcome {
+        let Said { stage, reply, host, site } = said;
+        let (code, enhanced, text) =
+            reply.map_or((None, None, String::new()), |reply| (Some(reply.code), reply.enhanced, reply.text));
+        Outcome {
+            envelope: lease.envelope.id,
+            state,
+            class,
+            code,
+            enhanced,
+            stage,
+            text,
+            host,
+            site: Some(site),
+            tries: lease.envelope.tries,
+            doubtful: lease.envelope.doubtful,
+            at: self.now(),
+        }
+    }
+}
+
+fn count(lease: &mut Lease) {
+    lease.envelope.tries = lease.envelope.tries.saturating_add(1);
+}

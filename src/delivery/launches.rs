@@ -1,0 +1,146 @@
+//! What the sending side knows of each launch: which way its mail goes, its rate, its word on doubts. Read once, because
+//! none of it changes while the launch lasts; what may change, the last look asks for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::base::{LaunchId, Rate};
+use crate::delivery::pace::Pace;
+use crate::delivery::route::Route;
+use crate::delivery::via::Via;
+use crate::mail::InDoubt;
+use crate::store::{LaunchRow, Store};
+
+/// Launches remembered; past it the memory starts anew.
+const LAUNCHES_MAX: usize = 10_000;
+
+/// Which way a launch's mail goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To the recipients' own hosts.
+    Direct,
+    /// Through the relay the launch names.
+    Through(Arc<Route>),
+}
+
+/// One launch.
+pub(super) struct Facts {
+    /// Which way its mail goes.
+    pub way: Way,
+    /// What becomes of its copies in doubt.
+    pub in_doubt: InDoubt,
+    /// Its rate over all sites, shared by all who send for it.
+    pace: Option<Mutex<Pace>>,
+}
+
+/// All launches met so far.
+pub(super) struct Launches {
+    store: Store,
+    known: Mutex<BTreeMap<LaunchId, Arc<Facts>>>,
+}
+
+impl Launches {
+    pub fn new(store: Store) -> Launches {
+        Launches { store, known: Mutex::default() }
+    }
+
+    /// The facts of a launch, or in words why nothing of it can be sent.
+    pub fn facts(&self, launch: LaunchId) -> Result<Arc<Facts>, String> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(facts) = known.get(&launch) {
+            return Ok(facts.clone());
+        }
+        let row = self.store.launch(launch).map_err(|why| why.to_string())?;
+        let facts = Arc::new(Facts::of(row.ok_or_else(|| format!("launch {launch} is not on record"))?)?);
+        if known.len() >= LAUNCHES_MAX {
+            known.clear();
+        }
+        known.insert(launch, facts.clone());
+        Ok(facts)
+    }
+}
+
+impl Facts {
+    /// What cannot be read is refused: guessing would send a test run to the world, or faster than allowed.
+    fn of(row: LaunchRow) -> Result<Facts, String> {
+        let way = match &row.options.via {
+            None => Way::Direct,
+            Some(text) => Way::Through(Arc::new(Route::through(Via::parse(text).map_err(|why| why.to_string())?))),
+        };
+        let rate = row.options.rate.as_deref().map(Rate::parse).transpose().map_err(|why| why.to_string())?;
+        let pace = rate.map(|rate| Mutex::new(Pace::new(Some(rate), Instant::now())));
+        Ok(Facts { way, in_doubt: row.in_doubt, pace })
+    }
+
+    /// One copy of this launch may go if its rate allows it now and `then` says yes; only both together are spent. Else
+    /// how long until asking again is of use.
+    pub fn may_send<N>(&self, now: Instant, then: impl FnOnce() -> Result<(), N>) -> Result<(), Bound<N>> {
+        let Some(pace) = &self.pace else { return then().map_err(Bound::Site) };
+        let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = pace.wait(now);
+        if !wait.is_zero() {
+            return Err(Bound::Launch(wait));
+        }
+        then().map_err(Bound::Site)?;
+        pace.ask(now).map_err(Bound::Launch)
+    }
+}
+
+/// What holds a copy back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bound<N> {
+    /// Its launch's rate, for so long.
+    Launch(Duration),
+    /// The site.
+    Site(N),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{CampaignName, EditionId, Timestamp};
+    use crate::store::{LaunchKind, LaunchOptions, LaunchState};
+
+    fn row(via: Option<&str>, rate: Option<&str>) -> LaunchRow {
+        LaunchRow {
+            id: LaunchId(1),
+            campaign: CampaignName::parse("welcome").unwrap(),
+            kind: LaunchKind::Campaign,
+            edition: EditionId(1),
+            state: LaunchState::Running,
+            in_doubt: InDoubt::Resend,
+            options: LaunchOptions {
+                via: via.map(str::to_owned),
+                rate: rate.map(str::to_owned),
+                ..LaunchOptions::default()
+            },
+            lists: Vec::new(),
+            started: Timestamp::from_ms(0),
+            finished: None,
+            planned: false,
+        }
+    }
+
+    #[test]
+    fn options_that_cannot_be_read_stop_the_launch_instead_of_widening_it() {
+        assert_eq!(Facts::of(row(None, None)).unwrap().way, Way::Direct);
+        let through = Facts::of(row(Some("smtp://127.0.0.1:2525"), None)).unwrap();
+        assert!(matches!(through.way, Way::Through(route) if &*route.site == "smtp://127.0.0.1:2525"));
+        assert!(Facts::of(row(Some("ftp://127.0.0.1"), None)).is_err());
+        assert!(Facts::of(row(None, Some("fast"))).is_err());
+    }
+
+    #[test]
+    fn a_launchs_rate_and_the_sites_are_spent_together_or_not_at_all() {
+        let facts = Facts::of(row(None, Some("1/s"))).unwrap();
+        let now = Instant::now();
+        assert_eq!(facts.may_send(now, || Err("site")), Err(Bound::Site("site")));
+        assert_eq!(facts.may_send(now, || Ok::<(), &str>(())), Ok(()), "the site's no has cost nothing");
+        let asked = facts.may_send(now, || -> Result<(), &str> { panic!("the site is not asked in vain") });
+        assert_eq!(asked, Err(Bound::Launch(Duration::from_secs(1))));
+        assert_eq!(facts.may_send(now + Duration::from_secs(1), || Ok::<(), &str>(())), Ok(()));
+    }
+}

@@ -1,0 +1,912 @@
+//! One source toward one site: its limits, its connections, and the domains it has claimed. Leases a handful at a time,
+//! hands copies to whichever carrier asks, and lets the site rest when it is in trouble. Knows of no other site.
+//!
+//! Domains whose hosts are the same share a *door*: a connection is made to a door, and carries mail of any domain behind
+//! it. Doors that have work and no connection wait in line for one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::base::{Domain, Timestamp};
+use crate::delivery::carrier::{Answer, Carrier, End, Heard, Job, Load, Word};
+use crate::delivery::courier::{Back, Kit, Post};
+use crate::delivery::dial::Trouble;
+use crate::delivery::entry::Said;
+use crate::delivery::launches::{Bound, Way};
+use crate::delivery::limits::{Binding, Learned, Limits, NotNow};
+use crate::delivery::route::{NoRoute, Route};
+use crate::delivery::sites::{SiteStatus, in_words};
+use crate::delivery::source::Source;
+use crate::delivery::trouble::{Judgement, judge_by};
+use crate::mail::{Blame, Reply, Verdict};
+use crate::queue::{Error, Lease, Settlement};
+use crate::smtp::Patience;
+use crate::smtp::classify::Reaction;
+
+/// Most copies leased at once from one domain.
+pub(super) const HANDFUL: usize = 20;
+/// Requests for leases under way at once, per door.
+const LEASING_MAX: usize = 8;
+/// Copies looked through for one whose launch allows it to go.
+const SEARCH_MAX: usize = 64;
+/// Words of carriers that may wait.
+const WORDS_MAX: usize = 256;
+/// A held site is looked at again after this time: for expired copies, and for what belongs elsewhere.
+const RECHECK: Duration = Duration::from_secs(5 * 60);
+/// The longest rest of domains whose hosts cannot be reached while the site as a whole is in order.
+const DOOR_REST_MAX: Duration = Duration::from_secs(5 * 60);
+/// How long a steward stays without work, beside the interval of its paces.
+const LINGER: Duration = Duration::from_secs(1);
+/// Domains put to rest that are remembered, so that a person's `resume` reaches them at once.
+const RESTED_MAX: usize = 1000;
+/// The rate is shown as measured over one to two times this span.
+const METER: Duration = Duration::from_secs(5);
+
+/// What the courier hands to a steward.
+pub(super) enum Work {
+    /// A claimed domain, and its route.
+    Claim(Domain, Arc<Route>),
+    /// A copy of a domain that another steward has claimed.
+    Stray(Box<Job>, Arc<Route>),
+    /// How does it stand?
+    Show(mpsc::Sender<SiteStatus>),
+    /// A person stops the site.
+    Suspend(String),
+    /// A person lets it go on.
+    Resume,
+}
+
+/// What a steward's loop is to do.
+enum Order {
+    Lease(Arc<str>, Domain, usize),
+    Open(u32, Arc<Route>),
+    /// The domain rests; then the copies go home.
+    Rest(Domain, Timestamp, Vec<Job>),
+    Settle(Vec<Settlement>),
+    Learn(Vec<u8>),
+    Tell(Back),
+    Show(mpsc::Sender<SiteStatus>, Box<SiteStatus>),
+}
+
+/// What happened.
+enum Event {
+    Work(Option<Work>),
+    Word(u32, Word),
+    Leased(Leased),
+    /// A carrier's task ended.
+    Ended(u32),
+    Wake,
+    Stop,
+}
+
+/// Leases that came, and whether the domain has more.
+struct Leased {
+    door: Arc<str>,
+    domain: Domain,
+    most: usize,
+    leases: Result<Vec<Lease>, Error>,
+}
+
+/// Domains behind the same hosts.
+struct Door {
+    route: Arc<Route>,
+    claims: VecDeque<Domain>,
+    stock: VecDeque<Job>,
+    leasing: usize,
+    lines: usize,
+}
+
+impl Door {
+    fn is_done(&self) -> bool {
+        self.lines == 0 && self.leasing == 0 && self.claims.is_empty() && self.stock.is_empty()
+    }
+}
+
+/// Which of a door's domains are put to rest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claims {
+    All,
+    /// Those whose first copies were looked at.
+    Looked,
+}
+
+/// A connection, as the steward sees it.
+struct Line {
+    door: Arc<str>,
+    open: bool,
+}
+
+/// A carrier that waits for a copy.
+struct Ask {
+    line: u32,
+    door: Arc<str>,
+    patience: Patience,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// One source toward one site.
+pub(super) struct Steward {
+    kit: Arc<Kit>,
+    post: Post,
+    source: Arc<Source>,
+    limits: Limits,
+    doors: BTreeMap<Arc<str>, Door>,
+    /// Doors with a connection, or with leases for one on their way.
+    manned: BTreeSet<Arc<str>>,
+    /// Doors with work and no connection.
+    unmanned: VecDeque<Arc<str>>,
+    lines: BTreeMap<u32, Line>,
+    next_line: u32,
+    asks: VecDeque<Ask>,
+    rested: BTreeSet<Domain>,
+    /// As on the ledger.
+    learned: Option<Learned>,
+    /// Something was heard that may be worth learning.
+    news: bool,
+    last_reply: Option<String>,
+    meter: Meter,
+    still: bool,
+    stopping: bool,
+    /// The courier sends nothing more.
+    retired: bool,
+    /// Pieces of work the courier has given so far.
+    given: u64,
+    idle_since: Option<Instant>,
+    wake: Option<Instant>,
+    orders: Vec<Order>,
+}
+
+impl Steward {
+    pub fn new(kit: Arc<Kit>, post: Post, source: Arc<Source>, route: &Route) -> Steward {
+        let road = &kit.road;
+        let shape = match &route.via {
+            Some(_) => road.shaping.relay(&road.settings),
+            None => road.shaping.shape(&route.site, &source.name),
+        };
+        let now = Instant::now();
+        Steward {
+            post,
+            source,
+            limits: Limits::new(shape, now),
+            doors: BTreeMap::new(),
+            manned: BTreeSet::new(),
+            unmanned: VecDeque::new(),
+            lines: BTreeMap::new(),
+            next_line: 0,
+            asks: VecDeque::new(),
+            rested: BTreeSet::new(),
+            learned: None,
+            news: false,
+            last_reply: None,
+            meter: Meter::new(now),
+            still: false,
+            stopping: false,
+            retired: false,
+            given: 0,
+            idle_since: None,
+            wake: None,
+            orders: Vec::new(),
+            kit,
+        }
+    }
+
+    /// The life of a steward: until it is told to stop and its carriers have come home, or until the courier lets it go.
+    pub async fn run(mut self, work: mpsc::Receiver<Work>, stop: CancellationToken) {
+        self.restore().await;
+        let ended = AssertUnwindSafe(self.work(work, stop)).catch_unwind().await;
+        if ended.is_err() {
+            tracing::error!(site = %self.post.1, "a steward broke down; its domains are given back; this is a bug");
+            let domains: Vec<Domain> = self.doors.values().flat_map(|door| door.claims.iter().cloned()).collect();
+            for domain in domains {
+                let _ = self.kit.road.queue.rest(&domain, self.kit.entries.in_about(RECHECK)).await;
+            }
+        }
+        if let Some(record) = self.learning(Instant::now()) {
+            let _ = self.kit.road.queue.learn(self.source.id, &self.post.1, record).await;
+        }
+    }
+
+    async fn work(&mut self, mut work: mpsc::Receiver<Work>, stop: CancellationToken) {
+        let (words, mut heard) = mpsc::channel(WORDS_MAX);
+        let mut carriers = JoinSet::new();
+        let mut chores: FuturesUnordered<BoxFuture<'static, Option<Leased>>> = FuturesUnordered::new();
+        while !self.is_over(chores.is_empty()) {
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled(), if !self.stopping => Event::Stop,
+                Some((line, word)) = heard.recv() => Event::Word(line, word),
+                Some(done) = chores.next(), if !chores.is_empty() => match done {
+                    Some(leased) => Event::Leased(leased),
+                    None => Event::Wake,
+                },
+                Some(ended) = carriers.join_next(), if !carriers.is_empty() => match ended {
+                    Ok(line) => Event::Ended(line),
+                    // carriers catch their panics, and nobody aborts them
+                    Err(_) => Event::Wake,
+                },
+                given = work.recv(), if !self.retired => Event::Work(given),
+                () = sleep_until(self.wake.unwrap_or_else(Instant::now)), if self.wake.is_some() => Event::Wake,
+            };
+            for order in self.handle(event, Instant::now()) {
+                self.carry_out(order, &words, &mut carriers, &chores, &stop);
+            }
+        }
+    }
+
+    /// Starts what was decided. Nothing here waits.
+    fn carry_out(
+        &self,
+        order: Order,
+        words: &mpsc::Sender<(u32, Word)>,
+        carriers: &mut JoinSet<u32>,
+        chores: &FuturesUnordered<BoxFuture<'static, Option<Leased>>>,
+        stop: &CancellationToken,
+    ) {
+        let queue = self.kit.road.queue.clone();
+        match order {
+            Order::Lease(door, domain, most) => chores.push(
+                async move {
+                    let leases = queue.lease(&domain, most).await;
+                    Some(Leased { door, domain, most, leases })
+                }
+                .boxed(),
+            ),
+            Order::Open(number, route) => {
+                let carrier = Carrier {
+                    kit: self.kit.clone(),
+                    number,
+                    route,
+                    source: self.source.clone(),
+                    shape: Arc::new(self.limits.shape().clone()),
+                    steward: words.clone(),
+                    most: self.limits.session_max(Instant::now()),
+                    load: Load::default(),
+                };
+                let run = AssertUnwindSafe(carrier.run(stop.clone())).catch_unwind();
+                carriers.spawn(async move {
+                    if run.await.is_err() {
+                        tracing::error!("a carrier broke down; its copies go home; this is a bug");
+                    }
+                    number
+                });
+            }
+            Order::Rest(domain, until, home) => chores.push(
+                async move {
+                    let _ = queue.rest(&domain, until).await;
+                    home.into_iter().for_each(|job| job.lease.home());
+                    None
+                }
+                .boxed(),
+            ),
+            Order::Settle(batch) => chores.push(
+                async move {
+                    let _ = queue.settle(batch).await;
+                    None
+                }
+                .boxed(),
+            ),
+            Order::Learn(record) => {
+                let (source, site) = (self.source.id, self.post.1.clone());
+                chores.push(
+                    async move {
+                        let _ = queue.learn(source, &site, record).await;
+                        None
+                    }
+                    .boxed(),
+                );
+            }
+            Order::Tell(back) => self.tell(back, chores),
+            Order::Show(to, status) => drop(to.try_send(*status)),
+        }
+    }
+
+    /// Tells the courier. A courier that is behind is not waited for: the copy or domain is put off instead.
+    fn tell(&self, back: Back, chores: &FuturesUnordered<BoxFuture<'static, Option<Leased>>>) {
+        let Err(refused) = self.kit.back.try_send(back) else { return };
+        let (queue, soon) = (self.kit.road.queue.clone(), self.kit.entries.in_about(LINGER));
+        match refused.into_inner() {
+            Back::Stray(lease) => {
+                let site = self.post.1.clone();
+                let aside = self.kit.entries.aside(*lease, soon, "waits for its own way".to_owned(), site);
+                chores.push(async move { queue.settle(vec![aside]).await.map_or(None, |()| None) }.boxed());
+            }
+            Back::Claim(domain) | Back::Refused(domain, _) => {
+                chores.push(async move { queue.rest(&domain, soon).await.map_or(None, |()| None) }.boxed());
+            }
+            Back::Still(..) | Back::Idle(..) => {}
+        }
+    }
+
+    async fn restore(&mut self) {
+        let kept = self.kit.road.queue.learned(self.source.id, &self.post.1).await;
+        if let Some(learned) = kept.ok().flatten().and_then(|bytes| Learned::from_bytes(&bytes)) {
+            self.limits.restore(&learned, Instant::now(), self.kit.entries.now());
+            self.learned = Some(learned);
+        }
+    }
+
+    fn is_over(&self, no_chores: bool) -> bool {
+        self.lines.is_empty() && no_chores && (self.stopping || self.retired && self.doors.is_empty())
+    }
+
+    /// All decisions: takes in what happened, then looks at what the site needs next.
+    fn handle(&mut self, event: Event, now: Instant) -> Vec<Order> {
+        match event {
+            Event::Work(Some(work)) => self.take_on(work, now),
+            Event::Work(None) => self.retired = true,
+            Event::Word(line, word) => self.hear(line, word, now),
+            Event::Leased(leased) => self.leased(leased),
+            Event::Ended(line) => self.drop_line(line),
+            Event::Stop => self.stopping = true,
+            Event::Wake => {}
+        }
+        self.drain(now);
+        std::mem::take(&mut self.orders)
+    }
+
+    fn take_on(&mut self, work: Work, now: Instant) {
+        self.given += 1;
+        match work {
+            Work::Claim(domain, route) => self.door(route).claims.push_back(domain),
+            Work::Stray(job, route) => self.door(route).stock.push_back(*job),
+            Work::Show(to) => {
+                let status = Box::new(self.status(now));
+                self.orders.push(Order::Show(to, status));
+            }
+            Work::Suspend(why) => {
+                self.limits.hold(&why);
+                self.news = true;
+            }
+            Work::Resume => {
+                self.limits.resume();
+                self.news = true;
+                let at = self.kit.entries.now();
+                for domain in std::mem::take(&mut self.rested) {
+                    self.orders.push(Order::Rest(domain, at, Vec::new()));
+                }
+            }
+        }
+    }
+
+    /// The door of a route; a new one stands in line for a connection.
+    fn door(&mut self, route: Arc<Route>) -> &mut Door {
+        let key = door_of(&route);
+        if !self.doors.contains_key(&key) {
+            self.unmanned.push_back(key.clone());
+        }
+        let fresh = || Door { route, claims: VecDeque::new(), stock: VecDeque::new(), leasing: 0, lines: 0 };
+        self.doors.entry(key).or_insert_with(fresh)
+    }
+
+    fn hear(&mut self, number: u32, word: Word, now: Instant) {
+        match word {
+            Word::Open => {
+                if let Some(line) = self.lines.get_mut(&number) {
+                    line.open = true;
+                }
+            }
+            Word::Shut(trouble) => {
+                let door = self.lines.get(&number).map(|line| line.door.clone());
+                self.drop_line(number);
+                if let Some(door) = door {
+                    self.shut(&door, *trouble, now);
+                }
+            }
+            Word::Ask(patience, heard, answer) => {
+                heard.into_iter().for_each(|heard| self.note(heard, now));
+                if let Some(line) = self.lines.get(&number) {
+                    self.asks.push_back(Ask { line: number, door: line.door.clone(), patience, answer });
+                }
+            }
+            Word::End(End { heard, back, closed_after }) => {
+                heard.into_iter().for_each(|heard| self.note(heard, now));
+                if let Some(most) = closed_after {
+                    self.limits.closed_after(most, now);
+                    self.news = true;
+                }
+                let door = self.lines.get(&number).map(|line| line.door.clone());
+                self.drop_line(number);
+                match door.and_then(|door| self.doors.get_mut(&door)) {
+                    Some(door) => back.into_iter().rev().for_each(|job| door.stock.push_front(job)),
+                    None => back.into_iter().for_each(|job| job.lease.home()),
+                }
+            }
+        }
+    }
+
+    /// Takes in how one copy ended.
+    fn note(&mut self, heard: Heard, now: Instant) {
+        let Heard { judgement, words, took } = heard;
+        self.limits.took(took);
+        match judgement.ruling.verdict {
+            Verdict::Delivered => self.meter.count(now),
+            Verdict::Deferred | Verdict::Failed => self.note_trouble(&judgement, &words),
+        }
+        self.limits.heard(&judgement, &words, now);
+    }
+
+    fn note_trouble(&mut self, judgement: &Judgement, words: &str) {
+        self.news |= judgement.ruling.blame != Blame::Recipient || judgement.reaction != Reaction::None;
+        self.last_reply = Some(words.to_owned());
+        if judgement.alerts() {
+            tracing::warn!(site = %self.post.1, source = %self.source.name, reply = words, "needs a person");
+        }
+    }
+
+    /// No connection came about.
+    fn shut(&mut self, key: &Arc<str>, trouble: Trouble, now: Instant) {
+        let Trouble { stage, host, heard } = trouble;
+        let Some(door) = self.doors.get_mut(key) else { return };
+        let site = door.route.via.is_none().then_some(&*self.post.1);
+        let judgement = judge_by(&self.kit.road.rules, site, stage, heard.as_ref());
+        let reply = heard.unwrap_or_else(|fault| fault.as_reply());
+        let words = reply.to_string();
+        if judgement.ruling.verdict == Verdict::Failed {
+            return self.refuse(key, NoRoute { ruling: judgement.ruling, reply });
+        }
+        self.note_trouble(&judgement, &words);
+        self.limits.heard(&judgement, &words, now);
+        let rest = DOOR_REST_MAX.min(self.kit.road.settings.retry.first.duration());
+        let until = match self.limits.binds(0, now) {
+            Some(NotNow { binds: Binding::Held(_), .. }) => self.kit.entries.in_about(RECHECK),
+            Some(NotNow { binds: Binding::Paused(_), wait: Some(wait) }) => self.kit.entries.now() + wait,
+            _ => self.kit.entries.in_about(rest),
+        };
+        // the copy whose turn it was tells in the book why it waits
+        if let Some(job) = self.doors.get_mut(key).and_then(|door| door.stock.pop_front()) {
+            let site = self.counted_under(key, &job);
+            let said = Said { stage: Some(stage), reply: Some(reply), host, site };
+            let again = self.kit.entries.again(job.lease, judgement.ruling.class, until, said);
+            self.orders.push(Order::Settle(vec![again]));
+        }
+        if self.doors.get(key).is_some_and(|door| door.lines == 0) {
+            self.rest_door(key, until, Claims::All);
+        }
+    }
+
+    /// Nobody behind this door can be reached, ever: the courier settles every copy of its domains.
+    fn refuse(&mut self, key: &Arc<str>, why: NoRoute) {
+        let Some(door) = self.doors.get_mut(key) else { return };
+        let (claims, stock) = (std::mem::take(&mut door.claims), std::mem::take(&mut door.stock));
+        let mut batch = Vec::new();
+        for job in stock {
+            let site = self.counted_under(key, &job);
+            let stage = Some(crate::mail::Stage::Route);
+            let said = Said { stage, reply: Some(why.reply.clone()), host: None, site };
+            batch.push(self.kit.entries.failed(job.lease, why.ruling.class, said));
+        }
+        if !batch.is_empty() {
+            self.orders.push(Order::Settle(batch));
+        }
+        self.orders.extend(claims.into_iter().map(|domain| Order::Tell(Back::Refused(domain, why.clone()))));
+    }
+
+    fn leased(&mut self, leased: Leased) {
+        let Leased { door: key, domain, most, leases } = leased;
+        let leases = leases.unwrap_or_default();
+        let full = leases.len() == most;
+        let mut batch = Vec::new();
+        for lease in leases {
+            self.take_in(&key, lease, &mut batch);
+        }
+        if !batch.is_empty() {
+            self.orders.push(Order::Settle(batch));
+        }
+        let Some(door) = self.doors.get_mut(&key) else { return };
+        door.leasing -= 1;
+        match (full, self.kit.takes_turns(&door.route)) {
+            (true, true) => self.orders.push(Order::Tell(Back::Claim(domain))),
+            (true, false) => door.claims.push_back(domain),
+            (false, _) => {}
+        }
+    }
+
+    /// A lease that came: into the stock, on to its own way, or given up because its time is over.
+    fn take_in(&mut self, key: &Arc<str>, lease: Lease, batch: &mut Vec<Settlement>) {
+        let Some(door) = self.doors.get_mut(key) else { return lease.home() };
+        let entries = &self.kit.entries;
+        let site = self.kit.counted_under(&door.route, lease.domain());
+        if lease.envelope.expires <= entries.now() {
+            let last = self.last_reply.clone().map(|text| Reply { code: 451, enhanced: None, text });
+            return batch.push(entries.expired(lease, Said { stage: None, reply: last, host: None, site }));
+        }
+        let facts = match self.kit.launches.facts(lease.envelope.id.launch()) {
+            Ok(facts) => facts,
+            Err(why) => return batch.push(entries.aside(lease, entries.in_about(RECHECK), why, site)),
+        };
+        let same_way = match (&facts.way, &door.route.via) {
+            (Way::Direct, None) => true,
+            (Way::Through(route), Some(_)) => route.site == door.route.site,
+            (Way::Direct, Some(_)) | (Way::Through(_), None) => false,
+        };
+        if same_way && self.kit.leaves_from(&lease, &self.source, &door.route) {
+            door.stock.push_back(Job { lease, facts, stray: false, setbacks: 0, intended: false });
+        } else {
+            self.orders.push(Order::Tell(Back::Stray(Box::new(lease))));
+        }
+    }
+
+    fn drop_line(&mut self, number: u32) {
+        let Some(line) = self.lines.remove(&number) else { return };
+        self.asks.retain(|ask| ask.line != number);
+        if let Some(door) = self.doors.get_mut(&line.door) {
+            door.lines -= 1;
+        }
+    }
+
+    /// What the site needs next.
+    fn drain(&mut self, now: Instant) {
+        self.wake = None;
+        self.limits.refresh(now);
+        if self.stopping {
+            self.close_asks();
+            self.send_all_home();
+            return;
+        }
+        match self.limits.binds(0, now) {
+            Some(NotNow { binds: Binding::Held(_), .. }) => self.stand_still(RECHECK, now),
+            Some(NotNow { binds: Binding::Paused(_), wait }) => self.stand_still(wait.unwrap_or(RECHECK), now),
+            Some(NotNow {
+                binds: Binding::Connections(_) | Binding::ConnectionRate | Binding::MessageRate, ..
+            })
+            | None => {
+                if std::mem::take(&mut self.still) {
+                    self.orders.push(Order::Tell(Back::Still(self.post.clone(), None)));
+                }
+                self.serve(now);
+                self.man(now);
+                self.stock_up();
+                self.open_more(now);
+                self.tidy();
+            }
+        }
+        if std::mem::take(&mut self.news)
+            && let Some(record) = self.learning(now)
+        {
+            self.orders.push(Order::Learn(record));
+        }
+        self.idle(now);
+    }
+
+    /// Answers the carriers that ask, in their order.
+    fn serve(&mut self, now: Instant) {
+        let mut surplus = self.lines.len().saturating_sub(usize::from(self.limits.window_size(now)));
+        for _ in 0..self.asks.len() {
+            let Some(ask) = self.asks.pop_front() else { break };
+            if ask.answer.is_closed() {
+                continue;
+            }
+            if surplus > 0 {
+                surplus -= 1;
+                let _ = ask.answer.send(Answer::Close);
+                continue;
+            }
+            match (self.pick(&ask.door, now), ask.patience) {
+                (Some(job), _) => self.give(ask, job),
+                (None, Patience::None) => drop(ask.answer.send(Answer::Nothing)),
+                (None, Patience::Wait) => self.asks.push_back(ask),
+            }
+        }
+    }
+
+    fn give(&mut self, ask: Ask, job: Job) {
+        if let Err(Answer::Job(job)) = ask.answer.send(Answer::Job(Box::new(job)))
+            && let Some(door) = self.doors.get_mut(&ask.door)
+        {
+            // the carrier has given up meanwhile; the pace spent is lost, which errs on the slow side
+            door.stock.push_front(*job);
+        }
+    }
+
+    /// The first copy behind a door that may go now; a yes is spent.
+    fn pick(&mut self, key: &Arc<str>, now: Instant) -> Option<Job> {
+        let Steward { doors, limits, .. } = self;
+        let door = doors.get_mut(key)?;
+        let mut wait: Option<Duration> = None;
+        for at in 0..door.stock.len().min(SEARCH_MAX) {
+            match door.stock[at].facts.may_send(now, || limits.may_send(now)) {
+                Ok(()) => return door.stock.remove(at),
+                Err(Bound::Launch(until)) => wait = Some(wait.map_or(until, |known| known.min(until))),
+                Err(Bound::Site(no)) => {
+                    wait = no.wait;
+                    break;
+                }
+            }
+        }
+        self.wake_in(wait, now);
+        None
+    }
+
+    /// Lets doors in line have a connection, as far as the window goes.
+    fn man(&mut self, now: Instant) {
+        let size = usize::from(self.limits.window_size(now));
+        while let Some(key) = self.unmanned.front() {
+            let reserved = self.manned.iter().filter(|key| self.doors.get(*key).is_some_and(|door| door.lines == 0));
+            if self.lines.len() + reserved.count() < size {
+                self.manned.insert(key.clone());
+                self.unmanned.pop_front();
+            } else {
+                self.close_one_idle();
+                return;
+            }
+        }
+    }
+
+    /// A connection without work makes room for a door that has some.
+    fn close_one_idle(&mut self) {
+        let doors = &self.doors;
+        let idle = |ask: &Ask| {
+            let bare = |door: &Door| door.stock.is_empty() && door.claims.is_empty() && door.leasing == 0;
+            ask.patience == Patience::Wait && doors.get(&ask.door).is_some_and(bare)
+        };
+        if let Some(at) = self.asks.iter().position(idle)
+            && let Some(ask) = self.asks.remove(at)
+        {
+            let _ = ask.answer.send(Answer::Close);
+        }
+    }
+
+    /// Leases for the doors with connections, so that none of them waits: a handful, and at most a second's worth.
+    fn stock_up(&mut self) {
+        let worth = self.limits.per_second().map_or(HANDFUL, |rate| (rate.ceil() as usize).clamp(1, HANDFUL));
+        for key in &self.manned {
+            let Some(door) = self.doors.get_mut(key) else { continue };
+            let low = (door.lines + 1).min(if worth < HANDFUL { worth } else { usize::MAX });
+            while door.leasing < LEASING_MAX && door.stock.len() + door.leasing < low {
+                let Some(domain) = door.claims.pop_front() else { break };
+                door.leasing += 1;
+                self.orders.push(Order::Lease(key.clone(), domain, worth));
+            }
+        }
+    }
+
+    /// Opens connections where more copies lie than carriers come for them.
+    fn open_more(&mut self, now: Instant) {
+        for key in self.manned.clone() {
+            let Some(door) = self.doors.get(&key) else { continue };
+            let coming = self.lines.values().filter(|line| line.door == key && !line.open).count()
+                + self.asks.iter().filter(|ask| ask.door == key).count();
+            let most = if door.lines == 0 { 1 } else { door.stock.len() / 2 };
+            if door.stock.is_empty() || coming >= most {
+                continue;
+            }
+            let open = u16::try_from(self.lines.len()).unwrap_or(u16::MAX);
+            match self.limits.may_open(open, now) {
+                Ok(()) => self.open(&key),
+                Err(no) => {
+                    self.wake_in(no.wait, now);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, key: &Arc<str>) {
+        let Some(door) = self.doors.get_mut(key) else { return };
+        door.lines += 1;
+        let number = self.next_line;
+        self.next_line += 1;
+        self.lines.insert(number, Line { door: key.clone(), open: false });
+        self.orders.push(Order::Open(number, door.route.clone()));
+        // one at a time; the next round sees whether another is needed
+        self.wake = Some(Instant::now());
+    }
+
+    /// Forgets doors without work and connections.
+    fn tidy(&mut self) {
+        let doors = &mut self.doors;
+        self.manned.retain(|key| {
+            let over = doors.get(key).is_none_or(Door::is_done);
+            if over {
+                doors.remove(key);
+            }
+            !over
+        });
+    }
+
+    /// Nothing moves for a while: connections close, domains rest, copies go home.
+    fn stand_still(&mut self, wait: Duration, now: Instant) {
+        let until = self.kit.entries.now() + wait;
+        if !std::mem::replace(&mut self.still, true) {
+            self.orders.push(Order::Tell(Back::Still(self.post.clone(), Some(now + wait))));
+        }
+        self.close_asks();
+        let keys: Vec<Arc<str>> = self.doors.keys().cloned().collect();
+        for key in keys {
+            if self.doors.get(&key).is_some_and(|door| self.kit.takes_turns(&door.route)) {
+                self.pass_on(&key);
+            } else {
+                self.look_over(&key);
+            }
+            self.rest_door(&key, until, Claims::Looked);
+        }
+        self.wake = Some(now + wait);
+    }
+
+    /// Other sources may be in order: the domains are theirs meanwhile. The courier knows that this one stands still.
+    fn pass_on(&mut self, key: &Arc<str>) {
+        let Some(door) = self.doors.get_mut(key) else { return };
+        let (strays, own): (VecDeque<Job>, VecDeque<Job>) = door.stock.drain(..).partition(|job| job.stray);
+        door.stock = strays;
+        own.into_iter().for_each(|job| job.lease.home());
+        self.orders.extend(door.claims.drain(..).map(|domain| Order::Tell(Back::Claim(domain))));
+    }
+
+    /// Before its domains rest, their first copies are looked at: those that have expired end here, those of another way
+    /// go on.
+    fn look_over(&mut self, key: &Arc<str>) {
+        let Some(door) = self.doors.get_mut(key) else { return };
+        let looked: BTreeSet<&Domain> = door.stock.iter().map(|job| job.lease.domain()).collect();
+        let new: Vec<Domain> = door.claims.iter().filter(|domain| !looked.contains(domain)).cloned().collect();
+        let room = LEASING_MAX.saturating_sub(door.leasing);
+        for domain in new.into_iter().take(room) {
+            door.claims.retain(|claimed| *claimed != domain);
+            door.leasing += 1;
+            self.orders.push(Order::Lease(key.clone(), domain, HANDFUL));
+        }
+    }
+
+    /// The domains behind a door rest, and what was leased of them goes home; strays, whose domains are not ours, are put
+    /// off one by one.
+    fn rest_door(&mut self, key: &Arc<str>, until: Timestamp, claims: Claims) {
+        let Some(door) = self.doors.get_mut(key) else { return };
+        let route = door.route.clone();
+        let mut resting: BTreeMap<Domain, Vec<Job>> = BTreeMap::new();
+        let mut batch = Vec::new();
+        for job in std::mem::take(&mut door.stock) {
+            if job.stray {
+                let site = self.kit.counted_under(&route, job.lease.domain());
+                let text = self.last_reply.clone().unwrap_or_else(|| "its site stands still".to_owned());
+                batch.push(self.kit.entries.aside(job.lease, until, text, site));
+            } else {
+                resting.entry(job.lease.domain().clone()).or_default().push(job);
+            }
+        }
+        match claims {
+            Claims::All => {
+                for domain in door.claims.drain(..) {
+                    resting.entry(domain).or_default();
+                }
+            }
+            Claims::Looked => door.claims.retain(|domain| !resting.contains_key(domain)),
+        }
+        if !batch.is_empty() {
+            self.orders.push(Order::Settle(batch));
+        }
+        for (domain, home) in resting {
+            if self.rested.len() < RESTED_MAX {
+                self.rested.insert(domain.clone());
+            }
+            self.orders.push(Order::Rest(domain, until, home));
+        }
+        if self.doors.get(key).is_some_and(Door::is_done) {
+            self.doors.remove(key);
+            self.manned.remove(key);
+            self.unmanned.retain(|waiting| waiting != key);
+        }
+    }
+
+    fn close_asks(&mut self) {
+        for ask in self.asks.drain(..) {
+            let _ = ask.answer.send(Answer::Close);
+        }
+    }
+
+    fn send_all_home(&mut self) {
+        for door in self.doors.values_mut() {
+            door.claims.clear();
+            door.stock.drain(..).for_each(|job| job.lease.home());
+        }
+    }
+
+    /// Tells the courier when there has been nothing to do for as long as the paces have a memory.
+    fn idle(&mut self, now: Instant) {
+        if !self.doors.is_empty() || !self.lines.is_empty() {
+            self.idle_since = None;
+            return;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        let linger = LINGER + self.limits.memory();
+        if now >= since + linger {
+            self.idle_since = Some(now);
+            self.orders.push(Order::Tell(Back::Idle(self.post.clone(), self.given)));
+        }
+        self.wake_in(Some(linger), now);
+    }
+
+    fn wake_in(&mut self, wait: Option<Duration>, now: Instant) {
+        if let Some(wait) = wait {
+            let at = now + wait;
+            self.wake = Some(self.wake.map_or(at, |known| known.min(at)));
+        }
+    }
+
+    /// The record of what was learned, when it differs from the one on the ledger.
+    fn learning(&mut self, now: Instant) -> Option<Vec<u8>> {
+        let learned = self.limits.learned(now, self.kit.entries.now());
+        if learned == self.learned {
+            return None;
+        }
+        self.learned = learned;
+        Some(self.learned.as_ref().map(Learned::to_bytes).unwrap_or_default())
+    }
+
+    fn counted_under(&self, key: &Arc<str>, job: &Job) -> Arc<str> {
+        match self.doors.get(key) {
+            Some(door) => self.kit.counted_under(&door.route, job.lease.domain()),
+            None => self.post.1.clone(),
+        }
+    }
+
+    fn status(&mut self, now: Instant) -> SiteStatus {
+        let open = u16::try_from(self.lines.len()).unwrap_or(u16::MAX);
+        let binds = self.limits.binds(open, now);
+        let busy = self.lines.len().saturating_sub(self.asks.len());
+        SiteStatus {
+            site: self.post.1.to_string(),
+            source: self.source.name.to_string(),
+            domains: self.doors.values().map(|door| (door.claims.len() + door.leasing) as u64).sum(),
+            leased: self.doors.values().map(|door| door.stock.len() as u64).sum::<u64>() + busy as u64,
+            connections: self.lines.len() as u64,
+            window: self.limits.window_size(now),
+            rate_now: self.meter.rate(now),
+            rate_allowed: self.limits.per_second(),
+            last_reply: self.last_reply.clone(),
+            held: matches!(&binds, Some(NotNow { binds: Binding::Held(_), .. })),
+            binds: binds.as_ref().map(in_words),
+        }
+    }
+}
+
+/// What tells doors apart: the hosts in their order, and the policy that binds them.
+fn door_of(route: &Route) -> Arc<str> {
+    let hosts = route.hosts.iter().map(|host| format!("{}:{}", host.preference, host.name));
+    let mut key: Vec<String> = hosts.collect();
+    if let Some(policy) = &route.policy {
+        key.push(format!("{policy:?}"));
+    }
+    key.join(" ").into()
+}
+
+/// Counts over a span and the one before it.
+struct Meter {
+    since: Instant,
+    count: u32,
+    before: u32,
+}
+
+impl Meter {
+    fn new(now: Instant) -> Meter {
+        Meter { since: now, count: 0, before: 0 }
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let spans = now.saturating_duration_since(self.since).as_secs_f64() / METER.as_secs_f64();
+        if spans >= 1.0 {
+            self.before = if spans < 2.0 { self.count } else { 0 };
+            (self.count, self.since) = (0, self.since + METER.mul_f64(spans.floor()));
+        }
+    }
+
+    fn count(&mut self, now: Instant) {
+        self.turn(now);
+        self.count += 1;
+    }
+
+    /// Per second.
+    fn rate(&mut self, now: Instant) -> f64 {
+        self.turn(now);
+        let span = METER + now.saturating_duration_since(self.since);
+        f64::from(self.before + self.count) / span.as_secs_f64()
+    }
+}

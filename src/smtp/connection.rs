@@ -1,28 +1,26 @@
-//! A session carried over a stream.
+//! A session carried over a stream: greeting, TLS and login, then copies, each phase with its time limit (RFC 5321
+//! §4.5.3.2). What is said when, `session` decides; what a refusal means, `delivery`.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout};
+use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
-use super::session::{Copy, Receipt};
+use super::auth::Dialogue;
+use super::command::{Command, Name};
+use super::reply::{Heard, excerpt};
+use super::session::{Copy, Ending, Patience, Receipt, Session, Step};
 use super::tls::Proof;
+use super::wire::{Wire, within};
 use super::{Error, Extensions, Login, TlsClient, TlsFacts};
 use crate::base::EnvelopeId;
 use crate::mail::{Reply, Stage};
 use crate::world::Stream;
 
-/// Whether the source of copies may let the connection wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// It must answer at once: the end of a copy is about to go out, and the next may share its flight. Printing is
-    /// fine, waiting for pace or leases is not.
-    None,
-    /// It may wait: nothing is open on the connection.
-    Wait,
-}
+/// Challenges of one login; the longest mechanism has two.
+const CHALLENGES_MAX: usize = 5;
 
 /// Where copies come from, and where their ends go.
 pub trait CopySource: Send {
@@ -95,6 +93,18 @@ impl Default for Timeouts {
     }
 }
 
+impl Timeouts {
+    /// For the reply at this stage of a copy.
+    fn of(&self, stage: Stage) -> Duration {
+        match stage {
+            Stage::To => self.rcpt,
+            Stage::Data => self.data,
+            Stage::Body => self.dot,
+            Stage::Route | Stage::Print | Stage::Connect | Stage::Greet | Stage::Secure | Stage::From => self.mail,
+        }
+    }
+}
+
 /// How a connection is to be opened.
 #[derive(Debug, Clone)]
 pub struct Hello {
@@ -119,138 +129,119 @@ pub struct Refused {
     pub heard: Result<Reply, Error>,
 }
 
-/// How a run of copies ended. Nothing is open on the connection afterwards.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
-    /// The source has none. The connection is good for more.
-    Idle,
-    /// As many as were asked for have been sent. The connection is good for more.
-    Enough,
-    /// The host takes no more on this connection (LIMITS MAILMAX).
-    Full,
-    /// A copy was withheld by `intend` after the host was ready for it: nothing but the end of the connection undoes that.
-    Withheld,
-    /// The host ended the session by a 421 (C-21), asked or not.
-    Dismissed(Reply),
-    /// The connection is lost.
-    Broken(Error),
-}
+/// How long the rest of what a host said is waited for after writing to it failed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// An open mail session with a host.
 pub struct Connection {
-    stream: Box<dyn Stream>,
+    wire: Wire,
+    session: Session,
     timeouts: Timeouts,
-    extensions: Extensions,
     tls: Option<TlsFacts>,
 }
 
 impl Connection {
-    /// Takes a TCP connection through greeting and EHLO.
-    pub async fn open(mut stream: Box<dyn Stream>, hello: &Hello, tls: &TlsClient) -> Result<Connection, Refused> {
-        let mut facts = None;
+    /// Takes a TCP connection through greeting, EHLO, TLS and login.
+    pub async fn open(stream: Box<dyn Stream>, hello: &Hello, tls: &TlsClient) -> Result<Connection, Refused> {
+        let mut door = Door { wire: Wire::new(stream), hello, extensions: Extensions::default(), tls: None };
         if hello.security == Security::Implicit {
-            let spoilt = |why| Refused { stage: Stage::Secure, heard: Err(Error::Tls(why)) };
-            let (secret, agreed) = tls.connect(stream, &hello.host, Proof::Name).await.map_err(spoilt)?;
-            (stream, facts) = (secret, Some(agreed));
+            door = door.handshake(tls, Proof::Name).await?;
         }
-        let refused = |heard| Refused { stage: Stage::Greet, heard };
-        let lines = hear(&mut stream, hello.timeouts.greeting).await.map_err(|error| refused(Err(error)))?;
-        if lines.0 != 220 {
-            return Err(refused(Ok(reply(lines))));
+        door.greeting().await?;
+        door.ehlo(Stage::Greet).await?;
+        door = door.starttls(tls).await?;
+        if let Some(login) = &hello.login {
+            door.log_in(login).await?;
         }
-        let mut connection =
-            Connection { stream, timeouts: hello.timeouts.clone(), extensions: Extensions::default(), tls: facts };
-        connection.greet(hello).await.map_err(refused)?;
-        let proof = match hello.security {
-            Security::Clear | Security::Implicit => return Ok(connection),
-            Security::Opportunistic if !connection.extensions.starttls => return Ok(connection),
-            Security::Opportunistic | Security::Required => Proof::None,
-            Security::Verified => Proof::Name,
-        };
-        connection.secure(hello, tls, proof).await.map_err(|heard| Refused { stage: Stage::Secure, heard })
+        let Door { wire, extensions, tls, .. } = door;
+        Ok(Connection { wire, session: Session::new(extensions), timeouts: hello.timeouts.clone(), tls })
     }
 
-    async fn secure(
-        mut self,
-        hello: &Hello,
-        tls: &TlsClient,
-        proof: Proof,
-    ) -> Result<Connection, Result<Reply, Error>> {
-        match self.say(b"STARTTLS\r\n", hello.timeouts.starttls).await {
-            Ok(reply) if reply.code == 220 => {}
-            other => return Err(other),
-        }
-        let (stream, facts) = tls.connect(self.stream, &hello.host, proof).await.map_err(|why| Err(Error::Tls(why)))?;
-        let mut connection = Connection { stream, tls: Some(facts), ..self };
-        connection.greet(hello).await?;
-        Ok(connection)
-    }
-
-    async fn greet(&mut self, hello: &Hello) -> Result<(), Result<Reply, Error>> {
-        let ehlo = format!("EHLO {}\r\n", hello.ehlo_name);
-        self.stream.write_all(ehlo.as_bytes()).await.map_err(|error| Err(error.into()))?;
-        let lines = hear(&mut self.stream, hello.timeouts.ehlo).await.map_err(Err)?;
-        if lines.0 != 250 {
-            return Err(Ok(reply(lines)));
-        }
-        self.extensions = Extensions::of_lines(lines.1.iter().map(String::as_str));
-        Ok(())
-    }
-
-    /// Runs copies until the source has none, `most` were sent, or the connection ends.
+    /// Runs copies until the source has none, `most` were sent, or the connection ends. While it waits for the source it
+    /// listens for a 421 or a close. If dropped before it is done, drop the connection too: a copy may be half way.
     pub async fn drive(&mut self, copies: &mut impl CopySource, most: u32) -> Ending {
-        for _ in 0..most {
-            let Some(copy) = copies.next(Patience::Wait).await else { return Ending::Idle };
-            let began = Instant::now();
-            let (stage, heard) = self.send(copies, &copy).await;
-            let ending = match &heard {
-                Ok(reply) if reply.code == 421 => Some(Ending::Dismissed(reply.clone())),
-                Ok(_) => None,
-                Err(error) => Some(Ending::Broken(error.clone())),
-            };
-            copies.done(copy.id, Receipt { stage, heard, took: began.elapsed() });
-            if let Some(ending) = ending {
-                return ending;
+        self.session.run(most);
+        loop {
+            match self.session.step() {
+                Step::Ask(Patience::Wait) => self.wait_for_a_copy(copies).await,
+                Step::Ask(Patience::None) => {
+                    let copy = copies.next(Patience::None).await;
+                    self.offer(copy);
+                }
+                Step::Intend(id) => {
+                    let may = copies.intend(id).await;
+                    self.session.intended(may, Instant::now());
+                }
+                Step::Say => self.say().await,
+                Step::Hear(stage) => self.hear(self.timeouts.of(stage)).await,
+                Step::Done(id, receipt) => copies.done(id, receipt),
+                Step::End(ending) => return ending,
             }
         }
-        Ending::Enough
     }
 
-    async fn send(&mut self, copies: &mut impl CopySource, copy: &Copy) -> (Stage, Result<Reply, Error>) {
-        let Timeouts { mail, rcpt, data, dot, .. } = self.timeouts.clone();
-        let steps = [
-            (Stage::From, format!("MAIL FROM:<{}>\r\n", copy.return_path), mail),
-            (Stage::To, format!("RCPT TO:<{}>\r\n", copy.to), rcpt),
-            (Stage::Data, "DATA\r\n".to_owned(), data),
-        ];
-        for (stage, line, limit) in steps {
-            match self.say(line.as_bytes(), limit).await {
-                Ok(reply) if reply.code < 400 => {}
-                other => return (stage, other),
+    fn offer(&mut self, copy: Option<Copy>) {
+        match copy {
+            Some(copy) => self.session.offer(copy, Instant::now()),
+            None => self.session.none(),
+        }
+    }
+
+    async fn wait_for_a_copy(&mut self, copies: &mut impl CopySource) {
+        if self.wire.has_more() {
+            return self.hear(LAST_WORDS).await;
+        }
+        let copy = tokio::select! { biased;
+            came = self.wire.fill() => Err(came),
+            copy = copies.next(Patience::Wait) => Ok(copy),
+        };
+        match copy {
+            Ok(copy) => self.offer(copy),
+            Err(Ok(())) => self.hear(LAST_WORDS).await,
+            Err(Err(error)) => self.session.lost(error, Instant::now()),
+        }
+    }
+
+    /// Writes the flight, unless the host has something to say that nothing asked for: it would be taken for an answer.
+    async fn say(&mut self) {
+        if self.wire.has_more() {
+            return self.hear(LAST_WORDS).await;
+        }
+        let flight = self.session.flight();
+        tracing::trace!(target: "mailshot::smtp", octets = flight.octets(), "> {}", excerpt(flight.lines()));
+        match self.wire.say(|| flight.pieces(), self.timeouts.block).await {
+            Ok(()) => self.session.said(),
+            Err((octets, error)) => {
+                // A host that closes in the middle of a message has often said why.
+                self.session.cut_off(octets);
+                if let Ok(reply) = self.wire.hear(LAST_WORDS).await {
+                    self.session.heard(&reply, Instant::now());
+                }
+                self.session.lost(error, Instant::now());
             }
         }
-        if !copies.intend(copy.id).await {
-            return (Stage::Data, Err(Error::Closed));
+    }
+
+    async fn hear(&mut self, limit: Duration) {
+        match self.wire.hear(limit).await {
+            Ok(reply) => {
+                tracing::trace!(target: "mailshot::smtp", "< {}", reply);
+                self.session.heard(&reply, Instant::now());
+            }
+            Err(error) => self.session.lost(error, Instant::now()),
         }
-        let mut text = String::from_utf8_lossy(&copy.message.bytes).replace("\r\n.", "\r\n..");
-        text.push_str(".\r\n");
-        (Stage::Body, self.say(text.as_bytes(), dot).await)
     }
 
-    async fn say(&mut self, bytes: &[u8], limit: Duration) -> Result<Reply, Error> {
-        self.stream.write_all(bytes).await?;
-        hear(&mut self.stream, limit).await.map(reply)
-    }
-
-    /// Says goodbye and waits briefly for the answer.
+    /// Says goodbye and waits briefly for the answer; says nothing on a connection that is no longer good.
     pub async fn quit(mut self) {
-        let limit = self.timeouts.quit;
-        let _ = timeout(limit, self.say(b"QUIT\r\n", limit)).await;
+        if self.session.is_good() {
+            goodbye(&mut self.wire, self.timeouts.quit).await;
+        }
     }
 
     /// What the host offers.
     pub fn extensions(&self) -> &Extensions {
-        &self.extensions
+        self.session.extensions()
     }
 
     /// What was agreed on of TLS; `None` in clear.
@@ -259,23 +250,164 @@ impl Connection {
     }
 }
 
-async fn hear(stream: &mut Box<dyn Stream>, limit: Duration) -> Result<(u16, Vec<String>), Error> {
-    let mut lines = Vec::new();
-    loop {
-        let mut line = Vec::new();
-        while !line.ends_with(b"\r\n") {
-            let byte = timeout(limit, stream.read_u8()).await.map_err(|_| Error::TimedOut(limit))??;
-            line.push(byte);
+/// Whether the host hears it or answers changes nothing any more.
+async fn goodbye(wire: &mut Wire, limit: Duration) {
+    let polite = async {
+        wire.say(|| std::iter::once(b"QUIT\r\n".as_slice()), limit).await.map_err(|(_, error)| error)?;
+        wire.hear(limit).await?;
+        Ok(wire.stream.shutdown().await?)
+    };
+    let _: Result<(), Error> = within(limit, polite).await;
+}
+
+/// A connection on its way to a session.
+struct Door<'h> {
+    wire: Wire,
+    hello: &'h Hello,
+    extensions: Extensions,
+    tls: Option<TlsFacts>,
+}
+
+impl<'h> Door<'h> {
+    /// Nothing is said before the whole greeting has come (C-14).
+    async fn greeting(&mut self) -> Result<(), Refused> {
+        let heard = self.wire.hear(self.hello.timeouts.greeting).await.map_err(at(Stage::Greet))?;
+        match heard.code() {
+            220 => Ok(()),
+            _ => {
+                let reply = heard.to_reply();
+                self.turn_away(Stage::Greet, reply).await
+            }
         }
-        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-        let code = line.get(..3).and_then(|code| code.parse().ok()).ok_or(Error::Garbled(line.clone()))?;
-        lines.push(line.get(4..).unwrap_or_default().to_owned());
-        if line.as_bytes().get(3) != Some(&b'-') {
-            return Ok((code, lines));
+    }
+
+    /// EHLO, or HELO for a host that does not know it: 500 or 502 (C-15). What the host offered before is forgotten.
+    async fn ehlo(&mut self, stage: Stage) -> Result<(), Refused> {
+        let name = Name::parse(&self.hello.ehlo_name).ok_or_else(|| {
+            let why = format!("`{}` cannot stand in EHLO: it must be a host name", self.hello.ehlo_name);
+            at(stage)(Error::Credentials(why))
+        })?;
+        let limit = self.hello.timeouts.ehlo;
+        let heard = self.ask(Command::Ehlo(name), limit).await.map_err(at(stage))?;
+        match heard.code() {
+            200..=299 => {
+                self.extensions = Extensions::of(&heard);
+                return Ok(());
+            }
+            500 | 502 => {}
+            _ => {
+                let reply = heard.to_reply();
+                return self.turn_away(stage, reply).await;
+            }
         }
+        self.extensions = Extensions::default();
+        let heard = self.ask(Command::Helo(name), limit).await.map_err(at(stage))?;
+        match heard.code() {
+            200..=299 => Ok(()),
+            _ => {
+                let reply = heard.to_reply();
+                self.turn_away(stage, reply).await
+            }
+        }
+    }
+
+    /// STARTTLS, where it is offered or demanded; then EHLO again.
+    async fn starttls(mut self, tls: &TlsClient) -> Result<Door<'h>, Refused> {
+        let proof = match self.hello.security {
+            Security::Clear | Security::Implicit => return Ok(self),
+            Security::Opportunistic if !self.extensions.starttls => return Ok(self),
+            Security::Opportunistic | Security::Required => Proof::None,
+            Security::Verified => Proof::Name,
+        };
+        if !self.extensions.starttls {
+            goodbye(&mut self.wire, self.hello.timeouts.quit).await;
+            return Err(at(Stage::Secure)(Error::Tls("the host does not offer STARTTLS, and it is demanded".into())));
+        }
+        let limit = self.hello.timeouts.starttls;
+        let clear_will_do = self.hello.security == Security::Opportunistic;
+        let heard = self.ask(Command::StartTls, limit).await.map_err(at(Stage::Secure))?;
+        match heard.code() {
+            220 => {}
+            // RFC 3207 §4: the session goes on in clear, where that is good enough.
+            code if clear_will_do && code != 421 => return Ok(self),
+            _ => {
+                let reply = heard.to_reply();
+                return self.turn_away(Stage::Secure, reply).await;
+            }
+        }
+        let mut door = self.handshake(tls, proof).await?;
+        door.ehlo(Stage::Secure).await?;
+        Ok(door)
+    }
+
+    /// Shakes hands. Whatever the host sent in clear behind its 220 would be read as if it had come inside TLS: then this
+    /// is no host to talk to (C-39, CVE-2011-0411).
+    async fn handshake(self, tls: &TlsClient, proof: Proof) -> Result<Door<'h>, Refused> {
+        let injected = || Error::Garbled("clear text behind the answer to STARTTLS".into());
+        let stream = self.wire.into_stream().ok_or_else(injected).map_err(at(Stage::Secure))?;
+        let shake = async { tls.connect(stream, &self.hello.host, proof).await.map_err(Error::Tls) };
+        let limit = self.hello.timeouts.starttls;
+        let (stream, facts) = match within(limit, shake).await {
+            Err(Error::TimedOut(limit)) => Err(Error::Tls(format!("no handshake within {limit:?}"))),
+            other => other,
+        }
+        .map_err(at(Stage::Secure))?;
+        Ok(Door { wire: Wire::new(stream), hello: self.hello, extensions: Extensions::default(), tls: Some(facts) })
+    }
+
+    /// Logs in: only where the host has proved its name inside TLS, so that no one else learns the password (C-46, C-47).
+    async fn log_in(&mut self, login: &Login) -> Result<(), Refused> {
+        if !self.tls.as_ref().is_some_and(|facts| facts.verified) {
+            let why = "a login is sent only where the host has proved its name: use smtp+starttls:// or smtps://";
+            return Err(at(Stage::Secure)(Error::Credentials(why.into())));
+        }
+        let limit = self.hello.timeouts.auth;
+        let (mut dialogue, mut line) = Dialogue::begin(login, &self.extensions.auth).map_err(at(Stage::Secure))?;
+        for _ in 0..CHALLENGES_MAX {
+            line.push_str("\r\n");
+            let heard = say_and_hear(&mut self.wire, line.as_bytes(), limit).await.map_err(at(Stage::Secure))?;
+            match heard.code() {
+                334 => line = dialogue.answer(heard.lines().next().unwrap_or_default()).map_err(at(Stage::Secure))?,
+                200..=299 if dialogue.may_end() => return Ok(()),
+                200..=399 => {
+                    let why = format!("`{}` in the middle of AUTH", heard.code());
+                    return Err(at(Stage::Secure)(Error::Garbled(why)));
+                }
+                _ => {
+                    let reply = heard.to_reply();
+                    return self.turn_away(Stage::Secure, reply).await;
+                }
+            }
+        }
+        Err(at(Stage::Secure)(Error::Garbled("AUTH without end".into())))
+    }
+
+    async fn ask(&mut self, command: Command<'_>, limit: Duration) -> Result<Heard<'_>, Error> {
+        let mut line = Vec::with_capacity(64);
+        command.write(&mut line);
+        tracing::trace!(target: "mailshot::smtp", "> {}", excerpt(&line));
+        let heard = say_and_hear(&mut self.wire, &line, limit).await?;
+        tracing::trace!(target: "mailshot::smtp", "< {}", heard);
+        Ok(heard)
+    }
+
+    /// The host does not want us: goodbye.
+    async fn turn_away<T>(&mut self, stage: Stage, reply: Reply) -> Result<T, Refused> {
+        if reply.code != 421 {
+            goodbye(&mut self.wire, self.hello.timeouts.quit).await;
+        }
+        Err(Refused { stage, heard: Ok(reply) })
     }
 }
 
-fn reply((code, lines): (u16, Vec<String>)) -> Reply {
-    Reply { code, enhanced: None, text: lines.join(" ") }
+/// One command outside a group: what came in before it answers nothing, and must not be taken for an answer.
+async fn say_and_hear<'w>(wire: &'w mut Wire, line: &[u8], limit: Duration) -> Result<Heard<'w>, Error> {
+    if !wire.has_more() {
+        wire.say(|| std::iter::once(line), limit).await.map_err(|(_, error)| error)?;
+    }
+    wire.hear(limit).await
+}
+
+fn at(stage: Stage) -> impl Fn(Error) -> Refused {
+    move |error| Refused { stage, heard: Err(error) }
 }

@@ -1,6 +1,8 @@
 //! What a host offers: its answer to EHLO (RFC 5321 §4.1.1.1), read once and kept as facts. Unknown keywords are
 //! ignored, and so is a known one whose parameter makes no sense (RFC 9422 §3 for LIMITS, one by one).
 
+use super::reply::Heard;
+
 /// The service extensions a host offers, as far as we use them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Extensions {
@@ -27,10 +29,10 @@ pub struct Extensions {
 }
 
 impl Extensions {
-    /// Reads the lines of an answer to EHLO, each without its code; the first is a greeting and says nothing.
-    pub fn of_lines<'a>(lines: impl Iterator<Item = &'a str>) -> Extensions {
+    /// Reads an answer to EHLO. Its first line is a greeting and offers nothing; a line that is not UTF-8, neither.
+    pub fn of(answer: &Heard<'_>) -> Extensions {
         let mut found = Extensions::default();
-        for line in lines.skip(1) {
+        for line in answer.lines().skip(1).filter_map(|line| std::str::from_utf8(line).ok()) {
             found.note(line);
         }
         found
@@ -81,9 +83,15 @@ fn size<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::reply::Reader;
 
     fn read(text: &str) -> Extensions {
-        Extensions::of_lines(text.lines())
+        let lines: Vec<&str> = text.lines().collect();
+        let (last, first) = lines.split_last().unwrap();
+        let mut bytes: String = first.iter().map(|line| format!("250-{line}\r\n")).collect();
+        bytes.push_str(&format!("250 {last}\r\n"));
+        let found = Reader::default().read(bytes.as_bytes()).unwrap().unwrap();
+        Extensions::of(&found.of(bytes.as_bytes()))
     }
 
     #[test]

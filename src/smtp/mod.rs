@@ -2,23 +2,28 @@
 //!
 //! The sending side, from the ground up: [`reply`] and [`extensions`] read what a host says, [`command`] writes what we
 //! say, [`dots`] makes a message safe for DATA; [`session`] decides what is said when, without any I/O; [`tls`] and
-//! [`auth`] secure a connection; [`connection`] carries a session over a stream. The receiving side is [`server`].
+//! [`auth`] secure a connection; `wire` moves bytes within time limits; [`connection`] carries a session over a stream.
+//! The receiving side is [`server`].
 
 pub mod auth;
 pub mod classify;
+pub mod command;
 pub mod connection;
+pub mod dots;
 pub mod extensions;
+pub mod reply;
 pub mod server;
 pub mod session;
 pub mod tls;
+mod wire;
 
 use std::io;
 use std::time::Duration;
 
 pub use auth::Login;
-pub use connection::{Connection, CopySource, Ending, Hello, Patience, Refused, Security, Timeouts};
+pub use connection::{Connection, CopySource, Hello, Refused, Security, Timeouts};
 pub use extensions::Extensions;
-pub use session::{Copy, Receipt};
+pub use session::{Copy, Ending, Patience, Receipt};
 pub use tls::{TlsClient, TlsError, TlsFacts};
 
 /// What was heard instead of a reply.

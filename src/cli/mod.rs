@@ -3,6 +3,7 @@
 
 mod config;
 mod desk;
+mod dkim;
 mod error;
 mod init;
 mod render;
@@ -48,6 +49,9 @@ enum Command {
     /// The message is the one that would go out now, signed. It belongs to no launch: its unsubscribe link and its
     /// return path change nothing.
     Render(render::Arguments),
+    /// Make DKIM keys, print the DNS records that prove them, and check that they are published.
+    #[command(subcommand)]
+    Dkim(dkim::Deed),
     /// A test receiver that behaves like the world's mailbox providers.
     ///
     /// Takes mail and forgets it, but keeps count of what each recipient got, checks signatures, and commits the faults
@@ -77,6 +81,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
     match command {
         Command::Init { dir } => init::run(&Desk::bare(dir.as_deref().unwrap_or(&workspace), json)),
         Command::Render(arguments) => render::run(&desk()?, arguments).await,
+        Command::Dkim(deed) => dkim::run(&desk()?, deed).await,
         Command::Sink(arguments) => sink::run(&Desk::bare(&workspace, json), arguments).await,
         Command::Config => config::run(&Desk::bare(&workspace, json)),
     }

@@ -4,6 +4,7 @@ mod carrier;
 pub mod courier;
 pub mod dial;
 mod entry;
+pub mod forecast;
 mod launches;
 pub mod limits;
 pub mod look;

@@ -122,7 +122,9 @@ fn rsa_record(der: &PrivateKeyDer<'_>) -> Result<String, String> {
         _ => return Err("this is no RSA key".into()),
     };
     let pair = pair.map_err(|why| match why.to_string().as_str() {
-        "TooSmall" => "this RSA key is shorter than 2048 bits: receivers distrust such signatures".to_owned(),
+        "TooSmall" => {
+            "this RSA key is shorter than 2048 bits: receivers distrust its signatures, and we make none".to_owned()
+        }
         "TooLarge" => "this RSA key is longer than 8192 bits: its record does not fit".to_owned(),
         _ => "this is no RSA key".to_owned(),
     })?;

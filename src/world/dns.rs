@@ -118,13 +118,7 @@ impl Dns for Resolver {
     fn text(&self, name: &str) -> BoxFuture<'static, Result<Answer<String>, DnsError>> {
         let (resolver, name) = (self.inner.clone(), name.to_owned());
         async move {
-            // Labels such as `_dmarc` are no host name: errors name the domain behind them.
-            let domain = name
-                .split('.')
-                .position(|label| !label.contains('_'))
-                .and_then(|at| name.splitn(at + 1, '.').last())
-                .and_then(|rest| Domain::parse(rest).ok());
-            let Some(domain) = domain else {
+            let Some(domain) = domain_behind(&name) else {
                 let name = Domain::parse("invalid").expect("a plain label is a domain");
                 return Err(DnsError::Unavailable { name, why: "the name asked for is not a domain name".into() });
             };
@@ -227,6 +221,15 @@ fn joined_text(data: &RData) -> Option<String> {
     let RData::TXT(text) = data else { return None };
     let bytes: Vec<u8> = text.txt_data.iter().flat_map(|piece| piece.iter().copied()).collect();
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The domain behind labels such as `_dmarc` or `s1._domainkey`, which are no host names: errors name it.
+fn domain_behind(name: &str) -> Option<Domain> {
+    let rest = match name.rfind('_') {
+        Some(at) => name[at..].split_once('.')?.1,
+        None => name,
+    };
+    Domain::parse(rest).ok()
 }
 
 #[cfg(test)]

@@ -151,3 +151,17 @@ async fn a_wrong_name_server_is_refused_by_name() {
         assert!(matches!(Resolver::new(&[bad.to_owned()]), Err(Error::NameServer(text)) if text == bad));
     }
 }
+
+#[test]
+fn names_with_underscores_belong_to_the_domain_behind_them() {
+    for (name, domain) in [
+        ("example.com", Some("example.com")),
+        ("_dmarc.example.com", Some("example.com")),
+        ("s1._domainkey.example.com", Some("example.com")),
+        ("a_b._domainkey.mail.example.com.", Some("mail.example.com")),
+        ("_dmarc", None),
+        ("", None),
+    ] {
+        assert_eq!(domain_behind(name).map(|domain| domain.to_string()).as_deref(), domain, "{name}");
+    }
+}

@@ -11,6 +11,7 @@ use crate::campaign::Campaign;
 use crate::cli::Error;
 use crate::config::Settings;
 use crate::engine::Workspace;
+use crate::outcome::Ink;
 use crate::world::World;
 
 /// A command's place of work.
@@ -69,6 +70,13 @@ impl Desk {
     /// Whether a person watches: progress bars and colours are for them alone.
     pub fn is_watched(&self) -> bool {
         std::io::stderr().is_terminal()
+    }
+
+    /// Whether the answer may be coloured: on a terminal that has colours, unless `NO_COLOR` is set (no-color.org).
+    pub fn ink(&self) -> Ink {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let plain = set("NO_COLOR") || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        if std::io::stdout().is_terminal() && !plain { Ink::Colour } else { Ink::Black }
     }
 
     /// A line of the plain answer; nothing when JSON is wanted.

@@ -4,9 +4,12 @@
 mod config;
 mod desk;
 mod dkim;
+mod draft;
 mod error;
+mod export;
 mod init;
 mod render;
+mod report;
 mod sink;
 
 use std::path::PathBuf;
@@ -52,6 +55,14 @@ enum Command {
     /// Make DKIM keys, print the DNS records that prove them, and check that they are published.
     #[command(subcommand)]
     Dkim(dkim::Deed),
+    /// What became of a campaign: figures, sites, and why copies failed.
+    ///
+    /// recipients = waiting + delivered + deferred + failed + barred + skipped + cancelled + in doubt, always. `deferred`
+    /// are tried again; `failed` are refused, expired or bounced after they were taken.
+    Report(report::Report),
+    /// Tables for spreadsheets and programs: outcomes, one row per recipient.
+    #[command(subcommand)]
+    Export(export::Export),
     /// A test receiver that behaves like the world's mailbox providers.
     ///
     /// Takes mail and forgets it, but keeps count of what each recipient got, checks signatures, and commits the faults
@@ -82,6 +93,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         Command::Init { dir } => init::run(&Desk::bare(dir.as_deref().unwrap_or(&workspace), json)),
         Command::Render(arguments) => render::run(&desk()?, arguments).await,
         Command::Dkim(deed) => dkim::run(&desk()?, deed).await,
+        Command::Report(args) => report::run(&desk()?, &args),
+        Command::Export(what) => export::run(&desk()?, &what),
         Command::Sink(arguments) => sink::run(&Desk::bare(&workspace, json), arguments).await,
         Command::Config => config::run(&Desk::bare(&workspace, json)),
     }

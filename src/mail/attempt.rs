@@ -30,6 +30,23 @@ pub enum Stage {
     Body,
 }
 
+impl Stage {
+    /// The stage's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Stage::Route => "route",
+            Stage::Print => "print",
+            Stage::Connect => "connect",
+            Stage::Greet => "greet",
+            Stage::Secure => "secure",
+            Stage::From => "from",
+            Stage::To => "to",
+            Stage::Data => "data",
+            Stage::Body => "body",
+        }
+    }
+}
+
 /// An enhanced status code (RFC 3463): class, subject, detail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EnhancedCode(pub u8, pub u16, pub u16);

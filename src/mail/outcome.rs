@@ -27,6 +27,34 @@ pub enum Standing {
     InDoubt,
 }
 
+impl Standing {
+    /// Every standing, in the order in which they are counted.
+    pub const ALL: [Standing; 8] = [
+        Standing::Waiting,
+        Standing::Deferred,
+        Standing::Delivered,
+        Standing::Failed,
+        Standing::Barred,
+        Standing::Skipped,
+        Standing::Cancelled,
+        Standing::InDoubt,
+    ];
+
+    /// The standing's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Standing::Waiting => "waiting",
+            Standing::Deferred => "deferred",
+            Standing::Delivered => "delivered",
+            Standing::Failed => "failed",
+            Standing::Barred => "barred",
+            Standing::Skipped => "skipped",
+            Standing::Cancelled => "cancelled",
+            Standing::InDoubt => "in_doubt",
+        }
+    }
+}
+
 /// One line of the book: what one attempt, or one decision about a copy, came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {

@@ -206,7 +206,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// `part` of `whole` in per cent with one digit; what is not all never reads as 100, what is not nothing never as 0.
+/// `part` of `whole` in per cent with one digit; what is not all never reads as 100 %, what is not nothing never as 0 %.
 fn percent(part: u64, whole: u64) -> String {
     if part == 0 || whole == 0 {
         return "0 %".to_owned();
@@ -214,8 +214,11 @@ fn percent(part: u64, whole: u64) -> String {
     if part == whole {
         return "100 %".to_owned();
     }
-    let share = (part as f64 / whole as f64 * 100.0).clamp(0.1, 99.9);
-    format!("{share:.1} %")
+    match part as f64 / whole as f64 * 100.0 {
+        ..0.05 => "<0.1 %".to_owned(),
+        99.95.. => ">99.9 %".to_owned(),
+        share => format!("{share:.1} %"),
+    }
 }
 
 /// A length of time in its two largest units.

@@ -137,7 +137,7 @@ async fn people_read_aligned_figures_and_why() {
     for line in [
         "welcome · under way · edition abababab",
         "  recipients  10",
-        "  delivered    5  50.0 %  ███████████████",
+        "  delivered    5   50.0 %  ███████████████",
         "  gmail                 4          2         0       2      0",
         "  1  soft.quota         The mailbox is full.",
     ] {
@@ -147,8 +147,14 @@ async fn people_read_aligned_figures_and_why() {
 
 #[test]
 fn shares_never_round_to_all_or_nothing() {
-    let cases =
-        [(0, 0, "0 %"), (0, 5, "0 %"), (5, 5, "100 %"), (999_999, 1_000_000, "99.9 %"), (1, 1_000_000, "0.1 %")];
+    let cases = [
+        (0, 0, "0 %"),
+        (0, 5, "0 %"),
+        (5, 5, "100 %"),
+        (999_999, 1_000_000, ">99.9 %"),
+        (1, 1_000_000, "<0.1 %"),
+        (1, 3, "33.3 %"),
+    ];
     for (part, whole, expected) in cases {
         assert_eq!(percent(part, whole), expected);
     }

@@ -123,7 +123,7 @@ fn write_counts(text: &mut String, counts: &Counts, ink: Ink) {
         }
         let share = percent(count, counts.recipients);
         let bar = ink.paint(tone, &bar(count, counts.recipients));
-        let _ = writeln!(text, "  {name:<10}  {:>width$}  {share:>6}  {bar}", grouped(count));
+        let _ = writeln!(text, "  {name:<10}  {:>width$}  {share:>7}  {bar}", grouped(count));
     }
     let asides = [
         (counts.bounced_late, "of the failed bounced after they were taken"),

@@ -24,7 +24,7 @@ pub struct Desk {
 impl Desk {
     /// Opens the workspace: loads its settings, and refuses a folder that is none.
     pub fn open(folder: &Path, json: bool) -> Result<Desk, Error> {
-        if !["mailshot.toml", "campaigns", "state"].iter().any(|part| folder.join(part).exists()) {
+        if !is_workspace(folder) {
             return Err(Error::usage(format!(
                 "{} is no workspace: it has neither mailshot.toml nor campaigns/. Make one with `mailshot init {}`, or name one with -C DIR",
                 folder.display(),
@@ -32,6 +32,11 @@ impl Desk {
             )));
         }
         Ok(Desk { workspace: Workspace::open(folder)?, json })
+    }
+
+    /// Opens the workspace where there is one, and is bare elsewhere: for commands that can do with less.
+    pub fn at_hand(folder: &Path, json: bool) -> Result<Desk, Error> {
+        if is_workspace(folder) { Desk::open(folder, json) } else { Ok(Desk::bare(folder, json)) }
     }
 
     /// A desk with default settings, for commands that need no workspace.
@@ -102,6 +107,10 @@ impl Desk {
     pub fn next(&self, command: impl AsRef<str>) {
         self.say(format!("\nnext: {}", command.as_ref()));
     }
+}
+
+fn is_workspace(folder: &Path) -> bool {
+    ["mailshot.toml", "campaigns", "state"].iter().any(|part| folder.join(part).exists())
 }
 
 /// Prints a line; a reader that has gone away (as `head` does) ends the process quietly.

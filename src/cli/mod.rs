@@ -1,6 +1,7 @@
 //! The commands: arguments in, words and exit codes out. Every command stands in a file named after its subject; this
 //! one owns what they share: the arguments that hold everywhere, the exit codes, and the way errors are shown.
 
+mod bounces;
 mod config;
 mod desk;
 mod dkim;
@@ -63,6 +64,9 @@ enum Command {
     /// Tables for spreadsheets and programs: outcomes, one row per recipient.
     #[command(subcommand)]
     Export(export::Export),
+    /// Understand what came back.
+    #[command(subcommand)]
+    Bounces(bounces::Bounces),
     /// A test receiver that behaves like the world's mailbox providers.
     ///
     /// Takes mail and forgets it, but keeps count of what each recipient got, checks signatures, and commits the faults
@@ -95,6 +99,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         Command::Dkim(deed) => dkim::run(&desk()?, deed).await,
         Command::Report(args) => report::run(&desk()?, &args),
         Command::Export(what) => export::run(&desk()?, &what),
+        Command::Bounces(command) => bounces::run(&Desk::at_hand(&workspace, json)?, command).await,
         Command::Sink(arguments) => sink::run(&Desk::bare(&workspace, json), arguments).await,
         Command::Config => config::run(&Desk::bare(&workspace, json)),
     }

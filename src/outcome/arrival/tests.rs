@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::base::SealKey;
 
 fn corpus(part: &str) -> Option<PathBuf> {
     let root = std::env::var_os("MAILSHOT_CORPUS")
@@ -175,5 +178,134 @@ fn nothing_in_the_unlabelled_corpus_takes_long() {
     for entry in std::fs::read_dir(folder).unwrap() {
         let raw = std::fs::read(entry.unwrap().path()).unwrap();
         read(&raw);
+    }
+}
+
+/// Our own samples: names with what they hold.
+fn samples() -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/returns");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|ending| ending == "eml")).collect();
+    files.sort();
+    files.into_iter().map(|path| (path.display().to_string(), std::fs::read(&path).unwrap())).collect()
+}
+
+/// An arrival as the expected files put it.
+fn put(arrival: &Arrival) -> String {
+    let mut lines = vec![arrival.kind.to_string()];
+    for returned in &arrival.recipients {
+        let lasting = match returned.permanent {
+            Some(true) => "permanent",
+            Some(false) => "temporary",
+            None => "-",
+        };
+        let suppress = if returned.suppresses() { "suppress" } else { "keep" };
+        let action = returned.action.map_or("-".to_owned(), |action| action.to_string());
+        let status = returned.status.map_or("-".to_owned(), |status| status.to_string());
+        lines.push(format!("{} {action} {status} {lasting} {} {suppress}", returned.address, returned.class));
+    }
+    lines.join("\n") + "\n"
+}
+
+#[test]
+fn our_samples_are_read_as_expected_whatever_their_line_ends() {
+    let samples = samples();
+    assert!(samples.len() >= 20);
+    let mut wrong = Vec::new();
+    for (file, raw) in samples {
+        let expected = std::fs::read_to_string(file.replace(".eml", ".txt")).unwrap();
+        let wire = String::from_utf8(raw.clone()).unwrap().replace('\n', "\r\n");
+        for raw in [raw, wire.into_bytes()] {
+            let found = put(&read(&raw));
+            if found != expected {
+                wrong.push(format!("{file}:\n{found}not\n{expected}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_copy_is_proven_by_whatever_token_came_back() {
+    let seal = Seal::new(vec![SealKey::new('a', &[7; 32]).unwrap()]).unwrap();
+    let copy = EnvelopeId::from_u64(7 << 32 | 42);
+    let token = |purpose| seal.mint(copy, purpose, 0).to_string();
+    let bounce = token(Purpose::Bounce);
+    let report =
+        "Content-Type: text/plain\n\nUndeliverable\n\n--- Original message ---\nReceived: x\nMIME-Version: 1.0\n";
+    for (raw, purpose) in [
+        (format!("To: <b.{}@bounce.example>\n\n", bounce.to_uppercase()), Purpose::Bounce),
+        (format!("Received: from x by y for <b.{bounce}@bounce.example>; now\n\n"), Purpose::Bounce),
+        (format!("{report}X-Ref: {}\n\n", token(Purpose::Feedback)), Purpose::Feedback),
+        (format!("{report}Message-ID: <{}@sender.example>\n\n", token(Purpose::Message)), Purpose::Message),
+        (format!("In-Reply-To: <{}@sender.example>\n\n", token(Purpose::Message)), Purpose::Message),
+        (format!("To: u.{}@sender.example\n\n", token(Purpose::Unsubscribe)), Purpose::Unsubscribe),
+        (format!("Subject: x\n\nwe tried b.{bounce}@bounce.example in vain\n"), Purpose::Bounce),
+    ] {
+        let arrival = read(raw.as_bytes());
+        let found = arrival.copy(&seal).map(|(copy, trace)| (copy, trace.purpose));
+        assert_eq!(found, Some((copy, purpose)), "{raw}");
+    }
+    let other = read(format!("To: b.{}@bounce.example\n\n", token(Purpose::Unsubscribe)).as_bytes());
+    assert_eq!(other.copy(&seal), None);
+    let enveloped = read(b"Subject: x\n\n").addressed_to(&format!("b.{bounce}@bounce.example"));
+    assert_eq!(enveloped.copy(&seal).map(|(copy, _)| copy), Some(copy));
+}
+
+#[test]
+fn a_link_to_leave_that_was_forwarded_bounces_nobody() {
+    let seal = Seal::new(vec![SealKey::new('a', &[7; 32]).unwrap()]).unwrap();
+    let token = seal.mint(EnvelopeId::from_u64(42), Purpose::Unsubscribe, 0);
+    let forged = format!(
+        "From: MAILER-DAEMON@x.example\nSubject: failure notice\n\n<a@b.example>:\n550 5.1.1 no such user\n\nu.{token}@sender.example\n"
+    );
+    let arrival = read(forged.as_bytes());
+    assert_eq!((arrival.kind, arrival.affected(&seal)), (Kind::Bounce, None));
+}
+
+#[test]
+fn hostile_shapes_cost_nothing() {
+    let nested = "Content-Type: message/rfc822\n\n".repeat(50_000);
+    let deep: String =
+        (0..20_000).map(|at| format!("Content-Type: multipart/mixed; boundary=b{at}\n\n--b{at}\n")).collect();
+    let wide = format!("Content-Type: multipart/report; boundary=b\n\n{}", "--b\n\nx\n".repeat(200_000));
+    let header = format!("Subject: {}\n\n", "a ".repeat(1_000_000));
+    let addresses = format!("From: MAILER-DAEMON@x\nSubject: failure notice\n\n{}", "<a@b.example>:\n".repeat(200_000));
+    let one_line = format!("From: MAILER-DAEMON@x\nSubject: failure notice\n\n{}", "a@b.example ".repeat(300_000));
+    let groups = format!(
+        "Content-Type: message/delivery-status\n\n{}",
+        (0..50_000)
+            .map(|at| format!("Final-Recipient: rfc822; {at}@b.example\nAction: failed\n\n"))
+            .collect::<String>()
+    );
+    let tags = format!("Content-Type: text/html\n\n{}", "<style".repeat(300_000));
+    for raw in [nested, deep, wide, header, addresses, one_line, groups, tags] {
+        let arrival = read(raw.as_bytes());
+        assert!(arrival.recipients.len() <= RECIPIENTS_MAX && arrival.traces.len() <= TRACES_MAX);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn random_octets_are_read_without_panic(raw in prop::collection::vec(any::<u8>(), 0..2000)) {
+        read(&raw);
+    }
+
+    #[test]
+    fn damaged_samples_are_read_without_panic(
+        which in any::<prop::sample::Index>(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let samples = samples();
+        let mut raw = which.get(&samples).1.clone();
+        for (at, octet) in damage {
+            let at = at.index(raw.len());
+            raw[at] = octet;
+        }
+        read(&raw);
+        read(&raw[..cut.index(raw.len())]);
     }
 }

@@ -73,3 +73,114 @@ impl Arrival {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::Map;
+
+    use super::*;
+    use crate::base::{Address, CampaignName};
+    use crate::mail::{Class, InDoubt, Outcome, Stage, Standing};
+    use crate::outcome::{Policy, read};
+    use crate::store::{LaunchKind, LaunchOptions, NewContact, NewLaunch, OnConflict, PlannedRow, Threads};
+
+    const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
+    const ADDRESS: &str = "ann@reader.example";
+
+    /// A copy that was delivered to a contact on the list it was sent to.
+    async fn delivered() -> (Store, EnvelopeId) {
+        let store = Store::open("sqlite::memory:", ".".as_ref(), Threads::Inline).unwrap();
+        let list = store.make_list("news".into(), START).await.unwrap();
+        let import = store.begin_import("people.csv".into(), list, None, START).await.unwrap();
+        let person = NewContact {
+            address: Address::parse(ADDRESS).unwrap(),
+            name: String::new(),
+            fields: Map::new(),
+            bucket: 7,
+        };
+        store.import_batch(vec![person], list, import, OnConflict::Fill, START).await.unwrap();
+        let campaign = CampaignName::parse("welcome").unwrap();
+        let edition = store.put_edition([1; 32], &campaign, b"{}".to_vec(), START).await.unwrap();
+        let new = NewLaunch {
+            campaign,
+            kind: LaunchKind::Campaign,
+            edition,
+            in_doubt: InDoubt::Resend,
+            options: LaunchOptions::default(),
+            lists: vec![list],
+        };
+        let launch = store.create_launch(new, START).await.unwrap();
+        let contact = store.contact(ADDRESS).unwrap().unwrap().id;
+        let row = PlannedRow { contact, standing: Standing::Waiting, barred: None, site: "reader.example".into() };
+        store.record_batch(launch, 0, vec![row], START).await.unwrap();
+        let envelope = EnvelopeId::new(launch, contact);
+        let outcome = Outcome {
+            envelope,
+            state: Standing::Delivered,
+            class: Class::Delivered,
+            code: Some(250),
+            enhanced: None,
+            stage: Some(Stage::Body),
+            text: "ok".into(),
+            host: None,
+            site: Some("reader.example".into()),
+            tries: 1,
+            doubtful: 0,
+            at: START,
+        };
+        store.settle(1, vec![outcome], Arc::new(Policy::default())).await.unwrap();
+        (store, envelope)
+    }
+
+    async fn twice(raw: &str, store: &Store, copy: EnvelopeId) -> [Effect; 2] {
+        let arrival = read(raw.as_bytes());
+        let mut effects = [Effect::Nothing; 2];
+        for effect in &mut effects {
+            let at = START + Duration::from_secs(3600);
+            *effect = arrival.record(copy, store, Arc::new(Policy::default()), at).await.unwrap();
+        }
+        effects
+    }
+
+    #[tokio::test]
+    async fn a_bounce_moves_its_copy_and_bars_a_dead_address_once() {
+        let (store, copy) = delivered().await;
+        let raw = include_str!("../../tests/fixtures/returns/standard-unknown-user.eml");
+        assert_eq!(twice(raw, &store, copy).await, [Effect::Bounced(Late::Moved), Effect::Bounced(Late::Known)]);
+        assert_eq!(store.copy(copy).unwrap().unwrap().standing, Standing::Failed);
+        assert_eq!(store.suppression(ADDRESS).unwrap().unwrap().reason, Reason::Hard);
+    }
+
+    #[tokio::test]
+    async fn delays_blocks_and_answers_bar_nobody() {
+        let (store, copy) = delivered().await;
+        for raw in [
+            include_str!("../../tests/fixtures/returns/delay.eml"),
+            include_str!("../../tests/fixtures/returns/no-longer-used.eml"),
+            include_str!("../../tests/fixtures/returns/not-spam.eml"),
+            include_str!("../../tests/fixtures/returns/success.eml"),
+        ] {
+            assert_eq!(twice(raw, &store, copy).await, [Effect::Nothing; 2]);
+        }
+        twice(include_str!("../../tests/fixtures/returns/block-is-no-dead-address.eml"), &store, copy).await;
+        assert_eq!(store.suppression(ADDRESS).unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_complaint_bars_the_contact_whatever_address_it_names() {
+        let (store, copy) = delivered().await;
+        let raw = include_str!("../../tests/fixtures/returns/complaint.eml");
+        assert_eq!(twice(raw, &store, copy).await, [Effect::Complained(true), Effect::Complained(false)]);
+        assert_eq!(store.suppression(ADDRESS).unwrap().unwrap().reason, Reason::Complaint);
+    }
+
+    #[tokio::test]
+    async fn a_wish_to_leave_takes_the_contact_off_the_lists_of_the_copy() {
+        let (store, copy) = delivered().await;
+        let raw = include_str!("../../tests/fixtures/returns/unsubscribe.eml");
+        assert_eq!(twice(raw, &store, copy).await, [Effect::Left(1), Effect::Left(0)]);
+        assert_eq!(store.suppression(ADDRESS).unwrap(), None);
+    }
+}

@@ -297,9 +297,11 @@ impl Store {
     pub async fn settle(
         &self,
         batch: u64,
-        outcomes: Vec<Outcome>,
+        mut outcomes: Vec<Outcome>,
         judge: Arc<dyn Judge>,
     ) -> Result<Vec<EnvelopeId>, Error> {
+        // in the order of the table, which spares half the work; those of one copy keep theirs
+        outcomes.sort_by_key(|outcome| outcome.envelope);
         self.backend
             .write(move |db| {
                 if mark(db, "outcome")? >= batch {
@@ -448,20 +450,13 @@ impl Sites {
 /// copy whose bounce came in before its delivery was on record counts as failed.
 fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite::Result<Option<Finding>> {
     let site = outcome.site.as_ref().map(|name| sites.number(db, name)).transpose()?;
-    if outcome.state == Standing::Delivered && settle_bounced(db, site, outcome)? {
-        return Ok(Some(Finding {
-            standing: Standing::Delivered,
-            class: outcome.class,
-            cause: None,
-            stage: outcome.stage,
-            late: true,
-        }));
-    }
+    let Outcome { state, class: why, stage, .. } = *outcome;
     let cause = db
         .prepare_cached(
             "UPDATE copies SET site = coalesce(?3, site), standing = ?4, class = ?5, code = ?6, enhanced = ?7, \
              stage = ?8, text = ?9, host = ?10, tries = ?11, doubtful = ?12, at = ?13, \
-             cause = iif(?5 = 'soft.expired', class, NULL) WHERE launch = ?1 AND contact = ?2 RETURNING cause",
+             cause = iif(?5 = 'soft.expired', class, NULL) \
+             WHERE launch = ?1 AND contact = ?2 AND NOT (late = 1 AND ?4 = 2) RETURNING cause",
         )?
         .query_row(
             params![
@@ -482,8 +477,13 @@ fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite
             |row| class(row, 0),
         )
         .optional()?;
-    let Outcome { state, class, stage, .. } = *outcome;
-    Ok(cause.map(|cause| Finding { standing: state, class, cause, stage, late: false }))
+    match cause {
+        Some(cause) => Ok(Some(Finding { standing: state, class: why, cause, stage, late: false })),
+        None if state == Standing::Delivered && settle_bounced(db, site, outcome)? => {
+            Ok(Some(Finding { standing: state, class: why, cause: None, stage, late: true }))
+        }
+        None => Ok(None),
+    }
 }
 
 /// Settles a delivered copy as failed when its bounce was there first; gives whether it was.

@@ -230,3 +230,55 @@ fn a_file_that_is_no_database_is_called_damaged() {
     let refused = Store::open("sqlite:a.db", folder.path(), Threads::Own).err();
     assert!(matches!(refused, Some(Error::Corrupt { .. })), "{refused:?}");
 }
+
+#[tokio::test]
+async fn a_bounce_after_delivery_moves_the_copy_once_and_not_after_a_month() {
+    on_both(|store| async move {
+        import(&store, "news", vec![person("ann@example.com", json!({}))], OnConflict::Fill).await;
+        let launch = launch(&store, vec![]).await;
+        let ann = store.contact("ann@example.com").unwrap().unwrap().id;
+        let copy = EnvelopeId::new(launch, ann);
+        let bounce = |copy, days: u64| LateBounce {
+            copy,
+            class: Class::HardUnknownUser,
+            code: None,
+            enhanced: None,
+            text: "gone".into(),
+            at: NOW + std::time::Duration::from_secs(86_400 * days),
+        };
+        let tell = |copy, days| store.bounced_late(bounce(copy, days), Arc::new(BarsFailed));
+        assert_eq!(tell(copy, 1).await, Ok(Late::Unknown), "never planned");
+        let row = PlannedRow { contact: ann, standing: Standing::Waiting, barred: None, site: "example.com".into() };
+        store.record_batch(launch, 0, vec![row], NOW).await.unwrap();
+        let taken = outcome(copy, Standing::Delivered, Class::Delivered);
+        store.settle(1, vec![taken], Arc::new(BarsFailed)).await.unwrap();
+        assert_eq!(tell(copy, 31).await, Ok(Late::TooLate));
+        assert_eq!(tell(copy, 7).await, Ok(Late::Moved));
+        assert_eq!(tell(copy, 7).await, Ok(Late::Known), "the same report twice");
+        let figures = store.figures(launch).unwrap();
+        assert_eq!((figures.len(), figures[0].standing, figures[0].late), (1, Standing::Failed, true));
+        assert_eq!(store.suppression("ann@example.com").unwrap().unwrap().reason, Reason::Hard);
+        let kinds: Vec<String> = store.events(ann).unwrap().into_iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, ["bounced", "suppressed"]);
+        assert_eq!(store.history(ann, 5).unwrap()[0].answer, "gone");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_bounce_for_somebody_erased_is_counted_without_them() {
+    on_both(|store| async move {
+        import(&store, "news", vec![person("ann@example.com", json!({}))], OnConflict::Fill).await;
+        let launch = launch(&store, vec![]).await;
+        let ann = store.contact("ann@example.com").unwrap().unwrap().id;
+        let copy = EnvelopeId::new(launch, ann);
+        let row = PlannedRow { contact: ann, standing: Standing::Waiting, barred: None, site: "example.com".into() };
+        store.record_batch(launch, 0, vec![row], NOW).await.unwrap();
+        store.erase("ann@example.com".into(), vec![1], NOW).await.unwrap();
+        let failed = outcome(copy, Standing::Failed, Class::HardUnknownUser);
+        store.settle(1, vec![failed], Arc::new(BarsFailed)).await.unwrap();
+        assert_eq!(store.figures(launch).unwrap()[0].standing, Standing::Failed);
+        assert_eq!(store.suppressions("", 9).unwrap(), []);
+    })
+    .await;
+}

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use miette::{Diagnostic, IntoDiagnostic};
 
+use crate::engine::Remedy;
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -122,5 +124,45 @@ impl From<crate::campaign::ListsError> for Error {
 impl From<crate::engine::WorkspaceError> for Error {
     fn from(error: crate::engine::WorkspaceError) -> Error {
         Error::either(error.is_failure(), error)
+    }
+}
+
+impl From<crate::queue::Error> for Error {
+    fn from(error: crate::queue::Error) -> Error {
+        Error::failed(error)
+    }
+}
+
+impl From<crate::engine::AskError> for Error {
+    fn from(error: crate::engine::AskError) -> Error {
+        match error {
+            crate::engine::AskError::Silent { .. } => Error::failed(error),
+            crate::engine::AskError::Refused(why) => Error::refused(why),
+        }
+    }
+}
+
+impl From<crate::engine::Error> for Error {
+    fn from(error: crate::engine::Error) -> Error {
+        use crate::engine::Error as Engine;
+        let exit = match &error {
+            Engine::Queue(_) | Engine::Store(_) | Engine::Start { .. } | Engine::Files { .. } | Engine::Ended(_) => {
+                Exit::Failed
+            }
+            Engine::NoLaunch(_) => Exit::Usage,
+            Engine::Disagree { .. } | Engine::State { .. } => Exit::Refused,
+        };
+        Error { exit, report: miette::Report::new(error) }
+    }
+}
+
+impl From<crate::engine::LaunchError> for Error {
+    fn from(error: crate::engine::LaunchError) -> Error {
+        let exit = match error.remedy() {
+            Remedy::Machine => Exit::Failed,
+            Remedy::Input => Exit::Usage,
+            Remedy::Refusal => Exit::Refused,
+        };
+        Error { exit, report: miette::Report::new(error) }
     }
 }

@@ -1,25 +1,38 @@
 //! The commands: arguments in, words and exit codes out. Every command stands in a file named after its subject; this
 //! one owns what they share: the arguments that hold everywhere, the exit codes, and the way errors are shown.
 
+mod backup;
 mod bounces;
 mod config;
 mod desk;
 mod dkim;
 mod draft;
+mod dry_run;
 mod error;
 mod export;
 mod init;
+mod interrupt;
+mod launches;
+mod owner;
+mod queue;
 mod render;
 mod report;
+mod send;
+mod serve;
 mod sink;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::base::CampaignName;
+use crate::engine::Wait;
+
 pub use desk::Desk;
 pub use error::{Error, Exit};
+use launches::Move;
 
 /// A bulk mail sender: from a CSV of contacts to the recipients' mail hosts, with the truth about every copy.
 #[derive(Debug, Parser)]
@@ -53,26 +66,89 @@ enum Command {
     /// The message is the one that would go out now, signed. It belongs to no launch: its unsubscribe link and its
     /// return path change nothing.
     Render(render::Arguments),
-    /// Make DKIM keys, print the DNS records that prove them, and check that they are published.
-    #[command(subcommand)]
-    Dkim(dkim::Deed),
+    /// Send real test copies of a campaign to addresses named by hand.
+    ///
+    /// A launch of its own: it does not touch the campaign's own. Addresses that are contacts get their own data.
+    Test {
+        /// The campaign: a folder below campaigns/.
+        #[arg(value_parser = send::campaign_name)]
+        campaign: CampaignName,
+        /// Where to; several may be named.
+        #[arg(long, value_name = "ADDRESS", num_args = 1.., required = true)]
+        to: Vec<String>,
+        /// Send through this host, as with `send`.
+        #[arg(long, value_name = "URL")]
+        via: Option<String>,
+        /// End once nothing is due within this time, as in 10m; `all` stays until every copy is final.
+        #[arg(long, value_name = "SPAN|all", default_value = "0s", value_parser = send::wait)]
+        wait: Wait,
+    },
+    /// Show what would be sent; with --yes send it, and report.
+    ///
+    /// Runs until nothing is due within --wait, and reports the rest as deferred; the next `send` goes on with it. A
+    /// campaign folder is sent once. Ctrl-C finishes what is on the wire and keeps everything else; a second one stops at
+    /// once.
+    Send(send::SendArgs),
+    /// Show where a campaign stands, or all that are under way.
+    Status {
+        /// The campaign.
+        #[arg(value_parser = send::campaign_name)]
+        campaign: Option<CampaignName>,
+    },
+    /// Hold a campaign: nothing more of it is sent until it is resumed.
+    Pause {
+        /// The campaign.
+        #[arg(value_parser = send::campaign_name)]
+        campaign: CampaignName,
+    },
+    /// Put a paused campaign back to work.
+    Resume {
+        /// The campaign.
+        #[arg(value_parser = send::campaign_name)]
+        campaign: CampaignName,
+    },
+    /// Call a campaign back: what was not sent never will be.
+    Cancel {
+        /// The campaign.
+        #[arg(value_parser = send::campaign_name)]
+        campaign: CampaignName,
+    },
+    /// Make what was deferred due now, instead of at its time.
+    Retry {
+        /// The campaign.
+        #[arg(value_parser = send::campaign_name)]
+        campaign: CampaignName,
+    },
     /// What became of a campaign: figures, sites, and why copies failed.
     ///
     /// recipients = waiting + delivered + deferred + failed + barred + skipped + cancelled + in doubt, always. `deferred`
     /// are tried again; `failed` are refused, expired or bounced after they were taken.
     Report(report::Report),
-    /// Tables for spreadsheets and programs: outcomes, one row per recipient.
+    /// Look at what is on the road, and mend it.
     #[command(subcommand)]
-    Export(export::Export),
+    Queue(queue::QueueCommand),
     /// Understand what came back.
     #[command(subcommand)]
     Bounces(bounces::Bounces),
+    /// Tables for spreadsheets and programs: outcomes, one row per recipient.
+    #[command(subcommand)]
+    Export(export::Export),
+    /// Make DKIM keys, print the DNS records that prove them, and check that they are published.
+    #[command(subcommand)]
+    Dkim(dkim::Deed),
+    /// Copy the record and the keys into a new folder, while everything goes on. The queue is never copied.
+    Backup {
+        /// The folder: new, or empty.
+        dir: PathBuf,
+    },
     /// A test receiver that behaves like the world's mailbox providers.
     ///
     /// Takes mail and forgets it, but keeps count of what each recipient got, checks signatures, and commits the faults
     /// its script tells: greylisting, refusals, limits, delays, lost connections. The recipient's domain chooses how it
     /// behaves. Ends on Ctrl-C with the counts; with --json as one object.
     Sink(sink::Sink),
+    /// Send whatever is under way, until stopped.
+    Serve,
     /// Print every setting with its meaning and default.
     Config,
 }
@@ -96,11 +172,21 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
     match command {
         Command::Init { dir } => init::run(&Desk::bare(dir.as_deref().unwrap_or(&workspace), json)),
         Command::Render(arguments) => render::run(&desk()?, arguments).await,
-        Command::Dkim(deed) => dkim::run(&desk()?, deed).await,
+        Command::Test { campaign, to, via, wait } => test::run(&desk()?, campaign, to, via, wait).await,
+        Command::Send(args) => send::run(&desk()?, args).await,
+        Command::Status { campaign } => launches::status(&desk()?, campaign).await,
+        Command::Pause { campaign } => launches::shift(&desk()?, campaign, Move::Pause).await,
+        Command::Resume { campaign } => launches::shift(&desk()?, campaign, Move::Resume).await,
+        Command::Cancel { campaign } => launches::shift(&desk()?, campaign, Move::Cancel).await,
+        Command::Retry { campaign } => launches::shift(&desk()?, campaign, Move::Retry).await,
         Command::Report(args) => report::run(&desk()?, &args),
-        Command::Export(what) => export::run(&desk()?, &what),
+        Command::Queue(command) => queue::run(&desk()?, command).await,
         Command::Bounces(command) => bounces::run(&Desk::at_hand(&workspace, json)?, command).await,
+        Command::Export(what) => export::run(&desk()?, &what),
+        Command::Dkim(deed) => dkim::run(&desk()?, deed).await,
+        Command::Backup { dir } => backup::run(&desk()?, &dir),
         Command::Sink(arguments) => sink::run(&Desk::bare(&workspace, json), arguments).await,
+        Command::Serve => serve::run(&desk()?).await,
         Command::Config => config::run(&Desk::bare(&workspace, json)),
     }
 }

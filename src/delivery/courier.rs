@@ -350,11 +350,12 @@ impl Courier {
         let turn = self.turns.entry(route.site.clone()).or_default();
         *turn = (*turn + 1) % count;
         in_turn.rotate_left(*turn);
-        let still = |source: &&&Arc<Source>| self.still(source, &route.site, now);
-        match in_turn.iter().find(|source| still(source).is_none()) {
-            Some(source) => self.give(source, &route, Work::Claim(domain, route.clone()), stop).await,
+        let standing: Vec<(Option<Instant>, &Arc<Source>)> =
+            in_turn.into_iter().map(|source| (self.still(source, &route.site, now), source)).collect();
+        match standing.iter().find(|(until, _)| until.is_none()) {
+            Some((_, source)) => self.give(source, &route, Work::Claim(domain, route.clone()), stop).await,
             None => {
-                let until = in_turn.iter().filter_map(|source| still(&source)).min();
+                let until = standing.iter().filter_map(|(until, _)| *until).min();
                 self.rest(domain, self.at(until.unwrap_or(now), now));
             }
         }
@@ -463,7 +464,7 @@ impl Courier {
     }
 
     /// Writes what stewards that are not there will read when they start.
-    async fn learn_elsewhere(&self, site: &Arc<str>, record: &[u8]) {
+    async fn learn_elsewhere(&mut self, site: &Arc<str>, record: &[u8]) {
         for source in self.kit.road.sources.iter() {
             if !self.seats.contains_key(&(source.id, site.clone())) {
                 let _ = self.kit.road.queue.learn(source.id, site, record.to_vec()).await;

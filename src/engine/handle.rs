@@ -11,6 +11,7 @@ use super::Error;
 use super::bell::Bell;
 use super::stop::Alarm;
 use crate::base::{EnvelopeId, LaunchId};
+use crate::delivery::sites::Sites;
 use crate::mail::{Class, Outcome, Standing};
 use crate::queue::{Depth, Queue, Sweep};
 use crate::store::{LaunchRow, LaunchState, Store};
@@ -51,6 +52,7 @@ pub struct Handle {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) bell: Arc<Bell>,
     pub(super) alarm: Alarm,
+    pub(super) sites: Option<Sites>,
 }
 
 impl Handle {
@@ -110,6 +112,11 @@ impl Handle {
         Ok(self.queue.sweep(launch, Sweep::Retry).await?)
     }
 
+    /// Waits until something stops the engine: a full disk, a bug.
+    pub async fn failed(&self) -> Error {
+        self.alarm.rung().await
+    }
+
     /// Waits until a launch has settled, by its own way or by what stops the engine.
     pub async fn settled(&self, launch: LaunchId, wait: Wait) -> Result<Settled, Error> {
         let mut pause = LOOK_FIRST;
@@ -155,6 +162,11 @@ impl Handle {
     fn is_drained(&self) -> Result<bool, Error> {
         let last = self.queue.depth().last_outcome;
         Ok(self.store.last_outcome()? >= last)
+    }
+
+    /// The sites as they stand; none while nothing is sent.
+    pub fn sites(&self) -> Option<&Sites> {
+        self.sites.as_ref()
     }
 
     /// How much is on the road.

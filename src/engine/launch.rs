@@ -5,7 +5,7 @@ use miette::Diagnostic;
 
 use crate::base::{Address, CampaignName, Domain, ListId, Rate, Timestamp, bucket};
 use crate::campaign::{self, Campaign, ListsError};
-use crate::compose::{Edition, SAMPLE_POSTAL_ADDRESS};
+use crate::compose::{self, Edition, Grade, Remark, Template, proof};
 use crate::delivery::via::{Via, ViaError};
 use crate::engine::Workspace;
 use crate::mail::Standing;
@@ -22,6 +22,9 @@ pub enum LaunchError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Campaign(#[from] campaign::Error),
+    /// The content cannot be compiled.
+    #[error(transparent)]
+    Template(compose::Error),
     /// A list is not there.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -48,14 +51,15 @@ pub enum LaunchError {
     /// More test copies than anybody looks at, or none.
     #[error("{0} addresses: a test goes to 1 to {TESTS_MAX} of them")]
     Tests(usize),
-    /// No postal address (U-11).
-    #[error("sender.postal_address is empty: every message must show one")]
-    #[diagnostic(help("write it into mailshot.toml, below [sender]"))]
-    NoPostalAddress,
-    /// The sample's postal address under a domain that somebody owns.
-    #[error("sender.postal_address is that of the sample, and {0} is not a sample domain")]
-    #[diagnostic(help("write your own postal address into mailshot.toml, below [sender]"))]
-    SamplePostalAddress(Domain),
+    /// A proof of the edition says no.
+    #[error("campaign `{campaign}` cannot be sent like this:\n{}", words(remarks))]
+    #[diagnostic(help("`mailshot check {campaign}` shows all that was looked at"))]
+    Proof {
+        /// The campaign.
+        campaign: CampaignName,
+        /// What must not be sent.
+        remarks: Vec<Remark>,
+    },
     /// Nobody could verify the sender.
     #[error("there is no DKIM key for {0}")]
     #[diagnostic(help(
@@ -129,13 +133,13 @@ impl LaunchError {
             LaunchError::Campaign(why) => machine_or(why.is_failure(), Remedy::Input),
             LaunchError::Lists(why) => machine_or(why.is_failure(), Remedy::Input),
             LaunchError::Keys(why) => machine_or(why.is_failure(), Remedy::Input),
-            LaunchError::Via(_)
+            LaunchError::Template(_)
+            | LaunchError::Via(_)
             | LaunchError::OnlyDomain(_)
             | LaunchError::Rate(_)
             | LaunchError::LimitZero
             | LaunchError::Tests(_) => Remedy::Input,
-            LaunchError::NoPostalAddress
-            | LaunchError::SamplePostalAddress(_)
+            LaunchError::Proof { .. }
             | LaunchError::NoKey(_)
             | LaunchError::Finished { .. }
             | LaunchError::Paused(_)
@@ -254,19 +258,24 @@ async fn new_launch(
     })
 }
 
-/// What no message may lack: a postal address of the sender's own (U-11), and a signature.
+/// What no message may lack: everything a proof refuses, and a signature.
 fn may_be_sent(workspace: &Workspace, campaign: &Campaign, edition: &Edition) -> Result<(), LaunchError> {
+    let template = Template::compile(edition).map_err(LaunchError::Template)?;
+    let remarks: Vec<Remark> = proof(edition, &template).of(Grade::Fail).cloned().collect();
+    if !remarks.is_empty() {
+        return Err(LaunchError::Proof { campaign: campaign.name().clone(), remarks });
+    }
     let domain = campaign.from_domain();
-    if edition.postal_address.is_empty() {
-        return Err(LaunchError::NoPostalAddress);
-    }
-    if edition.postal_address == SAMPLE_POSTAL_ADDRESS && !domain.is_reserved() {
-        return Err(LaunchError::SamplePostalAddress(domain.clone()));
-    }
     if !workspace.settings().dkim.unsigned && !workspace.keyring()?.has_key(domain) {
         return Err(LaunchError::NoKey(domain.clone()));
     }
     Ok(())
+}
+
+/// What was found, and what to do, a line each.
+fn words(remarks: &[Remark]) -> String {
+    let line = |remark: &Remark| format!("  {}: {}; {}", remark.subject, remark.found, remark.remedy);
+    remarks.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// The options in the one form in which they are recorded and compared.

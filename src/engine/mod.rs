@@ -2,27 +2,41 @@
 
 mod agreement;
 mod bell;
+mod control;
 mod handle;
 mod launch;
 mod planner;
+mod rebuild;
 mod registrar;
+mod status;
 mod stop;
 mod workspace;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{CampaignName, LaunchId, Timestamp, bucket};
+use crate::delivery::courier::{Courier, Road};
+use crate::delivery::press::Slots;
+use crate::delivery::sites::Sites;
+use crate::delivery::source::{Sources, host_name};
+use crate::delivery::sts::Policies;
 use crate::mail::InDoubt;
 use crate::outcome::{Clerk, Policy};
 use crate::queue::{self, Keeper, Ledger, Marks, Opening, Queue};
+use crate::smtp::TlsClient;
 use crate::store::{self, LaunchRow, LaunchState, Store, Threads};
-use crate::world::World;
+use crate::world::{Clock, Http, World};
 
 pub use agreement::Disagreement;
+pub use control::{AskError, Client, Control};
 pub use handle::{Handle, Settled, Wait};
 pub use launch::{LaunchError, Ready, Remedy, launch_test};
+pub use rebuild::{Rebuilt, Verified, rebuild, verify};
+pub use status::{DomainView, QueueView};
 pub use workspace::{Created, Error as WorkspaceError, Hold, SAMPLE_CAMPAIGN, Workspace};
 
 use bell::Bell;
@@ -73,6 +87,14 @@ pub enum Error {
         /// What the system said.
         why: String,
     },
+    /// A file or folder of the queue cannot be moved.
+    #[error("{}: {why}", path.display())]
+    Files {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
     /// A task ended that should not have.
     #[error(
         "the {0} has ended, which is a bug of mailshot; everything admitted is on disk, and the next `send` goes on"
@@ -95,6 +117,8 @@ fn word(state: LaunchState) -> &'static str {
 pub enum Crew {
     /// Everybody: launches are planned and sent.
     Sending,
+    /// Launches are planned and the books kept, but nothing is sent: to measure planning, and to play the courier.
+    Planning,
     /// Only those who keep the books: for moves on launches while nothing is sent.
     Keeping,
 }
@@ -128,18 +152,25 @@ impl Engine {
         let Parts { workspace, world, store, threads, place, crew } = parts;
         let launches = store.open_launches()?;
         let epoch = check_agreement(Marks::read(&ledger)?, &store, place, &launches)?;
-        let (queue, keeper) = Queue::open(ledger, opening(&world, &store, &launches)?)?;
+        let (queue, keeper) = Queue::open(ledger, opening(world.clock.clone(), &store, &launches)?)?;
         let keeper = start_keeper(keeper, threads)?;
         store.announce_epoch(epoch, place).await?;
         queue.set_epoch(epoch).await?;
         store.set_epoch(epoch).await?;
         let (bell, alarm) = (Arc::new(Bell::default()), Alarm::new());
         let clock = world.clock.clone();
-        let handle = Handle { store: store.clone(), queue: queue.clone(), clock, bell, alarm };
-        let planner = (crew == Crew::Sending).then(|| start_planner(&handle, &workspace));
+        let (courier, sites) = match crew {
+            Crew::Planning | Crew::Keeping => (None, None),
+            Crew::Sending => {
+                let (task, sites) = start_courier(&queue, &store, &alarm, &workspace, world, threads)?;
+                (Some(task), Some(sites))
+            }
+        };
+        let handle = Handle { store, queue, clock, bell, alarm, sites };
+        let planner = (crew != Crew::Keeping).then(|| start_planner(&handle, &workspace));
         let registrar = start_registrar(&handle);
         let clerk = start_clerk(&handle, &workspace);
-        let staff = Staff { planner, courier: None, clerk, registrar, keeper };
+        let staff = Staff { planner, courier, clerk, registrar, keeper };
         Ok(Engine { handle, staff })
     }
 
@@ -170,13 +201,18 @@ fn check_agreement(queue: Marks, store: &Store, place: u64, launches: &[LaunchRo
     Err(Error::Disagree { why, unsettled, campaigns })
 }
 
-fn opening(world: &World, store: &Store, launches: &[LaunchRow]) -> Result<Opening, Error> {
+/// Where a queue lies, as the number by which a copy of its folder is told from it; 0 when it is not there.
+pub fn place(queue: &Path) -> u64 {
+    std::fs::metadata(queue).map_or(0, |folder| folder.ino())
+}
+
+fn opening(clock: Arc<dyn Clock>, store: &Store, launches: &[LaunchRow]) -> Result<Opening, Error> {
     let modes = store.clone();
     // a launch that cannot be read is one whose copies must not be sent twice
     let in_doubt = move |launch| modes.launch(launch).ok().flatten().map_or(InDoubt::Hold, |row| row.in_doubt);
     let held = launches.iter().filter(|launch| launch.state == LaunchState::Paused).map(|launch| launch.id);
     Ok(Opening {
-        clock: world.clock.clone(),
+        clock,
         last_outcome: store.last_outcome()?,
         in_doubt: Box::new(in_doubt),
         bucket,
@@ -195,12 +231,45 @@ fn start_keeper(keeper: Keeper, threads: Threads) -> Result<KeeperWork, Error> {
 }
 
 fn start_planner(handle: &Handle, workspace: &Workspace) -> Task {
-    let Handle { store, queue, clock, bell, alarm } = handle.clone();
+    let Handle { store, queue, clock, bell, alarm, .. } = handle.clone();
     let settings = workspace.settings();
     let share = settings.queue.max_waiting / queue::BUCKETS as u32;
     let expires = settings.retry.expires;
     let planner = Planner { store, queue, clock, bell, expires, share, plans: Plans::default() };
     Task::start("planner", &alarm, |stop| planner.run(stop))
+}
+
+/// Reads what the sending tasks need from the workspace, and starts them.
+fn start_courier(
+    queue: &Queue,
+    store: &Store,
+    alarm: &Alarm,
+    workspace: &Workspace,
+    world: World,
+    threads: Threads,
+) -> Result<(Task, Sites), Error> {
+    let settings = workspace.settings();
+    let failed = |why: String| Error::Start { what: "courier", why };
+    let tls = TlsClient::new(settings.tls_ca.as_deref()).map_err(|why| failed(why.to_string()))?;
+    let http = Http::new(&world, tls.verified(), settings.allow_private);
+    let policies = Policies::new(world.dns.clone(), http);
+    let road = Road {
+        queue: queue.clone(),
+        store: store.clone(),
+        world,
+        settings: Arc::new(settings.clone()),
+        shaping: Arc::new(workspace.shaping().map_err(|why| failed(why.to_string()))?),
+        rules: Arc::new(workspace.rules().map_err(|why| failed(why.to_string()))?),
+        sources: Arc::new(Sources::new(settings, &host_name())),
+        keyring: Arc::new(workspace.keyring().map_err(|why| failed(why.to_string()))?),
+        seal: Arc::new(workspace.seal().map_err(|why| failed(why.to_string()))?),
+        policies: Some(policies),
+        tls: Arc::new(tls),
+        slots: if threads == Threads::Inline { Slots::Inline } else { Slots::PerCore },
+    };
+    let courier = Courier::new(road).map_err(|why| failed(why.to_string()))?;
+    let sites = courier.sites();
+    Ok((Task::start("courier", alarm, |stop| async move { Ok(courier.run(stop).await?) }), sites))
 }
 
 fn start_clerk(handle: &Handle, workspace: &Workspace) -> Task {

@@ -39,6 +39,13 @@ impl Alarm {
         });
     }
 
+    /// Waits until something stops the engine.
+    pub async fn rung(&self) -> Error {
+        let mut seen = self.0.subscribe();
+        let found = seen.wait_for(Option::is_some).await.expect("this handle keeps the sender");
+        found.clone().expect("was waited for")
+    }
+
     /// An error when something has stopped the engine.
     pub fn check(&self) -> Result<(), Error> {
         self.0.borrow().clone().map_or(Ok(()), Err)
@@ -96,6 +103,19 @@ pub(super) enum KeeperWork {
     Task(JoinHandle<()>),
 }
 
+impl KeeperWork {
+    /// Waits for the end of a keeper whose queue was closed.
+    pub async fn join(self) {
+        let ended = match self {
+            KeeperWork::Thread(thread) => tokio::task::spawn_blocking(move || thread.join().is_ok()).await,
+            KeeperWork::Task(task) => task.await.map(|()| true),
+        };
+        if !ended.unwrap_or(false) {
+            tracing::error!("the keeper ended in a panic; what it had answered is on disk");
+        }
+    }
+}
+
 /// Everybody at work, in the order in which they end.
 pub(super) struct Staff {
     /// Ends first: nothing more is planned.
@@ -120,12 +140,6 @@ impl Staff {
         self.registrar.end(deadline).await;
         // a keeper whose disk has failed says so; it ends all the same
         let _ = queue.close().await;
-        let ended = match self.keeper {
-            KeeperWork::Thread(thread) => tokio::task::spawn_blocking(move || thread.join().is_ok()).await,
-            KeeperWork::Task(task) => task.await.map(|()| true),
-        };
-        if !ended.unwrap_or(false) {
-            tracing::error!("the keeper ended in a panic; what it had answered is on disk");
-        }
+        self.keeper.join().await;
     }
 }

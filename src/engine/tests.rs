@@ -48,7 +48,7 @@ impl Desk {
             store: self.store.clone(),
             threads: Threads::Inline,
             place,
-            crew: Crew::Sending,
+            crew: Crew::Planning,
         };
         Engine::start(parts, ledger).await
     }
@@ -256,7 +256,12 @@ async fn what_must_not_be_launched_is_refused() {
     let text = std::fs::read_to_string(&file).unwrap();
     let from = |address: &str| text.replace("@example.com", address);
     std::fs::write(&file, from("@somebody.org")).unwrap();
-    assert!(matches!(desk.ready(&LaunchOptions::default()), Err(LaunchError::SamplePostalAddress(_))));
+    match desk.ready(&LaunchOptions::default()) {
+        Err(LaunchError::Proof { remarks, .. }) => {
+            assert!(remarks.iter().any(|remark| remark.subject == "postal_address"), "{remarks:?}");
+        }
+        other => panic!("{other:?}"),
+    }
     std::fs::write(&file, from("@other.example")).unwrap();
     assert!(matches!(desk.ready(&LaunchOptions::default()), Err(LaunchError::NoKey(_))));
     std::fs::write(&file, text.replace("\"news\"", "\"nws\"")).unwrap();

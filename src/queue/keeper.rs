@@ -163,7 +163,7 @@ impl Keeper {
                 self.arrived(&domain, due, id);
             }
             match page.last() {
-                Some((key, _)) if page.len() == PAGE => from = after(key),
+                Some((key, _)) if page.len() == PAGE => from = keys::after(key),
                 _ => break,
             }
         }
@@ -172,7 +172,7 @@ impl Keeper {
             let page = self.ledger.scan(&[keys::HELD], &from, PAGE)?;
             self.depth.held += page.len() as u64;
             match page.last() {
-                Some((key, _)) if page.len() == PAGE => from = after(key),
+                Some((key, _)) if page.len() == PAGE => from = keys::after(key),
                 _ => return Ok(()),
             }
         }
@@ -488,7 +488,7 @@ impl Keeper {
         let empty = BTreeSet::new();
         let leased = self.agenda.look(domain).map_or(&empty, |standing| &standing.leased);
         loop {
-            let from = if found.read_to.starts_with(prefix) { after(&found.read_to) } else { prefix.to_vec() };
+            let from = if found.read_to.starts_with(prefix) { keys::after(&found.read_to) } else { prefix.to_vec() };
             let page = self.ledger.scan(prefix, &from, AHEAD)?;
             for (key, value) in &page {
                 let Some((_, due, id)) = keys::parse_due(key) else { continue };
@@ -570,7 +570,7 @@ impl Keeper {
                 }
             }
             match page.last() {
-                Some((key, _)) if page.len() == PAGE => from = after(key),
+                Some((key, _)) if page.len() == PAGE => from = keys::after(key),
                 _ => return Ok(None),
             }
         }
@@ -642,7 +642,7 @@ impl Keeper {
             self.commit();
             self.guard()?;
             match page.last() {
-                Some((key, _)) if page.len() == PAGE => from = after(key),
+                Some((key, _)) if page.len() == PAGE => from = keys::after(key),
                 _ => return Ok(swept),
             }
         }
@@ -748,7 +748,9 @@ impl Keeper {
             let cleared = page.iter().filter(|(key, _)| keys::parse_outbox(key).is_some_and(|number| number <= up_to));
             self.batch.moves.extend(cleared.map(|(key, _)| Move::Remove(key.clone())));
             match page.last() {
-                Some((key, _)) if page.len() == PAGE && keys::parse_outbox(key) <= Some(up_to) => from = after(key),
+                Some((key, _)) if page.len() == PAGE && keys::parse_outbox(key) <= Some(up_to) => {
+                    from = keys::after(key)
+                }
                 _ => return,
             }
         }
@@ -775,13 +777,6 @@ struct Found {
     ready: VecDeque<Envelope>,
     read_to: Vec<u8>,
     next: Option<Timestamp>,
-}
-
-/// The least key above `key`.
-fn after(key: &[u8]) -> Vec<u8> {
-    let mut next = key.to_vec();
-    next.push(0);
-    next
 }
 
 /// Settles every intent that a crash left behind; gives the last number used in the outbox.

@@ -52,6 +52,13 @@ pub(super) fn lane_prefix(domain: &Domain, lane: Lane) -> Vec<u8> {
     key
 }
 
+/// The least key above `key`.
+pub(super) fn after(key: &[u8]) -> Vec<u8> {
+    let mut next = key.to_vec();
+    next.push(0);
+    next
+}
+
 /// The number a mark holds; 0 when it was never set.
 pub(super) fn number(mark: Option<Vec<u8>>) -> u64 {
     mark.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)

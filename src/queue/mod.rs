@@ -27,6 +27,7 @@
 
 mod agenda;
 mod codec;
+mod inventory;
 mod keeper;
 mod keys;
 mod lease;
@@ -44,6 +45,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::base::{Domain, LaunchId, SourceId, Timestamp};
 use crate::mail::{Envelope, Outcome};
 
+pub use inventory::Inventory;
 pub use keeper::{Keeper, Opening};
 pub use lease::{Lease, Next, Settlement};
 pub use ledger::{Ledger, Move, Pair};

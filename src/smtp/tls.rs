@@ -75,6 +75,11 @@ impl TlsClient {
         Ok(TlsClient { unverified, verified: connector(provider, verifier) })
     }
 
+    /// The settings that verify certificates, for whoever speaks another protocol over TLS.
+    pub fn verified(&self) -> Arc<ClientConfig> {
+        self.verified.config().clone()
+    }
+
     /// Shakes hands. The caller sets the time limit; after an error the stream is spoilt.
     pub(super) async fn connect(
         &self,

@@ -368,6 +368,22 @@ impl Store {
         Ok(erased)
     }
 
+    /// Whether a contact would get a copy of what goes to these lists: subscribed to one of them, and not suppressed.
+    pub fn is_recipient(&self, contact: ContactId, lists: &[ListId]) -> Result<bool, Error> {
+        let lists = serde_json::to_string(lists).expect("numbers are plain JSON");
+        self.backend.read(|db| {
+            db.prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM memberships m WHERE m.contact = c.id AND m.status = 0 \
+                 AND m.list IN (SELECT value FROM json_each(?2))) \
+                 AND NOT EXISTS (SELECT 1 FROM suppressions s WHERE s.address = c.address) \
+                 FROM contacts c WHERE c.id = ?1",
+            )?
+            .query_row(params![contact.0, lists], |row| row.get(0))
+            .optional()
+            .map(|found| found.unwrap_or(false))
+        })
+    }
+
     /// The hashes of those who asked to be forgotten.
     pub fn erased(&self) -> Result<Vec<Vec<u8>>, Error> {
         self.backend.read(|db| db.prepare_cached("SELECT hash FROM erased")?.query_map([], |row| row.get(0))?.collect())

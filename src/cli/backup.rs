@@ -1,0 +1,65 @@
+//! `backup`: the record and the keys, never the queue: a restored queue would send again.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::cli::{Desk, Error, Exit};
+use crate::store::Threads;
+
+/// Writes a backup into a folder that is new or empty.
+pub fn run(desk: &Desk, folder: &Path) -> Result<Exit, Error> {
+    if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::usage(format!("{} is not empty: a backup is never mixed with another", folder.display())));
+    }
+    let store = desk.workspace().store(Threads::Own)?;
+    make_private(folder)?;
+    store.backup(&folder.join("audience.db"))?;
+    let keys = copy_private(&desk.workspace().keys_folder(), &folder.join("keys"))?;
+    desk.give(&serde_json::json!({"folder": folder, "store": "audience.db", "keys": keys}));
+    desk.say(format!("the record and {keys} key files are in {}", folder.display()));
+    desk.say("the queue is not: restored, it would send again what has been sent since");
+    desk.say("to restore: put both back into state/, then `mailshot queue rebuild`");
+    Ok(Exit::Done)
+}
+
+/// Copies a folder of private files; gives how many. A folder that is not there has none.
+fn copy_private(from: &Path, to: &Path) -> Result<u64, Error> {
+    let Ok(entries) = fs::read_dir(from) else { return Ok(0) };
+    make_private(to)?;
+    let mut copied = 0;
+    for entry in entries {
+        let from = entry.map_err(Error::failed)?.path();
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.is_dir() {
+            copied += copy_private(&from, &to)?;
+        } else {
+            let bytes = fs::read(&from).map_err(|why| failed(&from, why))?;
+            let mut options = fs::OpenOptions::new();
+            let file = options.write(true).create_new(true).mode(0o600).open(&to);
+            file.and_then(|mut file| {
+                std::io::Write::write_all(&mut file, &bytes)?;
+                file.sync_all()
+            })
+            .map_err(|why| failed(&to, why))?;
+            copied += 1;
+        }
+    }
+    Ok(copied)
+}
+
+fn make_private(folder: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(|why| failed(folder, why))
+}
+
+/// A file or folder the system would not give.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", path.display())]
+struct FileError {
+    path: PathBuf,
+    why: std::io::Error,
+}
+
+fn failed(path: &Path, why: std::io::Error) -> Error {
+    Error::failed(FileError { path: path.to_owned(), why })
+}

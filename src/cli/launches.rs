@@ -1,0 +1,147 @@
+//! `status`, `pause`, `resume`, `cancel`, `retry`: looking at a launch, and moving it.
+
+use serde::Serialize;
+
+use crate::base::{CampaignName, LaunchId};
+use crate::cli::owner::Owner;
+use crate::cli::{Desk, Error, Exit};
+use crate::engine::{Client, Crew, WorkspaceError};
+use crate::outcome::{Counts, report};
+use crate::store::{LaunchRow, LaunchState, Store, Threads};
+
+/// A move on a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    /// Hold it.
+    Pause,
+    /// Put it back to work.
+    Resume,
+    /// Call it back.
+    Cancel,
+    /// Make what is deferred due now.
+    Retry,
+}
+
+/// What `--json` shows of a launch.
+#[derive(Debug, Serialize)]
+struct Status<'a> {
+    campaign: &'a CampaignName,
+    launch: LaunchId,
+    state: LaunchState,
+    /// Whether every recipient has been planned; until then `recipients` grows.
+    planned: bool,
+    /// The process that sends it now.
+    pid: Option<u32>,
+    #[serde(flatten)]
+    counts: Counts,
+}
+
+/// What `--json` shows of a move.
+#[derive(Debug, Serialize)]
+struct Moved<'a> {
+    campaign: &'a CampaignName,
+    state: LaunchState,
+    copies: u64,
+}
+
+/// Shows where one campaign stands, or all that are under way.
+pub async fn status(desk: &Desk, campaign: Option<CampaignName>) -> Result<Exit, Error> {
+    let store = desk.workspace().store(Threads::Own)?;
+    let launches = match &campaign {
+        Some(name) => vec![launch_of(&store, name)?],
+        None => store.open_launches()?,
+    };
+    let pid = owner_pid(desk).await?;
+    if launches.is_empty() {
+        desk.say("no campaign is under way");
+        desk.next("mailshot send CAMPAIGN");
+    }
+    for launch in &launches {
+        show(desk, &store, launch, pid)?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The process that holds the queue, when it answers.
+async fn owner_pid(desk: &Desk) -> Result<Option<u32>, Error> {
+    match desk.workspace().hold() {
+        Ok(_) => Ok(None),
+        Err(WorkspaceError::Held { pid, .. }) => {
+            let answer = Client::new(desk.workspace().control_socket()).queue().await;
+            Ok(answer.ok().map(|view| view.pid).or(pid))
+        }
+        Err(other) => Err(other.into()),
+    }
+}
+
+fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Result<(), Error> {
+    let Some(found) = report(store, launch.id)? else { return Ok(()) };
+    let (campaign, counts) = (&launch.campaign, found.counts);
+    desk.give(&Status { campaign, launch: launch.id, state: launch.state, planned: launch.planned, pid, counts });
+    let state = match (launch.state, pid) {
+        (LaunchState::Running, Some(pid)) => format!("being sent by process {pid}"),
+        (LaunchState::Running, None) => "begun; nobody is sending it now".to_owned(),
+        (LaunchState::Paused, _) => "paused".to_owned(),
+        (LaunchState::Cancelled, _) => "cancelled".to_owned(),
+        (LaunchState::Done, _) => "finished".to_owned(),
+    };
+    let planning = if launch.planned || launch.state == LaunchState::Cancelled { "" } else { " so far" };
+    desk.say(format!("{campaign}: {state}"));
+    desk.say(format!(
+        "  {} recipients{planning}: {} delivered, {} deferred, {} failed, {} waiting",
+        counts.recipients, counts.delivered, counts.deferred, counts.failed, counts.waiting
+    ));
+    if counts.barred + counts.skipped + counts.cancelled + counts.in_doubt > 0 {
+        desk.say(format!(
+            "  {} barred, {} skipped, {} cancelled, {} in doubt",
+            counts.barred, counts.skipped, counts.cancelled, counts.in_doubt
+        ));
+    }
+    desk.next(match (launch.state, pid) {
+        (LaunchState::Running, None) => format!("mailshot send {campaign} --yes goes on"),
+        (LaunchState::Running, Some(_)) => format!("mailshot pause {campaign}"),
+        (LaunchState::Paused, _) => format!("mailshot resume {campaign}"),
+        (LaunchState::Cancelled | LaunchState::Done, _) => format!("mailshot report {campaign}"),
+    });
+    Ok(())
+}
+
+/// Moves a launch.
+pub async fn shift(desk: &Desk, campaign: CampaignName, wanted: Move) -> Result<Exit, Error> {
+    let store = desk.workspace().store(Threads::Own)?;
+    let launch = launch_of(&store, &campaign)?.id;
+    let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
+    let done = match wanted {
+        Move::Pause => owner.pause(launch).await,
+        Move::Resume => owner.resume(launch).await,
+        Move::Cancel => owner.cancel(launch).await,
+        Move::Retry => owner.retry(launch).await,
+    };
+    let is_here = matches!(owner, Owner::Here(_));
+    owner.leave().await;
+    let copies = done?;
+    let state = launch_of(&store, &campaign)?.state;
+    desk.give(&Moved { campaign: &campaign, state, copies });
+    let send = format!("mailshot send {campaign} --yes sends");
+    let watch = format!("mailshot status {campaign}");
+    let (words, next) = match wanted {
+        Move::Pause => (format!("paused; {copies} copies are put aside"), format!("mailshot resume {campaign}")),
+        Move::Resume if is_here => {
+            (format!("resumed; {copies} copies are waiting again, and nobody sends them yet"), send)
+        }
+        Move::Resume => (format!("resumed; {copies} copies are waiting again"), watch),
+        Move::Cancel => (format!("cancelled; {copies} copies will not be sent"), format!("mailshot report {campaign}")),
+        Move::Retry if copies == 0 => ("nothing is waiting for a later attempt".to_owned(), watch),
+        Move::Retry if is_here => (format!("{copies} copies are due now, and nobody sends them yet"), send),
+        Move::Retry => (format!("{copies} copies are due now"), watch),
+    };
+    desk.say(format!("{campaign}: {words}"));
+    desk.next(next);
+    Ok(Exit::Done)
+}
+
+fn launch_of(store: &Store, campaign: &CampaignName) -> Result<LaunchRow, Error> {
+    store.launch_of(campaign)?.ok_or_else(|| {
+        Error::usage(format!("`{campaign}` was never sent; `mailshot send {campaign}` shows what would be"))
+    })
+}

@@ -1,0 +1,183 @@
+//! Who owns the queue: this process, or another one that is asked over its control socket.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::base::LaunchId;
+use crate::cli::{Desk, Error};
+use crate::engine::{
+    Client, Control, Crew, Engine, Handle, Hold, Parts, QueueView, Settled, Wait, WorkspaceError, place,
+};
+use crate::queue::{Durability, SledLedger};
+use crate::store::{Store, Threads};
+
+/// How often another process is asked whether a launch has settled.
+const ASK_EVERY: Duration = Duration::from_millis(300);
+/// How long what is on the wire may take to end.
+pub const GRACE: Duration = Duration::from_secs(30);
+/// Open files below which a large campaign will not have the connections it could.
+const FILES_LOW: u64 = 4096;
+
+/// The owner of the queue.
+pub enum Owner {
+    /// This process.
+    Here(Box<Here>),
+    /// Another one.
+    There(Client),
+}
+
+/// The queue in this process's hands.
+pub struct Here {
+    engine: Engine,
+    /// Others are answered as long as this lives.
+    _control: Control,
+    /// Given back last.
+    _hold: Hold,
+}
+
+impl Owner {
+    /// Takes the queue in hand, or finds who holds it. `crew` is who is to be at work when it is this process.
+    pub async fn reach(desk: &Desk, store: &Store, crew: Crew) -> Result<Owner, Error> {
+        let hold = match desk.workspace().hold() {
+            Ok(hold) => hold,
+            Err(held @ WorkspaceError::Held { .. }) => {
+                let client = Client::new(desk.workspace().control_socket());
+                return match client.queue().await {
+                    Ok(_) => Ok(Owner::There(client)),
+                    Err(_) => Err(held.into()),
+                };
+            }
+            Err(other) => return Err(other.into()),
+        };
+        if crew == Crew::Sending {
+            raise_file_limit(desk);
+        }
+        Ok(Owner::Here(Box::new(Here::start(desk, store, crew, hold).await?)))
+    }
+
+    /// As [`Owner::reach`], and refused when another process holds the queue.
+    pub async fn become_owner(desk: &Desk, store: &Store) -> Result<Here, Error> {
+        let hold = desk.workspace().hold()?;
+        raise_file_limit(desk);
+        Here::start(desk, store, Crew::Sending, hold).await
+    }
+
+    /// Has a launch on record seen to.
+    pub async fn take_up(&self, launch: LaunchId) -> Result<(), Error> {
+        match self {
+            Owner::Here(here) => here.handle().take_up(launch),
+            Owner::There(client) => client.take_up(launch).await?,
+        }
+        Ok(())
+    }
+
+    /// Holds a launch; gives how many copies were put aside.
+    pub async fn pause(&self, launch: LaunchId) -> Result<u64, Error> {
+        Ok(match self {
+            Owner::Here(here) => here.handle().pause(launch).await?,
+            Owner::There(client) => client.pause(launch).await?,
+        })
+    }
+
+    /// Puts a paused launch back to work; gives how many copies were put back.
+    pub async fn resume(&self, launch: LaunchId) -> Result<u64, Error> {
+        Ok(match self {
+            Owner::Here(here) => here.handle().resume(launch).await?,
+            Owner::There(client) => client.resume(launch).await?,
+        })
+    }
+
+    /// Calls a launch back; gives how many copies were cancelled.
+    pub async fn cancel(&self, launch: LaunchId) -> Result<u64, Error> {
+        Ok(match self {
+            Owner::Here(here) => here.handle().cancel(launch).await?,
+            Owner::There(client) => client.cancel(launch).await?,
+        })
+    }
+
+    /// Makes what is deferred due now; gives how many copies that are.
+    pub async fn retry(&self, launch: LaunchId) -> Result<u64, Error> {
+        Ok(match self {
+            Owner::Here(here) => here.handle().retry(launch).await?,
+            Owner::There(client) => client.retry(launch).await?,
+        })
+    }
+
+    /// What is on the road.
+    pub async fn queue(&self) -> Result<QueueView, Error> {
+        Ok(match self {
+            Owner::Here(here) => QueueView::of(&here.handle()).await?,
+            Owner::There(client) => client.queue().await?,
+        })
+    }
+
+    /// Waits until a launch has settled.
+    pub async fn settled(&self, launch: LaunchId, wait: Wait) -> Result<Settled, Error> {
+        match self {
+            Owner::Here(here) => Ok(here.handle().settled(launch, wait).await?),
+            Owner::There(client) => loop {
+                if let Some(settled) = client.glance(launch, wait).await? {
+                    return Ok(settled);
+                }
+                sleep(ASK_EVERY).await;
+            },
+        }
+    }
+
+    /// Ends what this process has begun; another owner goes on.
+    pub async fn leave(self) {
+        match self {
+            Owner::Here(here) => here.stop().await,
+            Owner::There(_) => {}
+        }
+    }
+}
+
+impl Here {
+    async fn start(desk: &Desk, store: &Store, crew: Crew, hold: Hold) -> Result<Here, Error> {
+        let (workspace, world) = (desk.workspace(), desk.world()?);
+        let settings = workspace.settings();
+        let durability = if settings.queue.durable { Durability::Synced } else { Durability::Unsynced };
+        let folder = workspace.queue_folder();
+        let ledger = SledLedger::open(&folder, settings.queue.cache_mb, durability)?;
+        let place = place(&folder);
+        let parts =
+            Parts { workspace: workspace.clone(), world, store: store.clone(), threads: Threads::Own, place, crew };
+        let engine = Engine::start(parts, ledger).await?;
+        let control = match Control::open(&workspace.control_socket(), engine.handle()) {
+            Ok(control) => control,
+            Err(error) => {
+                engine.stop(Duration::ZERO).await;
+                return Err(error.into());
+            }
+        };
+        Ok(Here { engine, _control: control, _hold: hold })
+    }
+
+    /// A handle on the engine.
+    pub fn handle(&self) -> Handle {
+        self.engine.handle()
+    }
+
+    /// Stops in order; everything done is on disk when this returns.
+    pub async fn stop(self) {
+        let Here { engine, _control, _hold } = self;
+        engine.stop(GRACE).await;
+    }
+}
+
+/// Raises the number of files this process may have open as far as the system allows: every connection is one.
+fn raise_file_limit(desk: &Desk) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        // a refusal leaves the limit as it was, which is looked at below
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+    if let Some(most) = getrlimit(Resource::Nofile).current.filter(|most| *most < FILES_LOW) {
+        desk.note(format!(
+            "note: only {most} files may be open at once, and every connection is one; raise the limit with `ulimit -n 65536`"
+        ));
+    }
+}

@@ -1,0 +1,333 @@
+//! The control socket: the process that owns the queue answers other commands of the same workspace on
+//! `state/control.sock`, in HTTP and JSON, for its own user alone. Both ends stand here, so that they agree.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::extract::{Path as InPath, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::handle::{Handle, Settled, Wait};
+use super::status::QueueView;
+use super::{Error, WorkspaceError};
+use crate::base::LaunchId;
+
+/// Largest answer read, in bytes.
+const ANSWER_MAX: usize = 4 << 20;
+/// How long an answer may take: a sweep over a full queue takes seconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+
+/// How many copies a move was done to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Moved {
+    copies: u64,
+}
+
+/// Whether a launch has settled; null while it has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Glance {
+    settled: Option<Settled>,
+}
+
+/// How long to look ahead, in milliseconds; without it until all is final.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Ahead {
+    wait_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// The answering end. Ends, and takes its socket away, when dropped.
+pub struct Control {
+    socket: PathBuf,
+    work: JoinHandle<()>,
+}
+
+impl Control {
+    /// Answers on `socket` for `handle`. The caller holds the workspace, so a socket that is there is a dead one's.
+    pub fn open(socket: &Path, handle: Handle) -> Result<Control, WorkspaceError> {
+        let failed = |why| WorkspaceError::File { path: socket.to_owned(), why };
+        let listener = listen(socket).map_err(failed)?;
+        let work = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, routes(handle)).await {
+                tracing::error!(%error, "the control socket has failed");
+            }
+        });
+        Ok(Control { socket: socket.to_owned(), work })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.work.abort();
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+/// Listens for this user alone: the socket is made in a folder nobody else can enter, and moved to its place once its
+/// rights are right.
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    let nest = socket.with_extension(format!("{}", std::process::id()));
+    DirBuilder::new().mode(0o700).recursive(true).create(&nest)?;
+    let born = nest.join("s");
+    let made = (|| {
+        let _ = fs::remove_file(&born);
+        let listener = short(&born, |path| UnixListener::bind(path))?;
+        fs::set_permissions(&born, Permissions::from_mode(0o600))?;
+        fs::rename(&born, socket)?;
+        Ok(listener)
+    })();
+    let _ = fs::remove_dir_all(&nest);
+    made
+}
+
+/// A socket's address holds some hundred bytes, a path may have more: then it is named through its open folder.
+fn short<T>(path: &Path, then: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    use std::os::fd::AsRawFd;
+    const ADDRESS_MAX: usize = 100;
+    match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) if path.as_os_str().len() > ADDRESS_MAX => {
+            let open = fs::File::open(folder)?;
+            then(&Path::new(&format!("/proc/self/fd/{}", open.as_raw_fd())).join(name))
+        }
+        _ => then(path),
+    }
+}
+
+fn routes(handle: Handle) -> Router {
+    Router::new()
+        .route("/queue", get(queue))
+        .route("/launches/{launch}/settled", get(settled))
+        .route("/launches/{launch}/take-up", post(take_up))
+        .route("/launches/{launch}/pause", post(pause))
+        .route("/launches/{launch}/resume", post(resume))
+        .route("/launches/{launch}/cancel", post(cancel))
+        .route("/launches/{launch}/retry", post(retry))
+        .with_state(handle)
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Error::NoLaunch(_) => StatusCode::NOT_FOUND,
+            Error::State { .. } => StatusCode::CONFLICT,
+            Error::Queue(_)
+            | Error::Store(_)
+            | Error::Disagree { .. }
+            | Error::Start { .. }
+            | Error::Files { .. }
+            | Error::Ended(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(Refusal { error: self.to_string() })).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, Error>;
+
+async fn queue(State(handle): State<Handle>) -> Answer<QueueView> {
+    Ok(Json(QueueView::of(&handle).await?))
+}
+
+async fn settled(
+    State(handle): State<Handle>,
+    InPath(launch): InPath<u32>,
+    Query(ahead): Query<Ahead>,
+) -> Answer<Glance> {
+    let wait = ahead.wait_ms.map_or(Wait::All, |ms| Wait::UpTo(Duration::from_millis(ms)));
+    Ok(Json(Glance { settled: handle.glance(LaunchId(launch), wait).await? }))
+}
+
+async fn take_up(State(handle): State<Handle>, InPath(launch): InPath<u32>) -> Json<Moved> {
+    handle.take_up(LaunchId(launch));
+    Json(Moved { copies: 0 })
+}
+
+async fn pause(State(handle): State<Handle>, InPath(launch): InPath<u32>) -> Answer<Moved> {
+    Ok(Json(Moved { copies: handle.pause(LaunchId(launch)).await? }))
+}
+
+async fn resume(State(handle): State<Handle>, InPath(launch): InPath<u32>) -> Answer<Moved> {
+    Ok(Json(Moved { copies: handle.resume(LaunchId(launch)).await? }))
+}
+
+async fn cancel(State(handle): State<Handle>, InPath(launch): InPath<u32>) -> Answer<Moved> {
+    Ok(Json(Moved { copies: handle.cancel(LaunchId(launch)).await? }))
+}
+
+async fn retry(State(handle): State<Handle>, InPath(launch): InPath<u32>) -> Answer<Moved> {
+    Ok(Json(Moved { copies: handle.retry(LaunchId(launch)).await? }))
+}
+
+/// Why the owner of the queue did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It does not answer.
+    #[error("the mailshot that holds the queue does not answer on {}: {why}", socket.display())]
+    Silent {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system or the protocol said.
+        why: String,
+    },
+    /// It answered no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The asking end.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// Asks whoever answers on `socket`.
+    pub fn new(socket: PathBuf) -> Client {
+        Client { socket }
+    }
+
+    /// What is on the road.
+    pub async fn queue(&self) -> Result<QueueView, AskError> {
+        self.ask(Method::GET, "/queue").await
+    }
+
+    /// As [`Handle::take_up`].
+    pub async fn take_up(&self, launch: LaunchId) -> Result<(), AskError> {
+        self.tell(launch, "take-up").await.map(drop)
+    }
+
+    /// As [`Handle::pause`].
+    pub async fn pause(&self, launch: LaunchId) -> Result<u64, AskError> {
+        self.tell(launch, "pause").await
+    }
+
+    /// As [`Handle::resume`].
+    pub async fn resume(&self, launch: LaunchId) -> Result<u64, AskError> {
+        self.tell(launch, "resume").await
+    }
+
+    /// As [`Handle::cancel`].
+    pub async fn cancel(&self, launch: LaunchId) -> Result<u64, AskError> {
+        self.tell(launch, "cancel").await
+    }
+
+    /// As [`Handle::retry`].
+    pub async fn retry(&self, launch: LaunchId) -> Result<u64, AskError> {
+        self.tell(launch, "retry").await
+    }
+
+    /// As [`Handle::glance`].
+    pub async fn glance(&self, launch: LaunchId, wait: Wait) -> Result<Option<Settled>, AskError> {
+        let ahead = match wait {
+            Wait::UpTo(span) => format!("?wait_ms={}", span.as_millis()),
+            Wait::All => String::new(),
+        };
+        let glance: Glance = self.ask(Method::GET, &format!("/launches/{launch}/settled{ahead}")).await?;
+        Ok(glance.settled)
+    }
+
+    async fn tell(&self, launch: LaunchId, verb: &str) -> Result<u64, AskError> {
+        let moved: Moved = self.ask(Method::POST, &format!("/launches/{launch}/{verb}")).await?;
+        Ok(moved.copies)
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, AskError> {
+        let silent = |why: String| AskError::Silent { socket: self.socket.clone(), why };
+        let asked = timeout(ANSWER_WITHIN, self.exchange(method, path)).await;
+        let (is_yes, body) = asked.map_err(|_| silent("no answer in time".into()))?.map_err(silent)?;
+        match is_yes {
+            true => serde_json::from_slice(&body).map_err(|why| silent(why.to_string())),
+            false => match serde_json::from_slice::<Refusal>(&body) {
+                Ok(refusal) => Err(AskError::Refused(refusal.error)),
+                Err(_) => Err(silent("it does not know this question: is it of the same version?".into())),
+            },
+        }
+    }
+
+    /// One request on a connection of its own; gives whether the answer is a yes, and its body.
+    async fn exchange(&self, method: Method, path: &str) -> Result<(bool, Bytes), String> {
+        let stream = short(&self.socket, |path| std::os::unix::net::UnixStream::connect(path));
+        let stream = stream.and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream)
+        });
+        let io = TokioIo::new(stream.map_err(|why| why.to_string())?);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(io).await.map_err(|why| why.to_string())?;
+        let request = Request::builder().method(method).uri(path).header("host", "mailshot");
+        let request = request.body(Empty::<Bytes>::new()).map_err(|why| why.to_string())?;
+        let talk = async {
+            let answer = sender.send_request(request).await.map_err(|why| why.to_string())?;
+            let is_yes = answer.status().is_success();
+            let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await.map_err(|why| why.to_string())?;
+            Ok((is_yes, body.to_bytes()))
+        };
+        tokio::pin!(talk);
+        tokio::select! {
+            biased;
+            answer = &mut talk => answer,
+            ended = connection => match ended {
+                // the answer may be complete although its connection is closed
+                Ok(()) => talk.await,
+                Err(why) => Err(why.to_string()),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_for_its_user_alone_however_long_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("x".repeat(120));
+        fs::create_dir(&deep).unwrap();
+        for socket in [folder.path().join("control.sock"), deep.join("control.sock")] {
+            fs::write(&socket, "left by a dead process").unwrap();
+            let listener = listen(&socket).unwrap();
+            assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                fs::read_dir(socket.parent().unwrap())
+                    .unwrap()
+                    .filter(|e| e.as_ref().unwrap().path().is_dir() && e.as_ref().unwrap().path() != deep)
+                    .count(),
+                0
+            );
+            let app = Router::new().route("/launches/{launch}/pause", post(async || Json(Moved { copies: 7 })));
+            let app = app.route("/launches/{launch}/cancel", post(async || Error::NoLaunch(LaunchId(3))));
+            let server = tokio::spawn(async move { axum::serve(listener, app).await });
+            let client = Client::new(socket);
+            assert_eq!(client.pause(LaunchId(3)).await.unwrap(), 7);
+            assert_eq!(client.cancel(LaunchId(3)).await.unwrap_err().to_string(), "there is no launch 3");
+            assert!(client.retry(LaunchId(3)).await.unwrap_err().to_string().contains("same version"));
+            server.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_in_words() {
+        let client = Client::new(PathBuf::from("/nonexistent/control.sock"));
+        let refused = client.queue().await.unwrap_err().to_string();
+        assert!(refused.contains("does not answer on /nonexistent/control.sock"), "{refused}");
+    }
+}

@@ -1,0 +1,86 @@
+//! Everything on a ledger, read once: for `queue verify`. Nobody may be writing.
+
+use std::collections::BTreeSet;
+
+use super::ledger::Ledger;
+use super::{Error, codec, keys};
+use crate::base::EnvelopeId;
+
+/// Pairs read at a time.
+const PAGE: usize = 1000;
+
+/// What a ledger holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Copies due now or later.
+    pub due: BTreeSet<EnvelopeId>,
+    /// Copies held.
+    pub held: BTreeSet<EnvelopeId>,
+    /// Copies whose final dot may be out.
+    pub intents: BTreeSet<EnvelopeId>,
+    /// Copies with an outcome that may not be on record yet.
+    pub outbox: BTreeSet<EnvelopeId>,
+    /// Copies that are due twice, or due and held.
+    pub twice: u64,
+    /// Records that cannot be read.
+    pub unreadable: u64,
+}
+
+impl Inventory {
+    /// Reads everything.
+    pub fn take(ledger: &impl Ledger) -> Result<Inventory, Error> {
+        let mut all = Inventory::default();
+        walk(ledger, keys::DUE, |key, value| {
+            match keys::parse_due(key).and_then(|(_, _, id)| codec::read_envelope(id, value)) {
+                Some(envelope) => all.twice += u64::from(!all.due.insert(envelope.id)),
+                None => all.unreadable += 1,
+            }
+        })?;
+        walk(ledger, keys::HELD, |key, value| match parked(key, value) {
+            Some(id) => all.twice += u64::from(all.due.contains(&id) || !all.held.insert(id)),
+            None => all.unreadable += 1,
+        })?;
+        walk(ledger, keys::INTENT, |key, value| match parked(key, value) {
+            Some(id) => drop(all.intents.insert(id)),
+            None => all.unreadable += 1,
+        })?;
+        walk(ledger, keys::OUTBOX, |_, value| match codec::read_outcomes(value) {
+            Some(outcomes) => all.outbox.extend(outcomes.iter().map(|outcome| outcome.envelope)),
+            None => all.unreadable += 1,
+        })?;
+        Ok(all)
+    }
+}
+
+/// The id at the end of a key, when its record can be read.
+fn parked(key: &[u8], value: &[u8]) -> Option<EnvelopeId> {
+    let id = EnvelopeId::from_u64(u64::from_be_bytes(*key.last_chunk()?));
+    codec::read_parked(id, value).map(|_| id)
+}
+
+fn walk(ledger: &impl Ledger, prefix: u8, mut see: impl FnMut(&[u8], &[u8])) -> Result<(), Error> {
+    let mut from = Vec::new();
+    loop {
+        let page = ledger.scan(&[prefix], &from, PAGE)?;
+        page.iter().for_each(|(key, value)| see(key, value));
+        match page.last() {
+            Some((key, _)) if page.len() == PAGE => from = keys::after(key),
+            _ => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{MemoryLedger, Move};
+
+    #[test]
+    fn what_cannot_be_read_is_counted() {
+        let mut ledger = MemoryLedger::default();
+        let bad = [&b"d"[..], b"hx", b"i12345678", b"o12345678"];
+        let moves: Vec<Move> = bad.iter().map(|key| Move::Put(key.to_vec(), b"?".to_vec())).collect();
+        ledger.commit(&moves).unwrap();
+        assert_eq!(Inventory::take(&ledger), Ok(Inventory { unreadable: 4, ..Inventory::default() }));
+    }
+}

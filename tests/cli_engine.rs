@@ -1,0 +1,80 @@
+//! The sending commands as a user runs them: the real binary, its words and its exit codes.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs mailshot in a workspace, without any setting of the machine's own.
+fn mailshot(workspace: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailshot"));
+    command.arg("-C").arg(workspace).args(arguments).env_clear().env("NO_COLOR", "1");
+    command.output().expect("the binary runs")
+}
+
+/// Runs it, and gives exit code and both outputs together, in one line for comparing words across line breaks.
+fn said(workspace: &Path, arguments: &[&str]) -> (i32, String) {
+    let output = mailshot(workspace, arguments);
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).split_whitespace().collect::<Vec<_>>().join(" ");
+    (output.status.code().expect("an exit code"), text)
+}
+
+/// A new workspace.
+fn workspace() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(mailshot(folder.path(), &["init"]).status.success());
+    folder
+}
+
+/// Runs it and demands an exit code and words.
+fn check(workspace: &Path, arguments: &[&str], code: i32, words: &[&str]) {
+    let (found, text) = said(workspace, arguments);
+    assert_eq!(found, code, "{arguments:?}: {text}");
+    for word in words {
+        assert!(text.contains(word), "{arguments:?}: `{word}` is not in: {text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_ends_with_2_and_says_where() {
+    let folder = workspace();
+    let at = folder.path();
+    check(at, &["send", "nope"], 2, &["there is no campaign `nope`", "welcome"]);
+    check(at, &["send", "../x"], 2, &["named by its folder"]);
+    check(at, &["send", "welcome"], 2, &["no list `news`", "campaign.toml"]);
+    check(at, &["send", "welcome", "--via", "mail.example.com"], 2, &["--via", "smtp://HOST:PORT"]);
+    check(at, &["send", "welcome", "--rate", "fast"], 2, &["--rate"]);
+    check(at, &["send", "welcome", "--limit", "0"], 2, &["--limit 0"]);
+    check(at, &["send", "welcome", "--wait", "soon"], 2, &["or `all`"]);
+    check(at, &["send", "welcome", "--only-domain", "a b"], 2, &["--only-domain"]);
+    check(at, &["test", "welcome", "--to", "nobody"], 2, &["--to nobody"]);
+    check(at, &["pause", "welcome"], 2, &["was never sent"]);
+}
+
+#[test]
+fn a_folder_that_is_no_workspace_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    check(folder.path(), &["status"], 2, &["is no workspace", "mailshot init"]);
+}
+
+#[test]
+fn a_queue_is_looked_at_while_nobody_sends() {
+    let folder = workspace();
+    let at = folder.path();
+    check(at, &["status"], 0, &["no campaign is under way"]);
+    check(at, &["queue", "top"], 0, &["0 copies waiting", "nobody is sending"]);
+    check(at, &["queue", "verify"], 0, &["the queue is whole"]);
+    check(at, &["queue", "rebuild"], 0, &["0 copies in all"]);
+    check(at, &["--json", "queue", "rebuild", "--yes"], 0, &["\"again\":0", "\"rebuilt\":true"]);
+    check(at, &["queue", "verify"], 0, &["the queue is whole"]);
+}
+
+#[test]
+fn a_backup_holds_the_record_and_the_keys_and_never_the_queue() {
+    let folder = workspace();
+    let at = folder.path();
+    let to = at.join("saved");
+    let to_text = to.to_str().unwrap();
+    check(at, &["backup", to_text], 0, &["the queue is not"]);
+    assert!(to.join("audience.db").exists() && to.join("keys/seal.keys").exists() && !to.join("queue").exists());
+    check(at, &["backup", to_text], 2, &["is not empty"]);
+}

@@ -156,6 +156,8 @@ pub struct Server {
     greeted: bool,
     is_secure: bool,
     transaction: Option<Transaction>,
+    /// A MAIL or RCPT was refused by an answer: what is left of its group fails without the client's fault.
+    in_wake: bool,
     errors: u16,
 }
 
@@ -215,6 +217,7 @@ impl Server {
             greeted: false,
             is_secure: false,
             transaction: None,
+            in_wake: false,
             errors: 0,
         }
     }
@@ -322,14 +325,17 @@ impl Server {
             Question::Opened => Phase::Command,
             Question::Hello(_) => {
                 self.greeted |= taken;
+                self.in_wake = false;
                 self.transaction = None;
                 Phase::Command
             }
             Question::From(transaction) => {
+                self.in_wake = !taken;
                 self.transaction = taken.then_some(transaction);
                 Phase::Command
             }
             Question::To(path) => {
+                self.in_wake |= !taken;
                 if let Some(transaction) = self.transaction.as_mut().filter(|_| taken) {
                     transaction.recipients.push(path);
                 }
@@ -374,6 +380,10 @@ impl Server {
         Some(match request.and_then(|request| self.obey(request)) {
             Ok(event) => event,
             Err(wrong) if wrong.0 == 521 => self.part(wrong),
+            Err(wrong) if self.in_wake && matches!(wrong.0, 503 | 554) => {
+                self.say(wrong.0, wrong.1, wrong.2);
+                None
+            }
             Err(wrong) => self.refuse(wrong),
         })
     }
@@ -405,6 +415,7 @@ impl Server {
             Request::StartTls => self.start_tls()?,
             Request::Reset => {
                 self.transaction = None;
+                self.in_wake = false;
                 self.say(250, "2.0.0", "forgotten");
             }
             Request::Nothing => self.say(250, "2.0.0", "nothing done"),

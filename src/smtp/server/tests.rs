@@ -123,6 +123,21 @@ fn a_refused_recipient_is_none() {
     assert_eq!(host.server.recipients(), ["yes@b.example"]);
 }
 
+/// A sender of groups whose recipients are refused again and again breaks no rule, and is not sent away.
+#[test]
+fn the_rest_of_a_refused_group_is_no_error() {
+    let mut host = plain().says("To(\"no", "550 5.1.1 no").says("From(\"no", "550 5.7.1 no");
+    for _ in 0..30 {
+        let refused = "MAIL FROM:<>\r\nRCPT TO:<no@b.example>\r\nDATA\r\n";
+        assert_eq!(host.hear(refused), "250 550 554");
+        let sender = "RSET\r\nMAIL FROM:<no@a.example>\r\nRCPT TO:<b@b.example>\r\nDATA\r\n";
+        assert_eq!(host.hear(sender), "250 550 503 503");
+    }
+    assert_eq!(host.server.errors(), 0);
+    assert_eq!(host.hear("RSET\r\nDATA\r\n"), "250 503");
+    assert_eq!(host.server.errors(), 1);
+}
+
 #[test]
 fn refusals_at_each_stage() {
     for (question, reply, expected) in [

@@ -69,6 +69,13 @@ impl SealKey {
         name.is_ascii_lowercase().then(|| SealKey { name: name as u8, secret })
     }
 
+    fn trace(&self, address: &str) -> [u8; 32] {
+        let mut mac = hmac::Context::with_key(&self.secret);
+        mac.update(b"mailshot erased 1");
+        mac.update(address.to_lowercase().as_bytes());
+        *mac.sign().as_ref().first_chunk().expect("SHA-256 yields 32 bytes")
+    }
+
     fn tag(&self, purpose: Purpose, body: &[u8]) -> [u8; TAG] {
         let mut mac = hmac::Context::with_key(&self.secret);
         mac.update(b"mailshot seal 1");
@@ -153,6 +160,17 @@ impl Seal {
         ))
     }
 
+    /// What is left of an erased address: a hash under the key that mints, from which nobody without the key can tell the
+    /// address. Case does not matter.
+    pub fn trace(&self, address: &str) -> [u8; 32] {
+        self.keys[0].trace(address)
+    }
+
+    /// The hashes that an address may have left, under every key there is.
+    pub fn traces(&self, address: &str) -> impl Iterator<Item = [u8; 32]> {
+        self.keys.iter().map(move |key| key.trace(address))
+    }
+
     /// A token for one copy. `extra` is for the caller: the number of a link, or 0.
     pub fn mint(&self, id: EnvelopeId, purpose: Purpose, extra: u16) -> Token {
         let key = &self.keys[0];
@@ -209,6 +227,14 @@ mod tests {
             assert_eq!(seal.open(token.as_str(), Purpose::Bounce), Some((id, 513)));
             assert_eq!(seal.open(&token.as_str().to_uppercase(), Purpose::Bounce), Some((id, 513)));
         }
+    }
+
+    #[test]
+    fn an_erased_address_is_recognised_whatever_its_case_and_after_a_change_of_keys() {
+        let trace = seal("a").trace("Ada@example.org");
+        assert!(seal("ba").traces("ADA@example.org").any(|other| other == trace));
+        assert!(seal("ba").traces("bob@example.org").all(|other| other != trace));
+        assert_ne!(seal("ba").trace("ada@example.org"), trace);
     }
 
     #[test]

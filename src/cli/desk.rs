@@ -6,13 +6,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::base::CampaignName;
+use crate::base::{CampaignName, Timestamp};
 use crate::campaign::Campaign;
 use crate::cli::Error;
 use crate::config::Settings;
 use crate::engine::Workspace;
 use crate::outcome::Ink;
-use crate::world::World;
+use crate::store::{Store, Threads};
+use crate::world::{World, machine_clock};
 
 /// A command's place of work.
 #[derive(Debug)]
@@ -67,6 +68,23 @@ impl Desk {
         Ok(World::real(&self.settings().resolver)?)
     }
 
+    /// Wall time.
+    pub fn now(&self) -> Timestamp {
+        machine_clock().now()
+    }
+
+    /// The record of people and outcomes.
+    pub fn store(&self) -> Result<Store, Error> {
+        Ok(self.workspace.store(Threads::Own)?)
+    }
+
+    /// A command of ours, as it is typed for this workspace.
+    pub fn command(&self, command: impl AsRef<str>) -> String {
+        let folder = self.workspace.folder();
+        let here = if folder.as_os_str() == "." { String::new() } else { format!(" -C {}", folder.display()) };
+        format!("mailshot{here} {}", command.as_ref())
+    }
+
     /// Whether the answer is to be JSON.
     pub fn is_json(&self) -> bool {
         self.json
@@ -113,9 +131,12 @@ fn is_workspace(folder: &Path) -> bool {
     ["mailshot.toml", "campaigns", "state"].iter().any(|part| folder.join(part).exists())
 }
 
-/// Prints a line; a reader that has gone away (as `head` does) ends the process quietly.
+/// Prints a line; a reader that has gone away (as `head` does) ends the process quietly, a full disk does not.
 fn print(line: &str) {
-    if writeln!(std::io::stdout(), "{line}").is_err() {
+    let Err(why) = writeln!(std::io::stdout(), "{line}") else { return };
+    if why.kind() == std::io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
+    let _ = writeln!(std::io::stderr(), "cannot write the answer: {why}");
+    std::process::exit(1);
 }

@@ -100,6 +100,12 @@ impl From<crate::store::Error> for Error {
     }
 }
 
+impl From<crate::audience::Error> for Error {
+    fn from(error: crate::audience::Error) -> Error {
+        Error::either(error.is_failure(), error)
+    }
+}
+
 impl From<crate::sign::Error> for Error {
     fn from(error: crate::sign::Error) -> Error {
         Error::either(error.is_failure(), error)

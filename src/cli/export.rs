@@ -1,16 +1,18 @@
 //! `export`: tables for spreadsheets and programs.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::draft::{Cells, Sheet};
 use super::report::launched;
-use crate::base::{ContactId, LaunchId, Timestamp};
+use crate::base::{ContactId, LaunchId, ListId, Timestamp};
 use crate::cli::{Desk, Error, Exit};
 use crate::mail::{Class, Stage, Standing};
-use crate::store::{CopyRow, Store, Threads};
+use crate::store::{ContactRow, CopyRow, Store, Threads};
 
 /// Copies read at a time.
 const PAGE: usize = 5000;
@@ -18,8 +20,43 @@ const PAGE: usize = 5000;
 /// What to export.
 #[derive(Debug, Subcommand)]
 pub enum Export {
+    /// Contacts: address, name, lists, suppression, and a column for every field.
+    Contacts(Contacts),
     /// What became of each copy of a campaign: one row per recipient, with reason and answer.
     Outcomes(Outcomes),
+}
+
+/// Arguments of `export contacts`.
+#[derive(Debug, Args)]
+pub struct Contacts {
+    /// Only members of this list.
+    #[arg(long, value_name = "LIST")]
+    list: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Where a table goes, and how.
+#[derive(Debug, Args)]
+pub struct Output {
+    /// The file to write; standard output when not given.
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+    /// Cells as they are, for programs. Otherwise cells that a spreadsheet would take for a formula get an apostrophe.
+    #[arg(long)]
+    raw: bool,
+}
+
+impl Output {
+    /// The file, when one is named.
+    pub fn file(&self) -> Option<&Path> {
+        self.to.as_deref()
+    }
+
+    /// Begins the table.
+    pub fn begin(&self, heading: &[&str]) -> Result<Sheet, Error> {
+        Sheet::begin(self.file(), if self.raw { Cells::Raw } else { Cells::Guarded }, heading)
+    }
 }
 
 /// Arguments of `export outcomes`.
@@ -84,6 +121,7 @@ const HEADING: [&str; 14] = [
 /// Exports.
 pub fn run(desk: &Desk, what: &Export) -> Result<Exit, Error> {
     match what {
+        Export::Contacts(contacts) => export_contacts(desk, contacts),
         Export::Outcomes(outcomes) => export_outcomes(desk, outcomes),
     }
 }
@@ -187,5 +225,101 @@ impl Row<'_> {
             if self.bounced_late { "yes" } else { "no" }.to_owned(),
             self.at.rfc3339(),
         ]
+    }
+}
+
+fn export_contacts(desk: &Desk, args: &Contacts) -> Result<Exit, Error> {
+    let store = desk.store()?;
+    let list = args.list.as_deref().map(|name| find_list(&store, name)).transpose()?;
+    if desk.is_json() && args.output.to.is_none() {
+        each_contact(&store, list, |contact| {
+            desk.give(&contact);
+            Ok(())
+        })?;
+        return Ok(Exit::Done);
+    }
+    let fields = fields(&store, list)?;
+    let fixed = ["email", "name", "lists", "suppressed", "created", "changed"];
+    let heading: Vec<&str> = fixed.into_iter().chain(fields.iter().map(String::as_str)).collect();
+    let mut sheet = args.output.begin(&heading)?;
+    let mut rows = 0;
+    each_contact(&store, list, |contact| {
+        rows += 1;
+        sheet.row(&contact_cells(&store, &contact, &fields)?)
+    })?;
+    sheet.finish()?;
+    if let Some(file) = args.output.file() {
+        desk.say(format!("{rows} contacts written to {}", file.display()));
+        desk.next(desk.command("lists"));
+        desk.give(&Written { file, rows });
+    }
+    Ok(Exit::Done)
+}
+
+/// The list of that name, or an error that names those there are.
+pub fn find_list(store: &Store, name: &str) -> Result<ListId, Error> {
+    if let Some(list) = store.list(name)? {
+        return Ok(list);
+    }
+    let names: Vec<String> = store.lists()?.into_iter().map(|list| list.name).collect();
+    Err(Error::usage(match names.is_empty() {
+        true => format!(
+            "there is no list `{name}`, nor any other yet: make one with `mailshot import FILE.csv --list {name}`"
+        ),
+        false => format!("there is no list `{name}`; there are: {}", names.join(", ")),
+    }))
+}
+
+/// Every contact in order of its number, a page in memory at a time.
+fn each_contact(
+    store: &Store,
+    list: Option<ListId>,
+    mut show: impl FnMut(ContactRow) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut after = ContactId(0);
+    loop {
+        let page = store.contacts(list, after, PAGE)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = last.id;
+        page.into_iter().try_for_each(&mut show)?;
+    }
+}
+
+/// The names of all fields that any of the contacts has.
+fn fields(store: &Store, list: Option<ListId>) -> Result<Vec<String>, Error> {
+    let mut names = BTreeSet::new();
+    each_contact(store, list, |contact| {
+        for name in contact.fields.keys().filter(|name| !name.is_empty()) {
+            if !names.contains(name) {
+                names.insert(name.clone());
+            }
+        }
+        Ok(())
+    })?;
+    Ok(names.into_iter().collect())
+}
+
+fn contact_cells(store: &Store, contact: &ContactRow, fields: &[String]) -> Result<Vec<String>, Error> {
+    let lists = store.memberships(contact.id)?;
+    let lists = lists.iter().map(|membership| format!("{} ({})", membership.list, membership.status.word()));
+    let suppressed = store.suppression(&contact.address)?;
+    let mut cells = vec![
+        contact.address.clone(),
+        contact.name.clone(),
+        lists.collect::<Vec<_>>().join("; "),
+        suppressed.map_or(String::new(), |row| row.reason.word().to_owned()),
+        contact.created.rfc3339(),
+        contact.changed.rfc3339(),
+    ];
+    cells.extend(fields.iter().map(|name| as_text(contact.fields.get(name))));
+    Ok(cells)
+}
+
+/// A field as a cell.
+pub fn as_text(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
     }
 }

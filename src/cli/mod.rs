@@ -4,15 +4,18 @@
 mod backup;
 mod bounces;
 mod config;
+mod contacts;
 mod desk;
 mod dkim;
 mod draft;
 mod dry_run;
 mod error;
 mod export;
+mod import;
 mod init;
 mod interrupt;
 mod launches;
+mod lists;
 mod owner;
 mod queue;
 mod render;
@@ -20,6 +23,7 @@ mod report;
 mod send;
 mod serve;
 mod sink;
+mod suppress;
 mod test;
 
 use std::path::PathBuf;
@@ -61,6 +65,16 @@ enum Command {
         /// The folder; made when it is not there. Default: the one named with -C.
         dir: Option<PathBuf>,
     },
+    /// Take the contacts of a CSV file in and put them on a list.
+    ///
+    /// Encoding, delimiter, header and the meaning of the columns are found and shown. Every row that cannot be taken is
+    /// reported with its line and the reason. Nobody who left the list comes back by an import, no suppression is lifted,
+    /// and running it again changes nothing.
+    Import(import::Arguments),
+    /// Show the lists and how many members each has.
+    Lists,
+    /// Look at contacts; show, export or erase one.
+    Contacts(contacts::Arguments),
     /// Print one finished message as .eml, or show it in the browser.
     ///
     /// The message is the one that would go out now, signed. It belongs to no launch: its unsubscribe link and its
@@ -130,7 +144,9 @@ enum Command {
     /// Understand what came back.
     #[command(subcommand)]
     Bounces(bounces::Bounces),
-    /// Tables for spreadsheets and programs: outcomes, one row per recipient.
+    /// See and change who must not be mailed, whatever list they are on.
+    Suppress(suppress::Arguments),
+    /// Tables for spreadsheets and programs: contacts, and outcomes of campaigns.
     #[command(subcommand)]
     Export(export::Export),
     /// Make DKIM keys, print the DNS records that prove them, and check that they are published.
@@ -171,6 +187,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
     let desk = || Desk::open(&workspace, json);
     match command {
         Command::Init { dir } => init::run(&Desk::bare(dir.as_deref().unwrap_or(&workspace), json)),
+        Command::Import(arguments) => import::run(&desk()?, arguments).await,
+        Command::Lists => lists::run(&desk()?),
+        Command::Contacts(arguments) => contacts::run(&desk()?, arguments).await,
         Command::Render(arguments) => render::run(&desk()?, arguments).await,
         Command::Test { campaign, to, via, wait } => test::run(&desk()?, campaign, to, via, wait).await,
         Command::Send(args) => send::run(&desk()?, args).await,
@@ -182,6 +201,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         Command::Report(args) => report::run(&desk()?, &args),
         Command::Queue(command) => queue::run(&desk()?, command).await,
         Command::Bounces(command) => bounces::run(&Desk::at_hand(&workspace, json)?, command).await,
+        Command::Suppress(arguments) => suppress::run(&desk()?, arguments).await,
         Command::Export(what) => export::run(&desk()?, &what),
         Command::Dkim(deed) => dkim::run(&desk()?, deed).await,
         Command::Backup { dir } => backup::run(&desk()?, &dir),

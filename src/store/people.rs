@@ -1,14 +1,15 @@
 //! Contacts, lists, memberships and imports.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use serde_json::{Map, Value};
 
-use super::{Error, Reason, Store};
+use super::suppressions::suppress;
+use super::{Error, Reason, Store, SuppressionRow};
 use crate::base::{Address, ContactId, LaunchId, ListId, Timestamp};
 use crate::mail::Recipient;
 
 /// A contact on record.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ContactRow {
     /// Its number.
     pub id: ContactId,
@@ -37,6 +38,36 @@ pub struct NewContact {
     pub bucket: u8,
 }
 
+/// A contact as an import found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportRow {
+    /// Its address, in the form that [`Address`] prints.
+    pub address: String,
+    /// Its name; empty when unknown.
+    pub name: String,
+    /// Its columns: the text of a JSON object.
+    pub fields: String,
+    /// The bucket of its domain.
+    pub bucket: u8,
+    /// Its place on the list. Whoever is on the list already can only leave it by this, never come back.
+    pub status: MembershipStatus,
+    /// Why it is to be suppressed, if it is.
+    pub bar: Option<Reason>,
+}
+
+impl From<NewContact> for ImportRow {
+    fn from(contact: NewContact) -> ImportRow {
+        ImportRow {
+            address: contact.address.to_string(),
+            name: contact.name,
+            fields: Value::Object(contact.fields).to_string(),
+            bucket: contact.bucket,
+            status: MembershipStatus::Subscribed,
+            bar: None,
+        }
+    }
+}
+
 /// What an import does to a contact that is known already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnConflict {
@@ -57,12 +88,20 @@ pub struct ImportCounts {
     pub updated: u64,
     /// Known contacts left as they were.
     pub unchanged: u64,
-    /// Contacts that joined the list.
+    /// Rows whose address an earlier row of the same import had; also counted as updated or unchanged.
+    pub doubled: u64,
+    /// Contacts that joined the list and get its mail.
     pub joined: u64,
+    /// Contacts that joined the list and have not confirmed.
+    pub pending: u64,
+    /// Contacts that were put or taken off the list because the import says that they left.
+    pub unsubscribed: u64,
     /// Contacts that had left the list, and stay off it.
     pub left: u64,
-    /// Contacts of the batch whose address is suppressed, and stays so.
+    /// Addresses that were suppressed before, and stay so.
     pub suppressed: u64,
+    /// Addresses suppressed because the import says that they bounced, complained or were blocked.
+    pub barred: u64,
 }
 
 impl std::ops::AddAssign for ImportCounts {
@@ -70,9 +109,13 @@ impl std::ops::AddAssign for ImportCounts {
         self.added += more.added;
         self.updated += more.updated;
         self.unchanged += more.unchanged;
+        self.doubled += more.doubled;
         self.joined += more.joined;
+        self.pending += more.pending;
+        self.unsubscribed += more.unsubscribed;
         self.left += more.left;
         self.suppressed += more.suppressed;
+        self.barred += more.barred;
     }
 }
 
@@ -104,6 +147,15 @@ pub enum MembershipStatus {
 }
 
 impl MembershipStatus {
+    /// Its word, as JSON has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            MembershipStatus::Subscribed => "subscribed",
+            MembershipStatus::Unsubscribed => "unsubscribed",
+            MembershipStatus::Pending => "pending",
+        }
+    }
+
     pub(super) fn of(number: i64) -> MembershipStatus {
         match number {
             0 => MembershipStatus::Subscribed,
@@ -230,10 +282,10 @@ impl Store {
     }
 
     /// Writes a batch of contacts and puts them on a list, in one transaction. Best given in order of address. Nobody
-    /// who left the list is put back, and no suppression is touched.
-    pub async fn import_batch(
+    /// who left the list is put back, and no suppression is lifted.
+    pub async fn import_batch<R: Into<ImportRow> + Send + 'static>(
         &self,
-        batch: Vec<NewContact>,
+        batch: Vec<R>,
         list: ListId,
         import: i64,
         on_conflict: OnConflict,
@@ -242,13 +294,25 @@ impl Store {
         let joining = Joining { list, source: import, now };
         self.backend
             .write(move |db| {
-                let mut counts = ImportCounts::default();
-                for contact in &batch {
-                    import_one(db, contact, joining, on_conflict, &mut counts)?;
+                let mut importing = Importing::new(db, joining, on_conflict)?;
+                for row in batch {
+                    importing.take(&row.into())?;
                 }
-                Ok(counts)
+                Ok(importing.counts)
             })
             .await
+    }
+
+    /// How many of these addresses are contacts.
+    pub fn known<'a>(&self, addresses: impl Iterator<Item = &'a str>) -> Result<u64, Error> {
+        self.backend.read(|db| {
+            let mut known = db.prepare_cached("SELECT 1 FROM contacts WHERE address = ?1")?;
+            let mut count = 0;
+            for address in addresses {
+                count += u64::from(known.exists([address])?);
+            }
+            Ok(count)
+        })
     }
 
     /// The contact with this address, made without any list when there is none: for test copies.
@@ -482,48 +546,113 @@ fn insert_contact(db: &Connection, contact: &NewContact, now: Timestamp) -> rusq
     .optional()
 }
 
-fn import_one(
-    db: &Connection,
-    contact: &NewContact,
+/// One batch of an import inside its transaction, with its statements at hand.
+struct Importing<'a> {
+    db: &'a Connection,
     joining: Joining,
     on_conflict: OnConflict,
-    counts: &mut ImportCounts,
-) -> rusqlite::Result<()> {
-    let id = match insert_contact(db, contact, joining.now)? {
-        Some(id) => {
-            counts.added += 1;
-            id
-        }
-        None => {
-            let known = find_contact(db, &contact.address.to_string())?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-            update(db, &known, contact, on_conflict, joining.now, counts)?;
-            known.0
-        }
-    };
-    let suppressed =
-        db.prepare_cached("SELECT 1 FROM suppressions WHERE address = ?1")?.exists([contact.address.to_string()])?;
-    counts.suppressed += u64::from(suppressed);
-    join(db, id, contact.bucket, joining, counts)
+    counts: ImportCounts,
+    insert: CachedStatement<'a>,
+    join: CachedStatement<'a>,
+    suppressed: Option<CachedStatement<'a>>,
 }
 
-fn update(
-    db: &Connection,
-    (id, name, fields): &Known,
-    new: &NewContact,
-    on_conflict: OnConflict,
-    now: Timestamp,
-    counts: &mut ImportCounts,
-) -> rusqlite::Result<()> {
-    let old: Map<String, Value> = serde_json::from_str(fields).map_err(|why| unreadable(2, why))?;
-    let (merged_name, merged) = merge((name, &old), (&new.name, &new.fields), on_conflict);
-    if merged_name == name && merged == old {
-        counts.unchanged += 1;
-        return Ok(());
+impl<'a> Importing<'a> {
+    fn new(db: &'a Connection, joining: Joining, on_conflict: OnConflict) -> rusqlite::Result<Importing<'a>> {
+        let suppresses = db.prepare_cached("SELECT 1 FROM suppressions LIMIT 1")?.exists([])?;
+        let suppressed = || db.prepare_cached("SELECT 1 FROM suppressions WHERE address = ?1");
+        Ok(Importing {
+            db,
+            joining,
+            on_conflict,
+            counts: ImportCounts::default(),
+            insert: db.prepare_cached(
+                "INSERT INTO contacts (address, name, fields, bucket, created, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?5) \
+                 ON CONFLICT (address) DO NOTHING",
+            )?,
+            join: db.prepare_cached(
+                "INSERT INTO memberships (contact, list, bucket, status, source, since) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+                 ON CONFLICT (contact, list) DO NOTHING",
+            )?,
+            suppressed: suppresses.then(suppressed).transpose()?,
+        })
     }
-    counts.updated += 1;
-    db.prepare_cached("UPDATE contacts SET name = ?2, fields = ?3, changed = ?4 WHERE id = ?1")?
-        .execute(params![id, merged_name, Value::Object(merged).to_string(), now.as_ms()])
-        .map(drop)
+
+    fn take(&mut self, row: &ImportRow) -> rusqlite::Result<()> {
+        let now = self.joining.now.as_ms();
+        let is_new = self.insert.execute(params![row.address, row.name, row.fields, row.bucket, now])? == 1;
+        let id = if is_new {
+            self.counts.added += 1;
+            self.db.last_insert_rowid() as u32
+        } else {
+            let known = find_contact(self.db, &row.address)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            self.update(&known, row)?;
+            known.0
+        };
+        self.join(id, row, is_new)?;
+        self.bar(row)
+    }
+
+    fn update(&mut self, (id, name, fields): &Known, new: &ImportRow) -> rusqlite::Result<()> {
+        let parse = |text: &str| serde_json::from_str(text).map_err(|why| unreadable(2, why));
+        let (old, new_fields): (Map<String, Value>, Map<String, Value>) = (parse(fields)?, parse(&new.fields)?);
+        let (merged_name, merged) = merge((name, &old), (&new.name, &new_fields), self.on_conflict);
+        if merged_name == name && merged == old {
+            self.counts.unchanged += 1;
+            return Ok(());
+        }
+        self.counts.updated += 1;
+        self.db
+            .prepare_cached("UPDATE contacts SET name = ?2, fields = ?3, changed = ?4 WHERE id = ?1")?
+            .execute(params![id, merged_name, Value::Object(merged).to_string(), self.joining.now.as_ms()])
+            .map(drop)
+    }
+
+    /// Puts a contact on the list unless it is or was on it.
+    fn join(&mut self, contact: u32, row: &ImportRow, is_new: bool) -> rusqlite::Result<()> {
+        let Joining { list, source, now } = self.joining;
+        let status = row.status as i64;
+        if self.join.execute(params![contact, list.0, row.bucket, status, source, now.as_ms()])? == 1 {
+            match row.status {
+                MembershipStatus::Subscribed => self.counts.joined += 1,
+                MembershipStatus::Unsubscribed => self.counts.unsubscribed += 1,
+                MembershipStatus::Pending => self.counts.pending += 1,
+            }
+            return Ok(());
+        }
+        assert!(!is_new, "a contact that was just made is on no list");
+        let (was, from): (i64, Option<i64>) = self
+            .db
+            .prepare_cached("SELECT status, source FROM memberships WHERE contact = ?1 AND list = ?2")?
+            .query_row(params![contact, list.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        self.counts.doubled += u64::from(from == Some(source));
+        match (MembershipStatus::of(was), row.status) {
+            (MembershipStatus::Unsubscribed, _) => self.counts.left += 1,
+            (_, MembershipStatus::Unsubscribed) => {
+                self.counts.unsubscribed += 1;
+                self.db
+                    .prepare_cached("UPDATE memberships SET status = 1, since = ?3 WHERE contact = ?1 AND list = ?2")?
+                    .execute(params![contact, list.0, now.as_ms()])?;
+                note(self.db, ContactId(contact), "unsubscribed", "said an import", now)?;
+            }
+            (MembershipStatus::Subscribed | MembershipStatus::Pending, _) => {}
+        }
+        Ok(())
+    }
+
+    fn bar(&mut self, row: &ImportRow) -> rusqlite::Result<()> {
+        let is_suppressed = match &mut self.suppressed {
+            Some(suppressed) => suppressed.exists([&row.address])?,
+            None => false,
+        };
+        self.counts.suppressed += u64::from(is_suppressed);
+        if let Some(reason) = row.bar.filter(|_| !is_suppressed) {
+            let detail = "said an import".to_owned();
+            let new = SuppressionRow { address: row.address.clone(), reason, detail, since: self.joining.now };
+            self.counts.barred += u64::from(suppress(self.db, &new)?);
+        }
+        Ok(())
+    }
 }
 
 /// Name and columns of a known contact after an import. An empty new value never replaces a known one.
@@ -545,32 +674,6 @@ fn merge<'a>(
         }
     }
     (if takes(name.is_empty(), new_name.is_empty()) { new_name } else { name }, merged)
-}
-
-/// Puts a contact on a list unless it is or was on it.
-fn join(
-    db: &Connection,
-    contact: u32,
-    bucket: u8,
-    joining: Joining,
-    counts: &mut ImportCounts,
-) -> rusqlite::Result<()> {
-    let Joining { list, source, now } = joining;
-    let joined = db
-        .prepare_cached(
-            "INSERT INTO memberships (contact, list, bucket, status, source, since) VALUES (?1, ?2, ?3, 0, ?4, ?5) \
-             ON CONFLICT (contact, list) DO NOTHING",
-        )?
-        .execute(params![contact, list.0, bucket, source, now.as_ms()])?;
-    if joined == 1 {
-        counts.joined += 1;
-        return Ok(());
-    }
-    let left = db
-        .prepare_cached("SELECT 1 FROM memberships WHERE contact = ?1 AND list = ?2 AND status = 1")?
-        .exists(params![contact, list.0])?;
-    counts.left += u64::from(left);
-    Ok(())
 }
 
 fn contact_row(row: &Row<'_>) -> rusqlite::Result<ContactRow> {

@@ -136,6 +136,11 @@ pub struct World {
     pub dice: Arc<dyn Dice>,
 }
 
+/// The machine's clock, for who needs nothing else of the world.
+pub fn machine_clock() -> Arc<dyn Clock> {
+    Arc::new(clock::SystemClock)
+}
+
 impl World {
     /// The real one: the system's clock, sockets and chance, and the name servers given as `IP` or `IP:PORT`; without
     /// any, those of the system.

@@ -1,0 +1,71 @@
+//! Tests against mail software that others wrote: Postfix, Dovecot, NSD, and verifiers of signatures that share no code
+//! with ours. Everything runs on loopback, on free ports, in scratch folders. What is not installed is skipped, and the
+//! run says so. `cargo test --test servers [FILTER]`.
+
+mod mail;
+mod peers;
+mod scenes;
+mod workspace;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use peers::Need;
+
+/// A test, and the programs it cannot do without.
+struct Scene {
+    name: &'static str,
+    needs: &'static [Need],
+    play: fn(),
+}
+
+const SCENES: &[Scene] = &[
+    Scene {
+        name: "a_campaign_reaches_smtp_sink_once_each_signed_and_well_formed",
+        needs: &[Need::Postfix, Need::Dkimpy],
+        play: scenes::smtp_sink,
+    },
+    Scene {
+        name: "the_same_through_postfix_as_smarthost_with_starttls_and_auth",
+        needs: &[Need::Root, Need::Postfix, Need::Dovecot, Need::Dkimpy, Need::MailDkim],
+        play: scenes::smarthost,
+    },
+    Scene {
+        name: "the_same_to_postfix_as_mx_found_by_a_real_name_server",
+        needs: &[Need::Root, Need::Postfix, Need::Nsd, Need::Dkimpy],
+        play: scenes::mx,
+    },
+];
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |scene: &&Scene| {
+        let mut filters = words.iter().filter(|word| !word.starts_with('-')).peekable();
+        filters.peek().is_none() || filters.any(|filter| scene.name.contains(filter.as_str()))
+    };
+    let chosen: Vec<&Scene> = SCENES.iter().filter(wanted).collect();
+    if words.iter().any(|word| word == "--list") {
+        chosen.iter().for_each(|scene| println!("{}: test", scene.name));
+        return ExitCode::SUCCESS;
+    }
+    let failed = chosen.iter().filter(|scene| !run(scene)).count();
+    match failed {
+        0 => ExitCode::SUCCESS,
+        some => {
+            println!("{some} of {} scenes failed", chosen.len());
+            ExitCode::from(101)
+        }
+    }
+}
+
+/// Plays a scene; false when it failed.
+fn run(scene: &Scene) -> bool {
+    let missing: Vec<String> = scene.needs.iter().filter(|need| !need.is_met()).map(ToString::to_string).collect();
+    if !missing.is_empty() {
+        println!("scene {} ... skipped: needs {}", scene.name, missing.join(", "));
+        return true;
+    }
+    let held = catch_unwind(AssertUnwindSafe(scene.play)).is_ok();
+    println!("scene {} ... {}", scene.name, if held { "ok" } else { "FAILED" });
+    held
+}

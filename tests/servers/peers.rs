@@ -1,0 +1,327 @@
+//! The other side: real servers, started in scratch folders on free ports, stopped when they are dropped.
+
+use std::fmt;
+use std::fs;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Something of this machine that a scene needs.
+#[derive(Debug, Clone, Copy)]
+pub enum Need {
+    /// Postfix and its test tools.
+    Postfix,
+    /// Dovecot, here for its logins.
+    Dovecot,
+    /// A name server.
+    Nsd,
+    /// dkimpy, in the system's Python.
+    Dkimpy,
+    /// Mail::DKIM, for Perl.
+    MailDkim,
+    /// The right to start servers that change their user.
+    Root,
+}
+
+impl Need {
+    /// Whether it is there.
+    pub fn is_met(self) -> bool {
+        let runs = |program: &str, arguments: &[&str]| {
+            let quiet = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            quiet.is_ok_and(|status| status.success())
+        };
+        match self {
+            Need::Postfix => Path::new("/usr/sbin/smtp-sink").exists() && Path::new("/usr/sbin/postfix").exists(),
+            Need::Dovecot => Path::new("/usr/sbin/dovecot").exists(),
+            Need::Nsd => Path::new("/usr/sbin/nsd").exists(),
+            Need::Dkimpy => runs("/usr/bin/python3", &["-c", "import dkim"]),
+            Need::MailDkim => runs("perl", &["-MMail::DKIM::Verifier", "-e", "1"]),
+            Need::Root => is_root(),
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Need::Postfix => "postfix",
+            Need::Dovecot => "dovecot",
+            Need::Nsd => "nsd",
+            Need::Dkimpy => "python3-dkim",
+            Need::MailDkim => "libmail-dkim-perl",
+            Need::Root => "to be run as root",
+        })
+    }
+}
+
+fn is_root() -> bool {
+    let user = Command::new("id").arg("-u").output();
+    user.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+/// A server's process; ends with it.
+pub struct Server {
+    child: Child,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start(command: &mut Command, log: &Path) -> Server {
+    let log = fs::File::create(log).expect("a log file in the scratch folder");
+    let errors = log.try_clone().expect("a second handle");
+    let child = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
+    Server { child: child.unwrap_or_else(|why| panic!("{command:?} does not start: {why}")) }
+}
+
+/// A port nobody listens on at the moment, for TCP and UDP alike.
+pub fn free_port() -> u16 {
+    for _ in 0..100 {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free for both TCP and UDP");
+}
+
+/// Waits until something holds, at most 20 seconds.
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < end, "{what} did not come about in 20 s");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn listens(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+/// A folder every user may write to: servers change theirs.
+fn open_folder(path: PathBuf) -> PathBuf {
+    fs::create_dir_all(&path).expect("a folder");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("its permissions");
+    path
+}
+
+/// Postfix's test receiver, keeping each message in a file of its own.
+pub struct SmtpSink {
+    pub port: u16,
+    folder: PathBuf,
+    _server: Server,
+}
+
+impl SmtpSink {
+    pub fn start(scratch: &Path) -> SmtpSink {
+        let port = free_port();
+        let folder = open_folder(scratch.join("captured"));
+        let mut command = Command::new("/usr/sbin/smtp-sink");
+        if is_root() {
+            command.args(["-u", "nobody"]);
+        }
+        command.args(["-d", "%M.", "-R"]).arg(&folder).args([&format!("127.0.0.1:{port}"), "1000"]);
+        let server = start(&mut command, &scratch.join("smtp-sink.log"));
+        wait_for("smtp-sink", || listens(port));
+        SmtpSink { port, folder, _server: server }
+    }
+
+    /// The messages it took.
+    pub fn messages(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(&self.folder).expect("the folder").map(|entry| entry.expect("an entry").path());
+        // An aborted session leaves an empty file; the port was tried with one.
+        let mut files: Vec<PathBuf> = files.filter(|path| fs::metadata(path).is_ok_and(|m| m.len() > 0)).collect();
+        files.sort();
+        files
+    }
+}
+
+/// Who may hand mail to a Postfix, and how.
+pub enum Door<'a> {
+    /// Mail for these domains, as an MX; STARTTLS with a certificate nobody knows.
+    Mx(&'a [&'a str]),
+    /// Mail for anybody, after STARTTLS and a login that Dovecot, on this port, knows.
+    Smarthost { logins: u16 },
+}
+
+/// A Postfix that hands what it takes to another host.
+pub struct Postfix {
+    pub port: u16,
+    etc: PathBuf,
+    /// The certificate authority that signed its certificate for `localhost`.
+    pub authority: PathBuf,
+    log: PathBuf,
+}
+
+impl Postfix {
+    pub fn start(scratch: &Path, door: &Door<'_>, next_hop: u16) -> Postfix {
+        let base = scratch.join("postfix");
+        let (etc, log, port) = (base.join("etc"), base.join("maillog"), free_port());
+        for part in ["etc", "queue", "data"] {
+            fs::create_dir_all(base.join(part)).expect("a folder");
+        }
+        run("chown", &["postfix", &base.join("data").display().to_string()]);
+        let authority = certificate(&base);
+        let (who, login) = match door {
+            Door::Mx(domains) => (format!("relay_domains = {}\n", domains.join(" ")), String::new()),
+            Door::Smarthost { logins } => (
+                "relay_domains =\n".to_owned(),
+                format!(
+                    "smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = inet:127.0.0.1:{logins}\n\
+                     smtpd_tls_auth_only = yes\nsmtpd_relay_restrictions = permit_sasl_authenticated, reject\n"
+                ),
+            ),
+        };
+        let relay = if login.is_empty() { "smtpd_relay_restrictions = reject_unauth_destination\n" } else { "" };
+        let main = format!(
+            "compatibility_level = 3.6\nqueue_directory = {base}/queue\ndata_directory = {base}/data\n\
+             command_directory = /usr/sbin\ndaemon_directory = /usr/lib/postfix/sbin\nmail_owner = postfix\n\
+             setgid_group = postdrop\nmyhostname = mx.receiver.example\nmydestination =\nmynetworks =\n\
+             inet_interfaces = 127.0.0.1\ninet_protocols = ipv4\nlocal_recipient_maps =\nalias_maps =\n\
+             default_transport = smtp:[127.0.0.1]:{next_hop}\nrelay_transport = smtp:[127.0.0.1]:{next_hop}\n\
+             smtp_dns_support_level = disabled\nsmtp_tls_security_level = none\nsmtputf8_enable = yes\n\
+             smtpd_tls_security_level = may\nsmtpd_tls_cert_file = {base}/cert.pem\nsmtpd_tls_key_file = {base}/key.pem\n\
+             smtpd_tls_loglevel = 1\nsmtpd_client_connection_count_limit = 0\nanvil_rate_time_unit = 1s\n\
+             maillog_file = {log}\nmaillog_file_prefixes = /\n{who}{login}{relay}",
+            base = base.display(),
+            log = log.display(),
+        );
+        fs::write(etc.join("main.cf"), main).expect("main.cf");
+        fs::write(etc.join("master.cf"), master(port)).expect("master.cf");
+        run("/usr/sbin/postfix", &["-c", &etc.display().to_string(), "start"]);
+        wait_for("Postfix", || listens(port));
+        Postfix { port, etc, authority, log }
+    }
+
+    /// What it wrote down.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Postfix {
+    fn drop(&mut self) {
+        let _ = Command::new("/usr/sbin/postfix")
+            .args(["-c", &self.etc.display().to_string(), "stop"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+fn master(port: u16) -> String {
+    let inside = |name: &str, program: &str| format!("{name} unix - - n - - {program}\n");
+    let mut text = format!("127.0.0.1:{port} inet n - n - - smtpd\n");
+    text.push_str("pickup unix n - n 60 1 pickup\ncleanup unix n - n - 0 cleanup\nqmgr unix n - n 300 1 qmgr\n");
+    text.push_str("tlsmgr unix - - n 1000? 1 tlsmgr\nanvil unix - - n - 1 anvil\nscache unix - - n - 1 scache\n");
+    text.push_str("postlog unix-dgram n - n - 1 postlogd\n");
+    for (name, program) in [
+        ("rewrite", "trivial-rewrite"),
+        ("bounce", "bounce"),
+        ("defer", "bounce"),
+        ("trace", "bounce"),
+        ("proxymap", "proxymap"),
+        ("smtp", "smtp"),
+        ("relay", "smtp"),
+        ("error", "error"),
+        ("retry", "error"),
+        ("discard", "discard"),
+    ] {
+        text.push_str(&inside(name, program));
+    }
+    text
+}
+
+/// An authority and a certificate of it for `localhost`; gives the authority's file.
+fn certificate(base: &Path) -> PathBuf {
+    let mut root = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root_key = rcgen::KeyPair::generate().expect("a key");
+    let root_certificate = root.self_signed(&root_key).expect("a certificate");
+    let issuer = rcgen::Issuer::new(root, root_key);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let host = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let signed = host.signed_by(&key, &issuer).expect("a certificate");
+    let authority = base.join("authority.pem");
+    fs::write(&authority, root_certificate.pem()).expect("the authority");
+    fs::write(base.join("cert.pem"), signed.pem()).expect("the certificate");
+    fs::write(base.join("key.pem"), key.serialize_pem()).expect("the key");
+    authority
+}
+
+/// Dovecot as the keeper of logins: every user, password `secret`.
+pub struct Logins {
+    pub port: u16,
+    _server: Server,
+}
+
+impl Logins {
+    pub fn start(scratch: &Path) -> Logins {
+        let (base, port) = (scratch.join("dovecot"), free_port());
+        fs::create_dir_all(&base).expect("a folder");
+        let text = format!(
+            "base_dir = {base}/run\nlog_path = {base}/log\nprotocols = none\nssl = no\nauth_mechanisms = plain login\n\
+             passdb {{\n  driver = static\n  args = password=secret\n}}\n\
+             userdb {{\n  driver = static\n  args = uid=nobody gid=nogroup home={base}\n}}\n\
+             service auth {{\n  inet_listener {{\n    address = 127.0.0.1\n    port = {port}\n  }}\n}}\n",
+            base = base.display()
+        );
+        let file = base.join("dovecot.conf");
+        fs::write(&file, text).expect("dovecot.conf");
+        let mut command = Command::new("/usr/sbin/dovecot");
+        command.arg("-F").arg("-c").arg(&file);
+        let server = start(&mut command, &base.join("start.log"));
+        wait_for("Dovecot", || listens(port));
+        Logins { port, _server: server }
+    }
+}
+
+/// NSD, authoritative for one zone.
+pub struct NameServer {
+    pub port: u16,
+    _server: Server,
+}
+
+impl NameServer {
+    /// Serves `records` (lines of a zone file) below `zone`.
+    pub fn start(scratch: &Path, zone: &str, records: &str) -> NameServer {
+        let (base, port) = (open_folder(scratch.join("nsd")), free_port());
+        let text = format!(
+            "server:\n  ip-address: 127.0.0.1@{port}\n  username: \"\"\n  chroot: \"\"\n  zonesdir: \"{base}\"\n  database: \"\"\n  \
+             pidfile: \"{base}/nsd.pid\"\n  xfrdfile: \"{base}/xfrd.state\"\n  zonelistfile: \"{base}/zone.list\"\n  \
+             xfrdir: \"{base}\"\n  server-count: 1\nremote-control:\n  control-enable: no\n\
+             zone:\n  name: {zone}\n  zonefile: zone\n",
+            base = base.display()
+        );
+        let head = format!(
+            "$ORIGIN {zone}.\n$TTL 60\n@ IN SOA ns.{zone}. hostmaster.{zone}. 1 3600 600 86400 60\n@ IN NS ns.{zone}.\n\
+             ns IN A 127.0.0.1\n"
+        );
+        fs::write(base.join("zone"), head + records).expect("the zone");
+        let file = base.join("nsd.conf");
+        fs::write(&file, text).expect("nsd.conf");
+        let mut command = Command::new("/usr/sbin/nsd");
+        command.arg("-d").arg("-c").arg(&file);
+        let server = start(&mut command, &base.join("log"));
+        wait_for("NSD", || listens(port));
+        NameServer { port, _server: server }
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|why| panic!("{program} does not run: {why}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

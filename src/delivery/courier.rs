@@ -350,13 +350,12 @@ impl Courier {
         let turn = self.turns.entry(route.site.clone()).or_default();
         *turn = (*turn + 1) % count;
         in_turn.rotate_left(*turn);
-        let standing: Vec<(Option<Instant>, &Arc<Source>)> =
-            in_turn.into_iter().map(|source| (self.still(source, &route.site, now), source)).collect();
-        match standing.iter().find(|(until, _)| until.is_none()) {
-            Some((_, source)) => self.give(source, &route, Work::Claim(domain, route.clone()), stop).await,
+        let still: Vec<Option<Instant>> = in_turn.iter().map(|source| self.still(source, &route.site, now)).collect();
+        match still.iter().position(Option::is_none) {
+            Some(at) => self.give(in_turn[at], &route, Work::Claim(domain, route.clone()), stop).await,
             None => {
-                let until = standing.iter().filter_map(|(until, _)| *until).min();
-                self.rest(domain, self.at(until.unwrap_or(now), now));
+                let until = still.into_iter().flatten().min().unwrap_or(now);
+                self.rest(domain, self.at(until, now));
             }
         }
     }
@@ -465,10 +464,11 @@ impl Courier {
 
     /// Writes what stewards that are not there will read when they start.
     async fn learn_elsewhere(&mut self, site: &Arc<str>, record: &[u8]) {
-        for source in self.kit.road.sources.iter() {
-            if !self.seats.contains_key(&(source.id, site.clone())) {
-                let _ = self.kit.road.queue.learn(source.id, site, record.to_vec()).await;
-            }
+        let absent = |source: &&Arc<Source>| !self.seats.contains_key(&(source.id, site.clone()));
+        let absent: Vec<SourceId> = self.kit.road.sources.iter().filter(absent).map(|source| source.id).collect();
+        let queue = self.kit.road.queue.clone();
+        for source in absent {
+            let _ = queue.learn(source, site, record.to_vec()).await;
         }
     }
 }
@@ -512,3 +512,6 @@ fn without_way(entries: &Entries, lease: Lease, why: &NoRoute) -> Settlement {
         Verdict::Deferred | Verdict::Delivered => entries.deferred(lease, class, None, said),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -208,9 +208,9 @@ impl Keeper {
             }
             self.commit();
             self.serve_leases();
-            self.serve_claims();
             // copies of held launches that came up were put aside
             self.commit();
+            self.serve_claims();
             self.serve_clerk();
         }
         self.commit();
@@ -439,8 +439,14 @@ impl Keeper {
                     self.agenda.change(domain, |standing| standing.leased.insert(envelope.id));
                     leases.push(Lease::new(domain.clone(), envelope, self.homes.clone()));
                 }
-                None if self.read_ahead(domain, now)? => {}
-                None => break,
+                None => {
+                    // the ledger is read next: what was put aside just now must be gone from it
+                    self.commit();
+                    self.guard()?;
+                    if !self.read_ahead(domain, now)? {
+                        break;
+                    }
+                }
             }
         }
         if leases.len() < most {

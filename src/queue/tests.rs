@@ -307,6 +307,20 @@ async fn a_copy_in_doubt_is_held_where_the_campaign_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn copies_that_come_up_while_their_launch_is_held_are_put_aside_once() {
+    on_both(|queue, clock| async move {
+        queue.sweep(LAUNCH, Sweep::Hold).await.unwrap();
+        let copies = (0..100).map(|n| (domain("a.example"), copy(n, Lane::Bulk, clock.now())));
+        admit(&queue, copies.collect()).await;
+        let claimed = queue.claim().await.unwrap().domain;
+        assert!(queue.lease(&claimed, 20).await.unwrap().is_empty());
+        assert!(queue.is_idle(clock.now()).await.unwrap());
+        assert_eq!((queue.depth().held, queue.depth().waiting), (100, 0));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_disk_stops_everybody_with_a_reason() {
     let clock = clock();
     let ledger = MemoryLedger::default();

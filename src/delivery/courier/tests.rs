@@ -1,0 +1,745 @@
+//! The sending tasks in a simulated world: scripted hosts over in-memory connections, virtual time, everything on one
+//! thread.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
+
+use futures_util::future::ready;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
+
+use super::*;
+use crate::base::{Address, CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, SealKey, Span};
+use crate::compose::{Edition, FromField, Missing};
+use crate::mail::{Class, Envelope, InDoubt, Lane, Outcome, Standing};
+use crate::queue::{Admission, MemoryLedger, Opening, Sweep};
+use crate::sign::{Algorithm, create_key};
+use crate::store::{LaunchKind, LaunchOptions, LaunchState, NewContact, NewLaunch, Reason, SuppressionRow, Threads};
+use crate::world::{NetTable, Stream, Zone};
+
+const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
+
+fn domain(text: &str) -> Domain {
+    Domain::parse(text).unwrap()
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// What a host does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Takes,
+    /// 451 to each recipient's first RCPT.
+    Greylists,
+    /// 550 5.1.1 to every RCPT.
+    KnowsNobody,
+    /// 421 to the MAIL after so many messages on a connection.
+    Dismisses(u32),
+    /// Closes without a word after so many messages on a connection.
+    ClosesAfter(u32),
+    /// Takes the first so many messages and closes before it answers.
+    LosesAnswers(u32),
+    /// Greets nobody.
+    Silent,
+    /// 451 4.7.1 to MAIL, as of trouble with our address.
+    Throttles,
+    /// Answers each RCPT after so many seconds.
+    Slow(u64),
+}
+
+/// One message taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Taken {
+    at: Duration,
+    to: String,
+    from: String,
+    id: String,
+    date: String,
+    signed: bool,
+}
+
+/// A host's book.
+#[derive(Debug, Default)]
+struct Book {
+    taken: Vec<Taken>,
+    /// When each MAIL came, since the start.
+    mails: Vec<Duration>,
+    rcpts: BTreeSet<String>,
+    connections: u32,
+    open: u32,
+    open_most: u32,
+    quits: u32,
+    lost: u32,
+}
+
+#[derive(Clone)]
+struct Host {
+    manner: Manner,
+    start: Instant,
+    book: Arc<Mutex<Book>>,
+}
+
+impl Host {
+    fn new(manner: Manner) -> Host {
+        Host { manner, start: Instant::now(), book: Arc::default() }
+    }
+
+    fn taken(&self) -> Vec<Taken> {
+        self.book.lock().unwrap().taken.clone()
+    }
+
+    async fn serve(self, stream: DuplexStream) {
+        {
+            let mut book = self.book.lock().unwrap();
+            book.connections += 1;
+            book.open += 1;
+            book.open_most = book.open_most.max(book.open);
+        }
+        let _ = self.talk(stream).await;
+        self.book.lock().unwrap().open -= 1;
+    }
+
+    async fn talk(&self, stream: DuplexStream) -> io::Result<()> {
+        let mut stream = BufReader::new(stream);
+        if self.manner == Manner::Silent {
+            return std::future::pending().await;
+        }
+        stream.write_all(b"220 mx.test ESMTP\r\n").await?;
+        let (mut from, mut to, mut named, mut done) = (String::new(), String::new(), false, 0);
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line).await? == 0 {
+                return Ok(());
+            }
+            let answer = match line.get(..4).unwrap_or_default() {
+                "EHLO" => "250-mx.test\r\n250 PIPELINING\r\n".to_owned(),
+                "MAIL" => {
+                    self.book.lock().unwrap().mails.push(self.start.elapsed());
+                    (from, named) = (line.trim().to_owned(), false);
+                    match self.manner {
+                        Manner::Dismisses(most) if done >= most => {
+                            stream.write_all(b"421 4.3.2 closing the channel\r\n").await?;
+                            return Ok(());
+                        }
+                        Manner::ClosesAfter(most) if done >= most => return Ok(()),
+                        Manner::Throttles => "451 4.7.1 too many messages from your address\r\n".to_owned(),
+                        _ => "250 2.1.0 ok\r\n".to_owned(),
+                    }
+                }
+                "RCPT" => {
+                    to = line.trim().to_owned();
+                    if let Manner::Slow(seconds) = self.manner {
+                        tokio::time::sleep(secs(seconds)).await;
+                    }
+                    let first = self.book.lock().unwrap().rcpts.insert(to.clone());
+                    let answer = match self.manner {
+                        Manner::Greylists if first => "451 4.7.1 Greylisted, come back later\r\n",
+                        Manner::KnowsNobody => "550 5.1.1 no such user\r\n",
+                        Manner::Throttles => "503 5.5.1 no sender\r\n",
+                        _ => "250 2.1.5 ok\r\n",
+                    };
+                    named = answer.starts_with("250");
+                    answer.to_owned()
+                }
+                "DATA" if !named => "503 5.5.1 no recipient\r\n".to_owned(),
+                "DATA" => {
+                    stream.write_all(b"354 go\r\n").await?;
+                    let text = read_text(&mut stream).await?;
+                    self.book.lock().unwrap().taken.push(self.taken_of(&from, &to, &text));
+                    done += 1;
+                    if let Manner::LosesAnswers(most) = self.manner {
+                        let mut book = self.book.lock().unwrap();
+                        if book.lost < most {
+                            book.lost += 1;
+                            return Ok(());
+                        }
+                    }
+                    "250 2.0.0 taken\r\n".to_owned()
+                }
+                "QUIT" => {
+                    self.book.lock().unwrap().quits += 1;
+                    stream.write_all(b"221 bye\r\n").await?;
+                    return Ok(());
+                }
+                _ => "250 ok\r\n".to_owned(),
+            };
+            stream.write_all(answer.as_bytes()).await?;
+        }
+    }
+
+    fn taken_of(&self, from: &str, to: &str, text: &str) -> Taken {
+        let header = |name: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            found.unwrap_or_default().to_owned()
+        };
+        let between = |text: &str| text.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
+        Taken {
+            at: self.start.elapsed(),
+            to: between(to),
+            from: between(from),
+            id: header("Message-ID"),
+            date: header("Date"),
+            signed: text.starts_with("DKIM-Signature"),
+        }
+    }
+}
+
+async fn read_text(stream: &mut BufReader<DuplexStream>) -> io::Result<String> {
+    let mut text = String::new();
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if line == ".\r\n" {
+            return Ok(text);
+        }
+        text.push_str(&line);
+    }
+}
+
+/// A small world with its hosts, and everything that sends.
+struct Yard {
+    zone: Zone,
+    net: NetTable,
+    settings: Settings,
+    overlay: String,
+    next_ip: u8,
+}
+
+impl Yard {
+    fn new() -> Yard {
+        let settings = toml::from_str("[retry]\nfirst = \"30m\"\n").unwrap();
+        Yard { zone: Zone::default(), net: NetTable::default(), settings, overlay: String::new(), next_ip: 1 }
+    }
+
+    /// A domain whose only host behaves like this.
+    fn domain(self, name: &str, manner: Manner) -> (Yard, Host) {
+        let host = Host::new(manner);
+        (self.at_host(name, &host), host)
+    }
+
+    fn at_host(mut self, name: &str, host: &Host) -> Yard {
+        let mx = domain(&format!("mx.{name}"));
+        let ip = IpAddr::from([198, 51, 100, self.next_ip]);
+        self.next_ip += 1;
+        self.zone = self.zone.mx(&domain(name), 10, Some(&mx)).address(&mx, ip);
+        self.door(SocketAddr::new(ip, 25), host)
+    }
+
+    fn door(mut self, at: SocketAddr, host: &Host) -> Yard {
+        let host = host.clone();
+        self.net = self.net.host(at, move |_| {
+            let (ours, theirs) = tokio::io::duplex(64 * 1024);
+            tokio::spawn(host.clone().serve(theirs));
+            ready(Ok(Box::new(ours) as Box<dyn Stream>)).boxed()
+        });
+        self
+    }
+
+    async fn open(self) -> Sending {
+        let folder = tempfile::tempdir().unwrap();
+        create_key(folder.path(), &domain("example.com"), "e1", Algorithm::Ed25519).unwrap();
+        let keyring = Arc::new(Keyring::open(folder.path(), Span::secs(3600)).unwrap());
+        let world = World::simulated(START, self.zone, self.net, 7);
+        let store = Store::open("sqlite::memory:", folder.path(), Threads::Inline).unwrap();
+        let edition = edition();
+        let name = CampaignName::parse("welcome").unwrap();
+        let edition = store.put_edition(edition.hash(), &name, edition.to_bytes(), START).await.unwrap();
+        let opening = Opening {
+            clock: world.clock.clone(),
+            last_outcome: 0,
+            in_doubt: Box::new(|_| InDoubt::Resend),
+            bucket: |_| 0,
+            held: BTreeSet::new(),
+        };
+        let (queue, keeper) = Queue::open(MemoryLedger::default(), opening).unwrap();
+        tokio::spawn(keeper.run());
+        let road = Road {
+            queue: queue.clone(),
+            store: store.clone(),
+            world: world.clone(),
+            shaping: Arc::new(Shaping::new(&self.settings, Some(&self.overlay)).unwrap()),
+            rules: Arc::new(Rules::overlaid("").unwrap()),
+            sources: Arc::new(Sources::new(&self.settings, "mx.example.com")),
+            settings: Arc::new(self.settings),
+            keyring,
+            seal: Arc::new(Seal::new(vec![SealKey::new('a', &[7; 32]).unwrap()]).unwrap()),
+            tls: Arc::new(TlsClient::new(None).unwrap()),
+            policies: None,
+            slots: Slots::Inline,
+        };
+        let courier = Courier::new(road).unwrap();
+        Sending {
+            sites: courier.sites(),
+            courier: Some(courier),
+            queue,
+            store,
+            world,
+            edition,
+            launches: 0,
+            stop: CancellationToken::new(),
+            task: None,
+            outcomes: Vec::new(),
+            cleared: 0,
+            _folder: folder,
+        }
+    }
+}
+
+fn edition() -> Edition {
+    Edition {
+        format: Edition::FORMAT,
+        campaign: "welcome".into(),
+        subject: "Hello".into(),
+        from: FromField { name: "News".into(), address: "news@example.com".into() },
+        reply_to: None,
+        headers: Vec::new(),
+        html: "<p>Hello</p>".into(),
+        text: "Hello\n".into(),
+        inline: Vec::new(),
+        attachments: Vec::new(),
+        lists: vec!["news".into()],
+        postal_address: "Example Ltd".into(),
+        base_url: "https://mail.example.com".into(),
+        mailto_domain: "bounce.example.com".into(),
+        bounce_domain: "bounce.example.com".into(),
+        sender_id: "examplecom".into(),
+        missing: Missing::Error,
+        in_doubt: InDoubt::Resend,
+    }
+}
+
+/// The sending side at work.
+struct Sending {
+    sites: Sites,
+    courier: Option<Courier>,
+    queue: Queue,
+    store: Store,
+    world: World,
+    edition: EditionId,
+    launches: u32,
+    stop: CancellationToken,
+    task: Option<tokio::task::JoinHandle<Result<(), Error>>>,
+    outcomes: Vec<Outcome>,
+    cleared: u64,
+    _folder: tempfile::TempDir,
+}
+
+impl Sending {
+    async fn launch(&mut self, options: LaunchOptions, in_doubt: InDoubt) -> LaunchId {
+        self.launches += 1;
+        let new = NewLaunch {
+            campaign: CampaignName::parse(&format!("welcome{}", self.launches)).unwrap(),
+            kind: LaunchKind::Campaign,
+            edition: self.edition,
+            in_doubt,
+            options,
+            lists: Vec::new(),
+        };
+        self.store.create_launch(new, START).await.unwrap()
+    }
+
+    /// Plans `count` copies of a launch for people at a domain.
+    async fn admit(&self, launch: LaunchId, at: &str, count: u32) -> Vec<ContactId> {
+        let mut copies = Vec::new();
+        for number in 0..count {
+            let address = Address::parse(&format!("u{number}@{at}")).unwrap();
+            let person = NewContact { address, name: String::new(), fields: Default::default(), bucket: 0 };
+            let contact = self.store.make_contact(person, START).await.unwrap();
+            let now = self.world.clock.now();
+            let envelope = Envelope {
+                id: EnvelopeId::new(launch, contact),
+                edition: self.edition,
+                lane: Lane::Bulk,
+                tries: 0,
+                source: None,
+                date: None,
+                doubtful: 0,
+                due: now,
+                expires: now + secs(72 * 3600),
+            };
+            copies.push((domain(at), envelope));
+        }
+        let contacts = copies.iter().map(|(_, envelope)| envelope.id.contact()).collect();
+        self.queue.admit(Admission { launch, bucket: 0, cursor: vec![], copies }).await.unwrap();
+        contacts
+    }
+
+    fn start(&mut self) {
+        let courier = self.courier.take().expect("started once");
+        self.task = Some(tokio::spawn(courier.run(self.stop.clone())));
+    }
+
+    /// Lets time pass, and takes in what came of it, as the clerk would.
+    async fn pass(&mut self, span: Duration) {
+        tokio::time::sleep(span).await;
+        while self.queue.depth().last_outcome > self.cleared {
+            let (number, outcomes) = self.queue.outbox(10_000).await.unwrap();
+            self.outcomes.extend(outcomes);
+            self.queue.clear_outbox(number).await.unwrap();
+            self.cleared = number;
+        }
+    }
+
+    async fn end(mut self) -> Vec<Outcome> {
+        self.stop.cancel();
+        self.task.take().expect("started").await.unwrap().unwrap();
+        self.pass(Duration::ZERO).await;
+        std::mem::take(&mut self.outcomes)
+    }
+
+    /// The last outcome of each copy.
+    fn last(&self) -> BTreeMap<EnvelopeId, Outcome> {
+        self.outcomes.iter().map(|outcome| (outcome.envelope, outcome.clone())).collect()
+    }
+
+    fn standing(&self, standing: Standing) -> usize {
+        self.last().values().filter(|outcome| outcome.state == standing).count()
+    }
+}
+
+/// A world with one domain and its host, and so many copies for it, under way.
+async fn one(manner: Manner, count: u32, in_doubt: InDoubt) -> (Sending, Host) {
+    let (yard, host) = Yard::new().domain("a.example", manner);
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), in_doubt).await;
+    sending.admit(launch, "a.example", count).await;
+    sending.start();
+    (sending, host)
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_are_delivered_signed_once_each_and_connections_end_politely() {
+    let (mut sending, host) = one(Manner::Takes, 100, InDoubt::Resend).await;
+    sending.pass(secs(60)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 100);
+    let taken = host.taken();
+    let people: BTreeSet<&String> = taken.iter().map(|taken| &taken.to).collect();
+    assert_eq!((taken.len(), people.len()), (100, 100));
+    assert!(taken.iter().all(|taken| taken.signed && taken.from.ends_with("@bounce.example.com")));
+    assert!(sending.queue.is_idle(sending.world.clock.now()).await.unwrap(), "nothing is claimed or leased any more");
+    let outcome = sending.last().into_values().next().unwrap();
+    assert_eq!((outcome.code, outcome.tries, outcome.site.as_deref()), (Some(250), 1, Some("a.example")));
+    assert_eq!(outcome.host, Some(domain("mx.a.example")));
+    let book = host.book.lock().unwrap();
+    assert_eq!((book.open, book.quits), (0, book.connections), "idle connections are closed by QUIT");
+    assert!(book.open_most <= 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_greylisted_copy_comes_back_the_same_and_is_taken() {
+    let (mut sending, host) = one(Manner::Greylists, 5, InDoubt::Resend).await;
+    sending.pass(secs(60)).await;
+    assert_eq!(sending.standing(Standing::Deferred), 5);
+    assert!(sending.last().values().all(|o| (o.class, o.tries) == (Class::SoftGreylist, 1)), "{:?}", sending.last());
+    sending.pass(secs(1200)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 5);
+    let taken = host.taken();
+    assert!(taken.iter().all(|taken| taken.date == START.rfc5322()), "the date is that of the first MAIL");
+    assert!(taken.iter().all(|taken| (200..700).contains(&taken.at.as_secs())), "{taken:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_recipient_fails_and_holds_up_nobody() {
+    let (mut sending, host) = one(Manner::KnowsNobody, 50, InDoubt::Resend).await;
+    sending.pass(secs(30)).await;
+    assert_eq!(sending.standing(Standing::Failed), 50);
+    assert!(sending.last().values().all(|outcome| outcome.class == Class::HardUnknownUser && outcome.tries == 1));
+    assert!(host.taken().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_dismisses_after_n_is_spoken_to_in_sessions_of_n() {
+    for manner in [Manner::Dismisses(5), Manner::ClosesAfter(5)] {
+        let (mut sending, host) = one(manner, 60, InDoubt::Resend).await;
+        sending.pass(secs(900)).await;
+        assert_eq!(sending.standing(Standing::Delivered), 60, "{manner:?}");
+        assert_eq!(host.taken().len(), 60, "{manner:?}: no copy twice");
+        assert!(sending.outcomes.iter().all(|outcome| outcome.tries == 1), "{manner:?}: no try is counted for it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_makes_one_double_with_the_same_face_or_none() {
+    let (mut sending, host) = one(Manner::LosesAnswers(1), 3, InDoubt::Resend).await;
+    sending.pass(secs(3 * 3600)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 3);
+    let taken = host.taken();
+    assert_eq!(taken.len(), 4);
+    let first = &taken[0];
+    let again: Vec<&Taken> = taken.iter().filter(|taken| taken.to == first.to).collect();
+    assert_eq!(again.len(), 2, "exactly the one whose answer was lost");
+    let face = |taken: &Taken| (taken.id.clone(), taken.date.clone(), taken.from.clone());
+    assert_eq!(face(again[0]), face(again[1]));
+    let doubtful: Vec<u8> = sending.last().values().map(|outcome| outcome.doubtful).filter(|d| *d > 0).collect();
+    assert_eq!(doubtful, [1]);
+
+    let (mut sending, host) = one(Manner::LosesAnswers(1), 3, InDoubt::Hold).await;
+    sending.pass(secs(3 * 3600)).await;
+    assert_eq!((sending.standing(Standing::Delivered), sending.standing(Standing::InDoubt)), (2, 1));
+    assert_eq!(host.taken().len(), 3, "never twice");
+    assert_eq!(sending.queue.depth().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_barred_after_planning_never_gets_mail() {
+    let (yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 6).await;
+    let bar = |address: &str| SuppressionRow {
+        address: address.into(),
+        reason: Reason::Complaint,
+        detail: String::new(),
+        since: START,
+    };
+    sending.store.suppress(vec![bar("u1@a.example"), bar("u4@a.example")]).await.unwrap();
+    sending.store.erase("u2@a.example".into(), vec![1], START).await.unwrap();
+    sending.start();
+    sending.pass(secs(60)).await;
+    assert_eq!((sending.standing(Standing::Barred), sending.standing(Standing::Delivered)), (3, 3));
+    assert_eq!(host.book.lock().unwrap().rcpts.len(), 3);
+    assert_eq!(host.book.lock().unwrap().mails.len(), 3);
+    assert!(sending.outcomes.iter().any(|outcome| outcome.text == "suppressed: complaint"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bar_that_comes_while_the_copy_waits_its_turn_counts() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    yard.overlay = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"6/min\"\n".into();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 12).await;
+    sending.start();
+    sending.pass(secs(35)).await;
+    let before = host.taken().len();
+    assert!((3..=5).contains(&before), "{before}");
+    let rows = (0..12).map(|n| SuppressionRow {
+        address: format!("u{n}@a.example"),
+        reason: Reason::Manual,
+        detail: String::new(),
+        since: START,
+    });
+    sending.store.suppress(rows.collect()).await.unwrap();
+    sending.pass(secs(600)).await;
+    assert_eq!(host.taken().len(), before, "not one more");
+    assert_eq!(sending.standing(Standing::Barred), 12 - before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_a_silent_and_a_slow_site_hold_up_nobody_else() {
+    let (yard, good) = Yard::new().domain("good.example", Manner::Takes);
+    let (yard, _) = yard.domain("silent.example", Manner::Silent);
+    let (mut yard, slow) = yard.domain("slow.example", Manner::Slow(20));
+    let gone = domain("mx.gone.example");
+    yard.zone = yard.zone.mx(&domain("gone.example"), 1, Some(&gone)).address(&gone, [203, 0, 113, 9].into());
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    for at in ["gone.example", "silent.example", "slow.example", "good.example"] {
+        sending.admit(launch, at, 200).await;
+    }
+    sending.start();
+    sending.pass(secs(10)).await;
+    assert_eq!(good.taken().len(), 200, "at full speed beside the others");
+    assert!(slow.taken().is_empty());
+    sending.pass(secs(3600)).await;
+    assert_eq!(slow.taken().len(), 200);
+    assert_eq!(sending.standing(Standing::Delivered), 400);
+    assert_eq!(sending.standing(Standing::Failed), 0);
+    let told = sending.outcomes.iter().filter(|outcome| outcome.state == Standing::Deferred);
+    assert!(told.clone().count() > 1 && told.clone().all(|outcome| outcome.tries == 0), "no try counts against them");
+    assert_eq!(sending.queue.depth().waiting, 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rates_are_kept_exactly_that_of_a_site_and_that_of_a_launch() {
+    let (yard, a) = Yard::new().domain("a.example", Manner::Takes);
+    let (mut yard, b) = yard.domain("b.example", Manner::Takes);
+    yard.overlay = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"30/min\"\n".into();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    let slow = LaunchOptions { rate: Some("10/s".into()), ..LaunchOptions::default() };
+    let slow = sending.launch(slow, InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 90).await;
+    sending.admit(slow, "b.example", 300).await;
+    sending.start();
+    sending.pass(secs(200)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 390);
+    let most = |host: &Host, window: Duration| {
+        let mails = host.book.lock().unwrap().mails.clone();
+        let within = |at: usize| mails[at..].iter().take_while(|mail| **mail < mails[at] + window).count();
+        ((0..mails.len()).map(within).max().unwrap(), *mails.last().unwrap())
+    };
+    let (in_a_minute, last) = most(&a, secs(60));
+    assert!(in_a_minute <= 30 && last < secs(182), "{in_a_minute}, {last:?}");
+    let (in_a_second, last) = most(&b, secs(1));
+    assert!(in_a_second <= 10 && last < secs(32), "{in_a_second}, {last:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_with_a_relay_never_goes_to_the_domains_own_hosts_nor_the_other_way_round() {
+    let (yard, own) = Yard::new().domain("a.example", Manner::Takes);
+    let relay = Host::new(Manner::Takes);
+    let yard = yard.door("127.0.0.1:2525".parse().unwrap(), &relay);
+    let mut sending = yard.open().await;
+    let direct = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    let via = LaunchOptions { via: Some("smtp://127.0.0.1:2525".into()), ..LaunchOptions::default() };
+    let via = sending.launch(via, InDoubt::Resend).await;
+    for _ in 0..3 {
+        sending.admit(via, "a.example", 30).await;
+        sending.admit(direct, "a.example", 30).await;
+    }
+    sending.admit(via, "nowhere.example", 10).await;
+    sending.start();
+    sending.pass(secs(300)).await;
+    let last = sending.last();
+    assert!(last.values().all(|outcome| outcome.state == Standing::Delivered), "{last:?}");
+    let hosts = |launch: LaunchId| -> BTreeSet<String> {
+        let of = last.values().filter(|outcome| outcome.envelope.launch() == launch);
+        of.map(|outcome| outcome.host.as_ref().unwrap().to_string()).collect()
+    };
+    assert_eq!(hosts(direct), BTreeSet::from(["mx.a.example".to_owned()]));
+    assert_eq!(hosts(via), BTreeSet::from(["127.0.0.1".to_owned()]));
+    let sites: BTreeSet<&str> = last.values().filter_map(|outcome| outcome.site.as_deref()).collect();
+    assert_eq!(sites, BTreeSet::from(["a.example", "nowhere.example"]), "through a relay the domain is the site");
+    assert!(relay.taken().len() >= 40 && !own.taken().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn domains_without_a_way_fail_or_wait_and_no_socket_is_opened() {
+    let mut yard = Yard::new();
+    yard.zone = yard.zone.mx(&domain("null.example"), 0, None).down(&domain("down.example"), "SERVFAIL");
+    let local = domain("mx.poison.example");
+    yard.zone = yard.zone.mx(&domain("poison.example"), 0, Some(&local)).address(&local, [127, 0, 0, 1].into());
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    for at in ["null.example", "absent.example", "poison.example", "down.example"] {
+        sending.admit(launch, at, 45).await;
+    }
+    sending.start();
+    sending.pass(secs(60)).await;
+    assert_eq!((sending.standing(Standing::Failed), sending.standing(Standing::Deferred)), (135, 45));
+    let codes: BTreeSet<(Standing, &str, Option<u16>)> =
+        sending.last().values().map(|outcome| (outcome.state, outcome.class.word(), outcome.code)).collect();
+    let expected = [
+        (Standing::Deferred, "soft.system", Some(451)),
+        (Standing::Failed, "hard.bad_domain", Some(550)),
+        (Standing::Failed, "hard.bad_domain", Some(556)),
+    ];
+    assert_eq!(codes, BTreeSet::from(expected));
+    sending.pass(secs(80 * 3600)).await;
+    assert_eq!(sending.standing(Standing::Failed), 180);
+    assert!(sending.last().values().any(|outcome| outcome.class == Class::SoftExpired));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_site_that_throttles_rests_and_nobodys_tries_are_counted() {
+    let (mut sending, host) = one(Manner::Throttles, 100, InDoubt::Resend).await;
+    sending.pass(secs(3600)).await;
+    let mails = host.book.lock().unwrap().mails.len();
+    assert!((3..60).contains(&mails), "{mails} MAILs in an hour of refusals");
+    assert!(sending.outcomes.iter().all(|outcome| outcome.tries == 0), "{:?}", sending.outcomes);
+    assert_eq!(sending.queue.depth().waiting, 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_suspends_a_site_and_lets_it_go_on() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    yard.overlay = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"1/s\"\n".into();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 60).await;
+    sending.start();
+    sending.pass(secs(10)).await;
+    let shown = sending.sites.snapshot().await;
+    assert_eq!((shown.len(), &*shown[0].site, shown[0].rate_allowed), (1, "a.example", Some(1.0)));
+    assert!(shown[0].rate_now > 0.5 && shown[0].connections >= 1, "{shown:?}");
+    sending.sites.suspend("a.example", "complaints").await;
+    sending.pass(secs(3500)).await;
+    let before = host.taken().len();
+    assert!((9..=12).contains(&before), "{before}");
+    let clock = sending.world.clock.clone();
+    assert!(sending.queue.is_idle(clock.now()).await.unwrap(), "what rests is no work");
+    sending.sites.resume("a.example").await;
+    sending.pass(secs(400)).await;
+    assert_eq!(host.taken().len(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pause_and_cancel_reach_copies_on_lease() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    yard.overlay = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"1/s\"\n".into();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 60).await;
+    sending.start();
+    sending.pass(secs(10)).await;
+    sending.store.set_launch_state(launch, LaunchState::Paused, START).await.unwrap();
+    sending.queue.sweep(launch, Sweep::Hold).await.unwrap();
+    sending.pass(secs(600)).await;
+    let paused = host.taken().len();
+    assert!((9..=12).contains(&paused), "{paused}");
+    assert_eq!(sending.queue.depth().held as usize, 60 - paused);
+    sending.store.set_launch_state(launch, LaunchState::Running, START).await.unwrap();
+    sending.queue.sweep(launch, Sweep::Release).await.unwrap();
+    sending.pass(secs(5)).await;
+    sending.store.set_launch_state(launch, LaunchState::Cancelled, START).await.unwrap();
+    let text = Outcome { state: Standing::Cancelled, ..sending.outcomes[0].clone() };
+    sending.queue.sweep(launch, Sweep::Cancel(text)).await.unwrap();
+    sending.pass(secs(600)).await;
+    let taken = host.taken().len();
+    assert!(taken < 20 && sending.standing(Standing::Cancelled) == 60 - taken, "{taken}");
+    assert_eq!(sending.queue.depth().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_finishes_what_is_on_the_wire_and_loses_nothing() {
+    let (mut sending, host) = one(Manner::Slow(3), 40, InDoubt::Resend).await;
+    sending.pass(secs(10)).await;
+    let queue = sending.queue.clone();
+    let before = Instant::now();
+    let outcomes = sending.end().await;
+    assert!(before.elapsed() < secs(10), "{:?}", before.elapsed());
+    let taken = host.taken().len();
+    assert_eq!(outcomes.len(), taken, "each copy taken is settled");
+    assert_eq!(queue.depth().waiting as usize, 40 - taken);
+    let book = host.book.lock().unwrap();
+    assert_eq!((book.open, book.quits), (0, book.connections));
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_spread_over_the_sources_and_a_retry_leaves_from_its_own() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Greylists);
+    let two = "[[source]]\nname = \"a\"\naddress = \"192.0.2.1\"\n[[source]]\nname = \"b\"\naddress = \"192.0.2.2\"\n";
+    yard.settings = toml::from_str(two).unwrap();
+    let from: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
+    let (seen, door) = (from.clone(), host.clone());
+    yard.net = yard.net.host("198.51.100.1:25".parse().unwrap(), move |source| {
+        seen.lock().unwrap().push(source.unwrap());
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(door.clone().serve(theirs));
+        ready(Ok(Box::new(ours) as Box<dyn Stream>)).boxed()
+    });
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 200).await;
+    sending.start();
+    sending.pass(secs(3 * 3600)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 200, "{:?}", sending.last().values().next());
+    let from: BTreeSet<IpAddr> = from.lock().unwrap().iter().copied().collect();
+    assert_eq!(from.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_world_runs_the_same_way_twice() {
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let (mut sending, host) = one(Manner::Greylists, 40, InDoubt::Resend).await;
+        sending.pass(secs(7200)).await;
+        runs.push((host.taken(), sending.outcomes.clone()));
+    }
+    assert_eq!(runs[0], runs[1]);
+}

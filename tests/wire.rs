@@ -397,6 +397,20 @@ async fn a_reply_too_many_is_never_taken_for_the_answer_to_the_dot() {
     assert_eq!(shelf.told(), ["1 Data Garbled"]);
 }
 
+/// As `smtp-sink -A 0` does it.
+#[tokio::test]
+async fn a_refusal_before_the_message_is_sent_is_heard_and_nothing_is_sent() {
+    let mut shelf = Shelf::numbered(1);
+    let ending = deliver(&mut shelf, async |mut host| {
+        host.greet("PIPELINING").await;
+        host.expect_flight(&[MAIL_1, RCPT_1, "DATA"]).await;
+        host.say("250 a\r\n250 b\r\n354 c\r\n550 This violates SMTP\r\n").await;
+        assert!(host.is_closed().await);
+    });
+    assert!(matches!(ending.await, Ending::Broken(Error::Garbled(_))));
+    assert_eq!(shelf.told(), ["1 Data 550"]);
+}
+
 /// A dialogue on paused time, over a pipe: the host answers the dot after `wait`, if at all.
 async fn slow_dot(wait: Option<Duration>) -> (Ending, Vec<String>) {
     let (near, far) = tokio::io::duplex(64 * 1024);

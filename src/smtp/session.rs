@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::command::{Command, MailOptions, Path};
 use super::dots::Body;
-use super::reply::{Heard, excerpt};
+use super::reply::Heard;
 use super::{Error, Extensions};
 use crate::base::{Address, EnvelopeId};
 use crate::mail::{EnhancedCode, Message, Reply, Stage};
@@ -444,8 +444,17 @@ impl Session {
         match asked {
             _ if reply.code() == 421 => self.dismissed(asked, reply.to_reply(), now),
             Some(asked) => self.answered(asked, reply, now),
-            None => self.garbled("unasked", self.stage(), reply, now),
+            None => self.unasked(reply, now),
         }
+    }
+
+    /// A reply before its time. One that refuses, while the host waits for a message, refuses that message; the session is
+    /// over all the same, for only a dot would end the waiting.
+    fn unasked(&mut self, reply: &Heard<'_>, now: Instant) {
+        let error = Error::Garbled(format!("`{reply}` without a command"));
+        let refuses = reply.refuses() && self.stage() == Stage::Data;
+        let heard = if refuses { Ok(reply.to_reply()) } else { Err(error.clone()) };
+        self.close(self.stage(), heard, Ending::Broken(error), now);
     }
 
     fn answered(&mut self, asked: Asked, reply: &Heard<'_>, now: Instant) {
@@ -517,8 +526,7 @@ impl Session {
     }
 
     fn garbled(&mut self, what: &str, stage: Stage, reply: &Heard<'_>, now: Instant) {
-        let text = reply.lines().next().map(excerpt).unwrap_or_default();
-        let error = Error::Garbled(format!("`{} {text}` in answer to {what}", reply.code()));
+        let error = Error::Garbled(format!("`{reply}` in answer to {what}"));
         self.close(stage, Err(error.clone()), Ending::Broken(error), now);
     }
 

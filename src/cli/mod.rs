@@ -3,6 +3,7 @@
 
 mod backup;
 mod bounces;
+mod check;
 mod config;
 mod contacts;
 mod desk;
@@ -17,6 +18,7 @@ mod interrupt;
 mod launches;
 mod lists;
 mod owner;
+mod plan;
 mod queue;
 mod render;
 mod report;
@@ -75,11 +77,19 @@ enum Command {
     Lists,
     /// Look at contacts; show, export or erase one.
     Contacts(contacts::Arguments),
+    /// Is this host, this domain and this campaign fit to send?
+    ///
+    /// Looks at the campaign's templates, size, links, unsubscribe link and postal address; at SPF, DKIM, DMARC, the
+    /// bounce domain and the names of our addresses, as receivers will; at port 25, the clock and the limit on open
+    /// files. Every line that is not ok says what to do. Exit code 3 when something must not be sent like this.
+    Check(check::Arguments),
     /// Print one finished message as .eml, or show it in the browser.
     ///
     /// The message is the one that would go out now, signed. It belongs to no launch: its unsubscribe link and its
     /// return path change nothing.
     Render(render::Arguments),
+    /// Show who would get a copy, who would not and why, where they are, and when it would be done.
+    Plan(plan::Arguments),
     /// Send real test copies of a campaign to addresses named by hand.
     ///
     /// A launch of its own: it does not touch the campaign's own. Addresses that are contacts get their own data.
@@ -187,6 +197,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
     let desk = || Desk::open(&workspace, json);
     match command {
         Command::Init { dir } => init::run(&Desk::bare(dir.as_deref().unwrap_or(&workspace), json)),
+        Command::Check(arguments) => check::run(&desk()?, arguments).await,
+        Command::Plan(arguments) => plan::run(&desk()?, arguments).await,
         Command::Import(arguments) => import::run(&desk()?, arguments).await,
         Command::Lists => lists::run(&desk()?),
         Command::Contacts(arguments) => contacts::run(&desk()?, arguments).await,

@@ -3,6 +3,7 @@
 mod carrier;
 pub mod courier;
 pub mod dial;
+pub mod doctor;
 mod entry;
 pub mod forecast;
 mod launches;
@@ -13,6 +14,7 @@ pub mod press;
 pub mod route;
 pub mod sites;
 pub mod source;
+pub mod spf;
 mod steward;
 pub mod sts;
 pub mod tls_policy;

@@ -80,6 +80,11 @@ impl Keyring {
         records
     }
 
+    /// The records of the keys that sign for a domain.
+    pub fn records_for(&self, domain: &Domain) -> Vec<Record> {
+        self.signers(domain).unwrap_or_default().iter().map(Record::of).collect()
+    }
+
     /// The keys of the domain or of the nearest domain above it, as far as the registrable one.
     fn signers(&self, domain: &Domain) -> Option<&[Signer]> {
         let top = psl::domain_str(domain.as_str()).map_or(0, str::len);

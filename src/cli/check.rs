@@ -1,0 +1,144 @@
+//! `check`: is this host, this domain and this campaign fit to send?
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::base::{Address, Domain};
+use crate::campaign::Campaign;
+use crate::cli::{Desk, Error, Exit};
+use crate::compose::{Edition, Grade, Remark, Template, proof};
+use crate::delivery::doctor::{Patient, Way, examine};
+use crate::delivery::source::{Sources, host_name};
+use crate::delivery::via::Via;
+use crate::store::Threads;
+
+/// What to check.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The campaign: a folder below campaigns/. Without one, only the workspace and every domain it has a key for.
+    campaign: Option<String>,
+    /// As if everything went through this host: then what receivers look up is only warned of.
+    #[arg(long, value_name = "URL")]
+    via: Option<String>,
+}
+
+/// The answer, as `--json` prints it.
+#[derive(Serialize)]
+struct Answer {
+    campaign: Option<String>,
+    /// The worst grade of all checks.
+    grade: Grade,
+    checks: Vec<Remark>,
+}
+
+/// Checks, says what to do, and refuses when something must not be sent like this.
+pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
+    let Arguments { campaign: name, via } = arguments;
+    let via = via.as_deref().map(Via::parse).transpose().map_err(|why| Error::usage(format!("--via: {why}")))?;
+    let way = if via.is_some() { Way::Relay } else { Way::Direct };
+    let mut checks = workspace(desk);
+    match &name {
+        Some(name) => {
+            let campaign = desk.campaign(name)?;
+            let edition = campaign.freeze(desk.workspace().folder(), desk.settings())?;
+            let template = Template::compile(&edition).map_err(|why| Error::usage(why.to_string()))?;
+            checks.push(lists(desk, &campaign)?);
+            checks.extend(proof(&edition, &template).remarks);
+            checks.extend(domain(desk, &edition, way).await?);
+        }
+        None => checks.extend(domains(desk, way).await?),
+    }
+    let grade = checks.iter().map(|remark| remark.grade).max().unwrap_or(Grade::Ok);
+    for remark in &checks {
+        show(desk, remark);
+    }
+    if grade != Grade::Fail {
+        desk.next(match &name {
+            Some(name) => format!("mailshot render {name} --to you@example.com, then mailshot plan {name}"),
+            None => "mailshot check CAMPAIGN".to_owned(),
+        });
+    }
+    desk.give(&Answer { campaign: name, grade, checks });
+    Ok(if grade == Grade::Fail { Exit::Refused } else { Exit::Done })
+}
+
+fn show(desk: &Desk, remark: &Remark) {
+    let word = match remark.grade {
+        Grade::Ok => "ok  ",
+        Grade::Warn => "warn",
+        Grade::Fail => "FAIL",
+    };
+    desk.say(format!("{word}  {:<15} {}", remark.subject, remark.found));
+    if !remark.remedy.is_empty() {
+        desk.say(format!("{:<22}→ {}", "", remark.remedy));
+    }
+}
+
+/// The files of the workspace beside the settings, which have been read by now.
+fn workspace(desk: &Desk) -> Vec<Remark> {
+    let workspace = desk.workspace();
+    let file = |subject, read: Result<(), String>| match read {
+        Ok(()) => Remark::ok(subject, "can be used"),
+        Err(why) => Remark::fail(subject, why, "mend it: nothing can be sent before"),
+    };
+    vec![
+        file("seal_keys", workspace.seal().map(drop).map_err(|why| why.to_string())),
+        file("shaping", workspace.shaping().map(drop).map_err(|why| why.to_string())),
+        file("rules", workspace.rules().map(drop).map_err(|why| why.to_string())),
+    ]
+}
+
+/// Whether there is anybody to send to.
+fn lists(desk: &Desk, campaign: &Campaign) -> Result<Remark, Error> {
+    let store = desk.workspace().store(Threads::Own)?;
+    let known = store.lists()?;
+    for name in campaign.lists() {
+        match known.iter().find(|list| list.name == name) {
+            None => {
+                let remedy = format!("`mailshot import FILE.csv --list {name}` makes it");
+                return Ok(Remark::fail("lists", format!("there is no list `{name}`"), remedy));
+            }
+            Some(list) if list.subscribed == 0 => {
+                let found = format!("nobody is subscribed to `{name}`");
+                return Ok(Remark::warn("lists", found, format!("`mailshot import FILE.csv --list {name}`")));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(Remark::ok("lists", campaign.lists().collect::<Vec<_>>().join(", ")))
+}
+
+/// The domains of one campaign, and this host.
+async fn domain(desk: &Desk, edition: &Edition, way: Way) -> Result<Vec<Remark>, Error> {
+    let wrong = |why: crate::base::AddressError| Error::usage(why.to_string());
+    let from = Address::parse(&edition.from.address).map_err(wrong)?.domain().clone();
+    let bounce = Domain::parse(&edition.bounce_domain).map_err(wrong)?;
+    examined(desk, &from, &bounce, way).await
+}
+
+/// Every domain with a key.
+async fn domains(desk: &Desk, way: Way) -> Result<Vec<Remark>, Error> {
+    let records = desk.workspace().keyring()?.records();
+    let mut names: Vec<&str> =
+        records.iter().filter_map(|record| Some(record.name.split_once("._domainkey.")?.1)).collect();
+    names.dedup();
+    if names.is_empty() {
+        return Ok(vec![Remark::fail("dkim", "there are no keys", "`mailshot dkim new DOMAIN` makes one")]);
+    }
+    let mut remarks = Vec::new();
+    for name in names {
+        let from = Domain::parse(name).map_err(|why| Error::usage(why.to_string()))?;
+        let bounce = desk.settings().sender.bounce_domain.clone().unwrap_or_else(|| format!("bounce.{from}"));
+        let bounce = Domain::parse(&bounce).map_err(|why| Error::usage(format!("sender.bounce_domain: {why}")))?;
+        remarks.extend(examined(desk, &from, &bounce, way).await?);
+    }
+    Ok(remarks)
+}
+
+async fn examined(desk: &Desk, from: &Domain, bounce: &Domain, way: Way) -> Result<Vec<Remark>, Error> {
+    let sources = Sources::new(desk.settings(), &host_name());
+    let keyring = desk.workspace().keyring()?;
+    let unsigned = desk.settings().dkim.unsigned;
+    let patient = Patient { from, bounce, sources: &sources, keyring: &keyring, unsigned, way };
+    Ok(examine(&desk.world()?, &patient).await)
+}

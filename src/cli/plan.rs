@@ -1,0 +1,200 @@
+//! `plan`: who would get a copy, who would not and why, where they are, and when the last one would be delivered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::future::join_all;
+use serde::Serialize;
+
+use crate::base::{Domain, ListId, Rate};
+use crate::campaign::{Campaign, Left, Survey};
+use crate::cli::{Desk, Error, Exit};
+use crate::delivery::forecast::{Bound, Course, Forecast, Load, in_words};
+use crate::delivery::route::Router;
+use crate::delivery::via::Via;
+use crate::store::{LaunchOptions, Store, Threads};
+
+/// Domains whose mail hosts are looked up: with these nearly everybody's provider is known.
+const LOOKED_UP: usize = 40;
+/// All look-ups together.
+const LOOKUPS_TAKE: Duration = Duration::from_secs(4);
+/// Sites that are shown one by one.
+const SHOWN: usize = 15;
+
+/// The campaign, and how it would be sent.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The campaign: a folder below campaigns/.
+    campaign: String,
+    /// As if everything went through this host: smtp://HOST:PORT, smtp+starttls://… or smtps://…
+    #[arg(long, value_name = "URL")]
+    via: Option<String>,
+    /// At most this many recipients.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Only recipients of this domain.
+    #[arg(long, value_name = "DOMAIN")]
+    only_domain: Option<String>,
+    /// At most this rate over all, as in 100/min.
+    #[arg(long, value_name = "RATE")]
+    rate: Option<String>,
+}
+
+/// What is to come, as `--json` prints it.
+#[derive(Debug, Serialize)]
+pub(super) struct Outlook {
+    campaign: String,
+    lists: Vec<String>,
+    /// Subscribed members of the lists, each once.
+    members: u64,
+    /// Those who get a copy.
+    recipients: u64,
+    /// Those who get none, by reason.
+    left_out: Vec<Left>,
+    /// Members beyond `--limit`.
+    beyond_limit: u64,
+    /// The recipients by site, the one that takes longest first.
+    by_site: Vec<Course>,
+    /// Seconds until the last copy, by the limits alone.
+    seconds: f64,
+    /// When that would be, if it began now.
+    ends: String,
+}
+
+/// Shows the plan; nothing is written.
+pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
+    let campaign = desk.campaign(&arguments.campaign)?;
+    campaign.freeze(desk.workspace().folder(), desk.settings())?;
+    let store = desk.workspace().store(Threads::Own)?;
+    let Arguments { via, limit, only_domain, rate, .. } = arguments;
+    let outlook = foresee(desk, &store, &campaign, &LaunchOptions { via, limit, only_domain, rate }).await?;
+    outlook.show(desk);
+    desk.next(format!("mailshot check {name}, then mailshot send {name} --yes", name = campaign.name()));
+    Ok(Exit::Done)
+}
+
+/// Counts the recipients and foresees their delivery.
+pub(super) async fn foresee(
+    desk: &Desk,
+    store: &Store,
+    campaign: &Campaign,
+    options: &LaunchOptions,
+) -> Result<Outlook, Error> {
+    let usage = |why: String| Error::usage(why);
+    let via = options.via.as_deref().map(Via::parse).transpose().map_err(|why| usage(format!("--via: {why}")))?;
+    let only = options.only_domain.as_deref().map(Domain::parse).transpose();
+    let only = only.map_err(|why| usage(format!("--only-domain: {why}")))?;
+    let rate = options.rate.as_deref().map(Rate::parse).transpose().map_err(|why| usage(format!("--rate: {why}")))?;
+    let lists = campaign.list_ids(store)?;
+    let survey = survey(store.clone(), lists, only).await?;
+    let recipients = options.limit.map_or(survey.recipients, |most| most.min(survey.recipients));
+
+    let loads = match &via {
+        Some(via) => vec![Load {
+            site: via.to_string(),
+            copies: recipients,
+            shape: desk.workspace().shaping()?.relay(desk.settings()),
+        }],
+        None => loads(desk, &survey, recipients).await?,
+    };
+    let sources = if via.is_some() { 1 } else { desk.settings().source.len() };
+    let forecast = Forecast::make(loads, sources, rate.map(Rate::per_second));
+    let ends = desk.world()?.clock.now() + Duration::from_secs_f64(forecast.seconds);
+    Ok(Outlook {
+        campaign: campaign.name().to_string(),
+        lists: campaign.lists().map(str::to_owned).collect(),
+        members: survey.members,
+        recipients,
+        left_out: survey.barred,
+        beyond_limit: survey.recipients - recipients,
+        by_site: forecast.sites,
+        seconds: forecast.seconds,
+        ends: ends.rfc3339(),
+    })
+}
+
+/// The survey reads every member: not on a thread that others wait for.
+async fn survey(store: Store, lists: Vec<ListId>, only: Option<Domain>) -> Result<Survey, Error> {
+    let work = tokio::task::spawn_blocking(move || Survey::take(&store, &lists, only.as_ref(), usize::MAX));
+    Ok(work.await.expect("a survey does not panic")?)
+}
+
+/// The copies by site. The largest domains are routed as they will be, while the name service answers quickly; the others
+/// count as sites of their own, which most of them are.
+async fn loads(desk: &Desk, survey: &Survey, recipients: u64) -> Result<Vec<Load>, Error> {
+    let shaping = Arc::new(desk.workspace().shaping()?);
+    let router = Router::new(&desk.world()?, shaping.clone(), desk.settings().smtp_port);
+    let domains: Vec<Domain> =
+        survey.domains.iter().take(LOOKED_UP).filter_map(|share| Domain::parse(&share.domain).ok()).collect();
+    let look_up = |domain: &Domain| {
+        let (router, domain) = (router.clone(), domain.clone());
+        async move {
+            let found = tokio::time::timeout(LOOKUPS_TAKE, router.route(&domain)).await.ok()?.ok()?;
+            Some((domain.to_string(), found.site.to_string()))
+        }
+    };
+    let sites: BTreeMap<String, String> = join_all(domains.iter().map(look_up)).await.into_iter().flatten().collect();
+
+    let share = recipients as f64 / survey.recipients.max(1) as f64;
+    let mut copies: BTreeMap<&str, u64> = BTreeMap::new();
+    for domain in &survey.domains {
+        let site = sites.get(&domain.domain).map_or(domain.domain.as_str(), String::as_str);
+        *copies.entry(site).or_default() += domain.count;
+    }
+    if survey.elsewhere > 0 {
+        *copies.entry("elsewhere").or_default() += survey.elsewhere;
+    }
+    let source = desk.settings().source.first().map_or("default", |source| source.name.as_str());
+    let load = |(site, copies): (&str, u64)| Load {
+        site: site.to_owned(),
+        copies: (copies as f64 * share).ceil() as u64,
+        shape: shaping.shape(site, source),
+    };
+    Ok(copies.into_iter().map(load).collect())
+}
+
+impl Outlook {
+    /// Prints the plan.
+    pub(super) fn show(&self, desk: &Desk) {
+        desk.give(self);
+        desk.say(format!("{} to {}", self.campaign, self.lists.join(", ")));
+        desk.say(format!("  {:>10}  subscribed members", self.members));
+        for left in &self.left_out {
+            desk.say(format!("  {:>10}  left out: {}", left.count, left.reason.word()));
+        }
+        if self.beyond_limit > 0 {
+            desk.say(format!("  {:>10}  beyond the limit", self.beyond_limit));
+        }
+        desk.say(format!("  {:>10}  recipients", self.recipients));
+        if self.recipients == 0 {
+            return;
+        }
+        desk.say(format!("\n  {:<40} {:>10} {:>10}  {:<12} held back by", "site", "copies", "per second", "takes"));
+        for course in self.by_site.iter().take(SHOWN) {
+            let Course { site, copies, rate, seconds, bound } = course;
+            let takes = in_words(*seconds);
+            desk.say(format!("  {site:<40} {copies:>10} {rate:>10.1}  {takes:<12} {}", in_short(*bound)));
+        }
+        if let Some(rest) = self.by_site.get(SHOWN..).filter(|rest| !rest.is_empty()) {
+            let copies: u64 = rest.iter().map(|course| course.copies).sum();
+            let takes = in_words(rest[0].seconds);
+            desk.say(format!("  {:<40} {copies:>10} {:>10}  {takes}", format!("{} others", rest.len()), ""));
+        }
+        desk.say(format!(
+            "\nBy these limits alone the last copy is delivered {} after the first, at {}. Deferrals come on top.",
+            in_words(self.seconds),
+            self.ends
+        ));
+    }
+}
+
+fn in_short(bound: Bound) -> &'static str {
+    match bound {
+        Bound::MessageRate => "max_message_rate",
+        Bound::ConnectionRate => "max_connection_rate",
+        Bound::Connections => "connection_limit",
+        Bound::LaunchRate => "--rate",
+    }
+}

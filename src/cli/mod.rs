@@ -6,6 +6,7 @@ mod bounces;
 mod check;
 mod config;
 mod contacts;
+mod demo;
 mod desk;
 mod dkim;
 mod draft;
@@ -175,6 +176,12 @@ enum Command {
     Sink(sink::Sink),
     /// Send whatever is under way, until stopped.
     Serve,
+    /// The whole path on this machine: sample contacts to a local receiver, with a report.
+    ///
+    /// Makes a workspace of its own, imports 2 000 invented people, sends them the sample campaign through real sockets
+    /// with STARTTLS to a test receiver that greylists some and refuses some, and holds the report against the
+    /// receiver's books. Ends with 0 exactly when both say what the receiver was told to do, with 1 otherwise.
+    Demo(demo::Arguments),
     /// Print every setting with its meaning and default.
     Config,
 }
@@ -219,6 +226,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         Command::Backup { dir } => backup::run(&desk()?, &dir),
         Command::Sink(arguments) => sink::run(&Desk::bare(&workspace, json), arguments).await,
         Command::Serve => serve::run(&desk()?).await,
+        Command::Demo(arguments) => demo::run(&Desk::bare(&workspace, json), arguments).await,
         Command::Config => config::run(&Desk::bare(&workspace, json)),
     }
 }

@@ -1,6 +1,7 @@
 //! What users and we test and measure with; nothing below knows it.
 
 pub mod counts;
+pub mod demo;
 pub mod people;
 pub mod receiver;
 pub mod script;

@@ -4,14 +4,29 @@ use clap::Subcommand;
 
 use crate::cli::owner::Owner;
 use crate::cli::{Desk, Error, Exit};
-use crate::engine::{Crew, Rebuilt, rebuild, verify};
+use crate::engine::{Client, Crew, Rebuilt, SiteView, WorkspaceError, rebuild, verify};
 use crate::store::Threads;
 
 /// The commands on the queue.
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
-    /// Show what is on the road: the domains with the most copies, and when the next may go.
+    /// Show what is on the road: the sites being served, and the domains with the most copies.
     Top,
+    /// Show what holds the mail to a site back now.
+    Explain {
+        /// The site, as `queue top` names it.
+        site: String,
+    },
+    /// Send nothing more to a site until it is resumed. Needs `serve` or `send` at work; holds over restarts.
+    Suspend {
+        /// The site, as `queue top` names it.
+        site: String,
+    },
+    /// Let a site go on, whatever held it up: a person, a pause, a block.
+    Resume {
+        /// The site, as `queue top` names it.
+        site: String,
+    },
     /// Read every record of the queue, and compare it with the record of people and outcomes.
     Verify,
     /// Make a new queue from the record, when the old one is damaged, lost, restored or copied.
@@ -29,6 +44,19 @@ pub enum QueueCommand {
 pub async fn run(desk: &Desk, command: QueueCommand) -> Result<Exit, Error> {
     match command {
         QueueCommand::Top => top(desk).await,
+        QueueCommand::Explain { site } => explain(desk, &site).await,
+        QueueCommand::Suspend { site } => {
+            at_work(desk)?.suspend(&site).await?;
+            desk.say(format!("nothing more goes to {site} until `mailshot queue resume {site}`"));
+            desk.give(&serde_json::json!({"site": site, "held": true}));
+            Ok(Exit::Done)
+        }
+        QueueCommand::Resume { site } => {
+            at_work(desk)?.resume_site(&site).await?;
+            desk.say(format!("{site} goes on"));
+            desk.give(&serde_json::json!({"site": site, "held": false}));
+            Ok(Exit::Done)
+        }
         QueueCommand::Verify => check(desk),
         QueueCommand::Rebuild { yes } => renew(desk, yes).await,
     }
@@ -44,12 +72,51 @@ async fn top(desk: &Desk) -> Result<Exit, Error> {
     desk.give(&view);
     let who = if is_here { "nobody is sending".to_owned() } else { format!("process {} is sending", view.pid) };
     desk.say(format!("{} copies waiting, {} held; {who}", view.waiting, view.held));
+    for row in &view.sites {
+        let binds = row.binds.as_deref().unwrap_or("the hosts' own speed");
+        desk.say(format!(
+            "  {} from {}: {:.1}/s over {} connections; held back by {binds}",
+            row.site, row.source, row.rate_now, row.connections
+        ));
+    }
     if !view.domains.is_empty() {
         desk.say(format!("{:>9} {:>7}  {:<26} domain", "waiting", "leased", "next"));
     }
     for row in &view.domains {
         let next = row.next.as_deref().unwrap_or("now");
         desk.say(format!("{:>9} {:>7}  {next:<26} {}", row.waiting, row.leased, row.domain));
+    }
+    Ok(Exit::Done)
+}
+
+/// Whoever is sending now.
+fn at_work(desk: &Desk) -> Result<Client, Error> {
+    match desk.workspace().hold() {
+        Ok(_) => {
+            Err(Error::usage("nobody is sending: sites are held up and let go while `serve` or `send` is at work"))
+        }
+        Err(WorkspaceError::Held { .. }) => Ok(Client::new(desk.workspace().control_socket())),
+        Err(other) => Err(other.into()),
+    }
+}
+
+async fn explain(desk: &Desk, site: &str) -> Result<Exit, Error> {
+    let view = at_work(desk)?.queue().await?;
+    let found: Vec<&SiteView> = view.sites.iter().filter(|row| row.site == site).collect();
+    if found.is_empty() {
+        let known: Vec<&str> = view.sites.iter().map(|row| row.site.as_str()).collect();
+        return Err(Error::usage(format!("`{site}` is not being served now; there are: {}", known.join(", "))));
+    }
+    for row in found {
+        desk.give(row);
+        desk.say(format!("{} from {}", row.site, row.source));
+        desk.say(format!("  {} of {} useful connections, {} copies in hand", row.connections, row.window, row.leased));
+        let allowed = row.rate_allowed.map_or("no limit".to_owned(), |most| format!("{most:.1} allowed"));
+        desk.say(format!("  {:.1} copies a second, {allowed}", row.rate_now));
+        desk.say(format!("  held back by: {}", row.binds.as_deref().unwrap_or("nothing but the hosts' own speed")));
+        if let Some(reply) = &row.last_reply {
+            desk.say(format!("  it said: {reply}"));
+        }
     }
     Ok(Exit::Done)
 }

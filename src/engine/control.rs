@@ -115,6 +115,8 @@ fn short<T>(path: &Path, then: impl FnOnce(&Path) -> io::Result<T>) -> io::Resul
 fn routes(handle: Handle) -> Router {
     Router::new()
         .route("/queue", get(queue))
+        .route("/sites/{site}/suspend", post(suspend))
+        .route("/sites/{site}/resume", post(let_go))
         .route("/launches/{launch}/settled", get(settled))
         .route("/launches/{launch}/take-up", post(take_up))
         .route("/launches/{launch}/pause", post(pause))
@@ -153,6 +155,20 @@ async fn settled(
 ) -> Answer<Glance> {
     let wait = ahead.wait_ms.map_or(Wait::All, |ms| Wait::UpTo(Duration::from_millis(ms)));
     Ok(Json(Glance { settled: handle.glance(LaunchId(launch), wait).await? }))
+}
+
+async fn suspend(State(handle): State<Handle>, InPath(site): InPath<String>) -> Json<Moved> {
+    if let Some(sites) = handle.sites() {
+        sites.suspend(&site, "suspended by hand").await;
+    }
+    Json(Moved { copies: 0 })
+}
+
+async fn let_go(State(handle): State<Handle>, InPath(site): InPath<String>) -> Json<Moved> {
+    if let Some(sites) = handle.sites() {
+        sites.resume(&site).await;
+    }
+    Json(Moved { copies: 0 })
 }
 
 async fn take_up(State(handle): State<Handle>, InPath(launch): InPath<u32>) -> Json<Moved> {
@@ -207,6 +223,18 @@ impl Client {
     /// What is on the road.
     pub async fn queue(&self) -> Result<QueueView, AskError> {
         self.ask(Method::GET, "/queue").await
+    }
+
+    /// Sends nothing more to a site until it is resumed.
+    pub async fn suspend(&self, site: &str) -> Result<(), AskError> {
+        let _: Moved = self.ask(Method::POST, &format!("/sites/{}/suspend", in_path(site))).await?;
+        Ok(())
+    }
+
+    /// Lets a site go on, whatever held it up.
+    pub async fn resume_site(&self, site: &str) -> Result<(), AskError> {
+        let _: Moved = self.ask(Method::POST, &format!("/sites/{}/resume", in_path(site))).await?;
+        Ok(())
     }
 
     /// As [`Handle::take_up`].
@@ -291,6 +319,12 @@ impl Client {
             },
         }
     }
+}
+
+/// A name as one segment of a path (RFC 3986 §2.1).
+fn in_path(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::handle::Handle;
 use crate::base::Timestamp;
+use crate::delivery::sites::SiteStatus;
 
 /// Domains shown.
 const DOMAINS_MAX: usize = 50;
 
 /// What is on the road.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QueueView {
     /// The process that holds the queue.
     pub pid: u32,
@@ -18,8 +19,52 @@ pub struct QueueView {
     pub waiting: u64,
     /// Copies of paused campaigns.
     pub held: u64,
+    /// The sites that are being served, by site and source; none while nothing is sent.
+    pub sites: Vec<SiteView>,
     /// The domains with the most copies, at most 50.
     pub domains: Vec<DomainView>,
+}
+
+/// How things stand between one source and one site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SiteView {
+    /// The site; for a relay named by hand its address as given.
+    pub site: String,
+    /// The source's name.
+    pub source: String,
+    /// Copies in its hands.
+    pub leased: u64,
+    /// Connections open or being opened.
+    pub connections: u64,
+    /// Connections of use now.
+    pub window: u16,
+    /// Copies a second over the last seconds.
+    pub rate_now: f64,
+    /// Copies a second allowed; null: no limit.
+    pub rate_allowed: Option<f64>,
+    /// What the site said last when it refused something.
+    pub last_reply: Option<String>,
+    /// What holds its mail back now; null: only the hosts' own speed.
+    pub binds: Option<String>,
+    /// Whether a person has to resume it.
+    pub held: bool,
+}
+
+impl From<SiteStatus> for SiteView {
+    fn from(status: SiteStatus) -> SiteView {
+        SiteView {
+            site: status.site.to_string(),
+            source: status.source.to_string(),
+            leased: status.leased,
+            connections: status.connections,
+            window: status.window,
+            rate_now: status.rate_now,
+            rate_allowed: status.rate_allowed,
+            last_reply: status.last_reply,
+            binds: status.binds,
+            held: status.held,
+        }
+    }
 }
 
 /// What is on the road to one domain.
@@ -45,6 +90,16 @@ impl QueueView {
             leased: row.leased,
             next: row.next.map(|next: Timestamp| next.max(row.rest).rfc3339()),
         });
-        Ok(QueueView { pid: std::process::id(), waiting: depth.waiting, held: depth.held, domains: domains.collect() })
+        let sites = match handle.sites() {
+            Some(sites) => sites.snapshot().await.into_iter().map(SiteView::from).collect(),
+            None => Vec::new(),
+        };
+        Ok(QueueView {
+            pid: std::process::id(),
+            waiting: depth.waiting,
+            held: depth.held,
+            sites,
+            domains: domains.collect(),
+        })
     }
 }

@@ -242,6 +242,25 @@ async fn a_closed_queue_kept_what_it_said_and_refuses_the_rest() {
     assert_eq!(again.depth().last_outcome, number);
 }
 
+#[tokio::test(start_paused = true)]
+async fn copies_on_lease_during_a_hold_are_held_once_when_they_come_up_again() {
+    on_both(|queue, clock| async move {
+        let a = domain("a.example");
+        admit(&queue, (0..100).map(|contact| (a.clone(), copy(contact, Lane::Bulk, clock.now()))).collect()).await;
+        let claimed = queue.claim().await.unwrap().domain;
+        let leases = queue.lease(&claimed, 90).await.unwrap();
+        assert_eq!(queue.sweep(LAUNCH, Sweep::Hold).await, Ok(10));
+        leases.into_iter().for_each(Lease::home);
+        tokio::task::yield_now().await;
+        assert!(queue.lease(&claimed, 20).await.unwrap().is_empty());
+        assert_eq!((queue.depth().waiting, queue.depth().held), (0, 100));
+        assert_eq!(queue.sweep(LAUNCH, Sweep::Release).await, Ok(100));
+        let claimed = queue.claim().await.unwrap().domain;
+        assert_eq!(queue.lease(&claimed, 200).await.unwrap().len(), 100);
+    })
+    .await;
+}
+
 /// Sends two copies over one connection on a ledger that fails after `commits`; gives what the world saw accepted.
 async fn send_two(ledger: MemoryLedger, clock: &Arc<SimulatedClock>) -> Vec<EnvelopeId> {
     let queue = start(ledger, clock, InDoubt::Resend);

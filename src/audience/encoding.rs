@@ -71,8 +71,8 @@ impl Script {
     pub fn read(&self, mut file: File, progress: Arc<AtomicU64>) -> io::Result<Text> {
         file.seek(SeekFrom::Start(self.mark))?;
         progress.store(self.mark, Ordering::Relaxed);
-        let decoder = (self.encoding != UTF_8).then(|| self.encoding.new_decoder_without_bom_handling());
-        Ok(Text { file, progress, decoder, raw: Vec::new(), taken: 0, ended: false })
+        let decoding = (self.encoding != UTF_8).then(|| Decoding::new(self.encoding));
+        Ok(Text { file, progress, decoding })
     }
 }
 
@@ -80,35 +80,54 @@ impl Script {
 pub struct Text {
     file: File,
     progress: Arc<AtomicU64>,
-    decoder: Option<Decoder>,
-    /// Bytes of the file not yet decoded: those from `taken` on.
+    decoding: Option<Decoding>,
+}
+
+/// A decoder between two buffers: what it writes has a room of its own, because it writes nothing into too small a one.
+struct Decoding {
+    decoder: Decoder,
+    /// Bytes of the file.
     raw: Vec<u8>,
-    taken: usize,
+    /// Their text, given out up to `given`.
+    text: Vec<u8>,
+    given: usize,
     ended: bool,
 }
 
 impl Read for Text {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let Some(decoder) = &mut self.decoder else {
+        let Some(decoding) = &mut self.decoding else {
             let read = self.file.read(into)?;
             self.progress.fetch_add(read as u64, Ordering::Relaxed);
             return Ok(read);
         };
-        loop {
-            if self.taken == self.raw.len() && !self.ended {
-                self.raw.resize(CHUNK, 0);
-                let length = self.file.read(&mut self.raw)?;
-                self.raw.truncate(length);
-                self.progress.fetch_add(length as u64, Ordering::Relaxed);
-                (self.taken, self.ended) = (0, length == 0);
-            }
-            // what the encoding does not know becomes U+FFFD, which the row is then refused for
-            let (_, read, written, _) = decoder.decode_to_utf8(&self.raw[self.taken..], into, self.ended);
-            self.taken += read;
-            if written > 0 || self.ended || into.is_empty() {
-                return Ok(written);
-            }
+        while decoding.given == decoding.text.len() && !decoding.ended {
+            let read = decoding.go_on(&mut self.file)?;
+            self.progress.fetch_add(read as u64, Ordering::Relaxed);
         }
+        (&decoding.text[decoding.given..]).read(into).inspect(|read| decoding.given += read)
+    }
+}
+
+impl Decoding {
+    fn new(encoding: &'static Encoding) -> Decoding {
+        let decoder = encoding.new_decoder_without_bom_handling();
+        Decoding { decoder, raw: Vec::new(), text: Vec::new(), given: 0, ended: false }
+    }
+
+    /// Decodes another chunk of the file; gives its length in bytes. What the encoding does not know becomes U+FFFD, which
+    /// its row is then refused for.
+    fn go_on(&mut self, file: &mut File) -> io::Result<usize> {
+        self.raw.resize(CHUNK, 0);
+        let length = file.read(&mut self.raw)?;
+        self.raw.truncate(length);
+        self.ended = length == 0;
+        let room = self.decoder.max_utf8_buffer_length(length).expect("a chunk is small");
+        self.text.resize(room, 0);
+        let (_, _, written, _) = self.decoder.decode_to_utf8(&self.raw, &mut self.text, self.ended);
+        self.text.truncate(written);
+        self.given = 0;
+        Ok(length)
     }
 }
 
@@ -148,7 +167,7 @@ fn eight_bit(file: &mut File) -> io::Result<&'static Encoding> {
     }
     let guess = detector.guess(None, Utf8Detection::Deny);
     // only old Macs end their lines in a lone CR, and nobody else wrote their encoding
-    Ok(if guess == WINDOWS_1252 && seen.returns && !seen.feeds { MACINTOSH } else { guess })
+    Ok(if guess == WINDOWS_1252 && seen.returns > seen.feeds { MACINTOSH } else { guess })
 }
 
 /// What the bytes of a file say about its encoding.
@@ -158,8 +177,9 @@ struct Seen {
     letters: usize,
     /// Places that are no UTF-8.
     faults: usize,
-    feeds: bool,
-    returns: bool,
+    /// Line feeds, and carriage returns.
+    feeds: usize,
+    returns: usize,
     /// Bytes given to the detector.
     detected: usize,
 }
@@ -167,8 +187,8 @@ struct Seen {
 impl Seen {
     /// Counts a chunk; gives how many bytes at its end are the beginning of a character that the next chunk ends.
     fn look(&mut self, chunk: &[u8], is_last: bool) -> usize {
-        self.feeds |= memchr::memchr(b'\n', chunk).is_some();
-        self.returns |= memchr::memchr(b'\r', chunk).is_some();
+        self.feeds += memchr::memchr_iter(b'\n', chunk).count();
+        self.returns += memchr::memchr_iter(b'\r', chunk).count();
         let mut rest = chunk;
         loop {
             let fault = match std::str::from_utf8(rest) {
@@ -236,11 +256,25 @@ mod tests {
     fn old_encodings_are_told_from_damaged_utf8() {
         let latin = b"email,name\nada@example.org,Zo\xeb M\xfcller\n";
         assert_eq!(read(latin), ("windows-1252", "email,name\nada@example.org,Zoë Müller\n".into()));
-        let mac = b"email,name\rada@example.org,Zo\x91 M\x9fller\r";
-        assert_eq!(read(mac), ("macintosh", "email,name\rada@example.org,Zoë Müller\r".into()));
+        let mac = b"email,name\rada@example.org,\"Zo\x91\nM\x9fller\"\r";
+        assert_eq!(read(mac), ("macintosh", "email,name\rada@example.org,\"Zoë\nMüller\"\r".into()));
         let damaged =
             "email,name\nada@example.org,Zoë\nbob@example.org,".bytes().chain(*b"J\xfcrgen\n").collect::<Vec<_>>();
         assert_eq!(read(&damaged).0, "UTF-8");
+    }
+
+    #[test]
+    fn text_is_given_into_the_smallest_room() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&utf16("\u{feff}€x", u16::to_le_bytes)).unwrap();
+        let mut text = Script::find(&mut file).unwrap().read(file, Arc::default()).unwrap();
+        let mut read = Vec::new();
+        let mut byte = [0];
+        while text.read(&mut byte).unwrap() == 1 {
+            read.push(byte[0]);
+        }
+        assert_eq!(read, "€x".as_bytes());
+        assert_eq!(text.read(&mut byte).unwrap(), 0, "the end stays the end");
     }
 
     #[test]

@@ -633,7 +633,7 @@ impl<'a> Importing<'a> {
                 self.db
                     .prepare_cached("UPDATE memberships SET status = 1, since = ?3 WHERE contact = ?1 AND list = ?2")?
                     .execute(params![contact, list.0, now.as_ms()])?;
-                note(self.db, ContactId(contact), "unsubscribed", "said an import", now)?;
+                note(self.db, ContactId(contact), "unsubscribed", "stated by an import", now)?;
             }
             (MembershipStatus::Subscribed | MembershipStatus::Pending, _) => {}
         }
@@ -647,7 +647,7 @@ impl<'a> Importing<'a> {
         };
         self.counts.suppressed += u64::from(is_suppressed);
         if let Some(reason) = row.bar.filter(|_| !is_suppressed) {
-            let detail = "said an import".to_owned();
+            let detail = "stated by an import".to_owned();
             let new = SuppressionRow { address: row.address.clone(), reason, detail, since: self.joining.now };
             self.counts.barred += u64::from(suppress(self.db, &new)?);
         }

@@ -51,7 +51,7 @@ fn workspace(folder: &Path, count: u64, in_doubt: &str) {
 }
 
 fn address(number: u64) -> String {
-    format!("p{number}@d{}.example", number % 97)
+    format!("p{number}@d{}.example", number % 7)
 }
 
 fn edit(file: &Path, from: &str, to: &str) {

@@ -20,6 +20,8 @@ use crate::world::Clock;
 
 /// Most people in one batch: its rows are one transaction, and its copies go to the queue in slices.
 const BATCH_MAX: u32 = 1000;
+/// Copies admitted in one commit, each time with the cursor behind the last of them; settlements that wait go between.
+const SLICE: usize = 100;
 /// How long full buckets are left alone.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -48,7 +50,7 @@ impl Planner {
     /// Plans until it is stopped or the disk is. While one batch is admitted the next is read and recorded.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let mut seen = 0;
-        let mut ahead: Option<Admission> = None;
+        let mut ahead: Vec<Admission> = Vec::new();
         self.look_around().await?;
         while !stop.is_cancelled() {
             let rings = self.bell.rings();
@@ -57,11 +59,12 @@ impl Planner {
                 seen = rings;
             }
             let queue = self.queue.clone();
-            let taken = ahead.as_ref().map_or((0, 0), |batch| (batch.bucket, batch.copies.len() as u32));
-            let (admitted, next) = tokio::join!(admit(&queue, ahead.take()), self.advance(taken));
+            let count = ahead.iter().map(|slice| slice.copies.len() as u32).sum();
+            let taken = (ahead.first().map_or(0, |slice| slice.bucket), count);
+            let (admitted, next) = tokio::join!(admit(&queue, std::mem::take(&mut ahead)), self.advance(taken));
             admitted?;
             ahead = next?;
-            if ahead.is_none() {
+            if ahead.is_empty() {
                 self.close_planned().await?;
                 self.bell.rest(seen);
                 self.wait(&stop).await;
@@ -110,8 +113,11 @@ impl Planner {
         Ok(Plan::resume(launch.clone(), on_road, self.expires, |bucket| cursors[usize::from(bucket)]))
     }
 
-    /// Admits a round of test copies: whoever launched it has recorded them.
+    /// Admits a round of test copies: whoever launched it has recorded them. A cursor tells that they were admitted before.
     async fn admit_tests(&self, launch: &LaunchRow) -> Result<(), Error> {
+        if self.queue.cursor(launch.id, 0).await?.is_some() {
+            return Ok(self.store.set_planned(launch.id).await?);
+        }
         let rows = self.store.copies(launch.id, ContactId(0), BATCH_MAX as usize)?;
         let now = self.clock.now();
         let waiting = rows.into_iter().filter(|row| row.standing == Standing::Waiting);
@@ -124,8 +130,8 @@ impl Planner {
         Ok(self.store.set_planned(launch.id).await?)
     }
 
-    /// Reads and records the next batch. `taken` is a bucket and how many copies are on their way to it.
-    async fn advance(&mut self, taken: (u8, u32)) -> Result<Option<Admission>, Error> {
+    /// Reads and records the next batch; none: nothing has room. `taken` is a bucket and how many copies are on their way to it.
+    async fn advance(&mut self, taken: (u8, u32)) -> Result<Vec<Admission>, Error> {
         let (queue, share) = (&self.queue, self.share);
         let room = |bucket| {
             let coming = if taken.0 == bucket { taken.1 } else { 0 };
@@ -134,9 +140,9 @@ impl Planner {
         let now = self.clock.now();
         let store = &self.store;
         let next = self.plans.next(room, |plan, bucket, most| plan.next(store, bucket, most, now))?;
-        let Some((launch, Step { bucket, position, rows, envelopes, cursor })) = next else { return Ok(None) };
-        self.store.record_batch(launch, position, rows, now).await?;
-        Ok(Some(Admission { launch, bucket, cursor: cursor.to_bytes(), copies: envelopes }))
+        let Some((launch, mut step)) = next else { return Ok(Vec::new()) };
+        self.store.record_batch(launch, step.position, std::mem::take(&mut step.rows), now).await?;
+        Ok(slices(launch, step))
     }
 
     /// Records which launches are planned to the end; all their batches are admitted by now.
@@ -191,11 +197,26 @@ fn room(share: u32, waiting: u32) -> usize {
     if waiting > share / 2 { 0 } else { (share - waiting).min(BATCH_MAX) as usize }
 }
 
-async fn admit(queue: &Queue, batch: Option<Admission>) -> Result<(), Error> {
-    match batch {
-        Some(batch) => Ok(queue.admit(batch).await?),
-        None => Ok(()),
+/// A step as admissions, each with the cursor behind its last copy: whatever comes between two of them, nobody is planned
+/// twice.
+fn slices(launch: LaunchId, step: Step) -> Vec<Admission> {
+    let Step { bucket, position, envelopes: mut left, cursor, .. } = step;
+    let mut slices = Vec::with_capacity(left.len() / SLICE + 1);
+    while left.len() > SLICE {
+        let rest = left.split_off(SLICE);
+        let last = left[SLICE - 1].1.id.contact();
+        let copies = std::mem::replace(&mut left, rest);
+        slices.push(Admission { launch, bucket, cursor: Cursor::new(position, last).to_bytes(), copies });
     }
+    slices.push(Admission { launch, bucket, cursor: cursor.to_bytes(), copies: left });
+    slices
+}
+
+async fn admit(queue: &Queue, slices: Vec<Admission>) -> Result<(), Error> {
+    for slice in slices {
+        queue.admit(slice).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

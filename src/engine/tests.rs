@@ -8,7 +8,7 @@ use super::*;
 use crate::base::{Address, Timestamp};
 use crate::config::Settings;
 use crate::mail::{Class, Outcome, Standing};
-use crate::queue::{Claimed, Lease, MemoryLedger, Next, Settlement};
+use crate::queue::{Admission, Claimed, Lease, MemoryLedger, Next, Settlement};
 use crate::store::{LaunchOptions, NewContact, OnConflict};
 use crate::world::{NetTable, Zone};
 
@@ -42,13 +42,17 @@ impl Desk {
     }
 
     async fn start(&self, ledger: MemoryLedger, place: u64) -> Result<Engine, Error> {
+        self.start_as(Crew::Planning, ledger, place).await
+    }
+
+    async fn start_as(&self, crew: Crew, ledger: MemoryLedger, place: u64) -> Result<Engine, Error> {
         let parts = Parts {
             workspace: self.workspace.clone(),
             world: self.world.clone(),
             store: self.store.clone(),
             threads: Threads::Inline,
             place,
-            crew: Crew::Planning,
+            crew,
         };
         Engine::start(parts, ledger).await
     }
@@ -202,6 +206,53 @@ async fn an_engine_dropped_midway_goes_on_and_sends_each_once() {
     sent.sort();
     assert_eq!((sent.len(), sent.windows(2).all(|pair| pair[0] < pair[1])), (300, true));
     again.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_cut_off_between_any_two_commits_names_each_copy_once() {
+    // three slices for each of ten domains; every life ends after six commits, one of them the epoch's
+    let desk = Desk::with(2500).await;
+    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    let mut sent = Vec::new();
+    loop {
+        desk.ledger.fail_after(Some(desk.ledger.commits() + 6));
+        let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
+        let handle = engine.handle();
+        tokio::select! {
+            biased;
+            _ = handle.failed() => {}
+            () = handle.bell.ring_and_wait() => break,
+        }
+        engine.stop(Duration::ZERO).await;
+        // what was admitted is gone before its bucket is planned further
+        desk.ledger.fail_after(None);
+        let engine = desk.start_as(Crew::Keeping, desk.ledger.clone(), 0).await.unwrap();
+        sent.extend(send(engine.handle().queue(), |_| Standing::Delivered).await);
+        engine.stop(Duration::ZERO).await;
+    }
+    desk.ledger.fail_after(None);
+    let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
+    sent.extend(send(engine.handle().queue(), |_| Standing::Delivered).await);
+    assert_eq!(engine.handle().settled(launch, Wait::All).await, Ok(Settled::Final));
+    sent.sort();
+    assert_eq!((sent.len(), sent.windows(2).all(|pair| pair[0] < pair[1])), (2500, true));
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn test_copies_admitted_before_a_crash_are_not_admitted_again() {
+    let desk = Desk::with(1).await;
+    let to = [Address::parse("p0@d0.example").unwrap()];
+    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, START).await.unwrap();
+    // the admission's cursor is there, the record's note that all is planned is not
+    let engine = desk.start_as(Crew::Keeping, desk.ledger.clone(), 0).await.unwrap();
+    let cursor = Admission { launch: test.id, bucket: 0, cursor: Vec::new(), copies: Vec::new() };
+    engine.handle().queue().admit(cursor).await.unwrap();
+    engine.stop(Duration::ZERO).await;
+    let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
+    engine.handle().bell.ring_and_wait().await;
+    assert_eq!((engine.handle().depth().waiting, desk.store.launch(test.id).unwrap().unwrap().planned), (0, true));
+    engine.stop(Duration::ZERO).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,8 +21,6 @@ use crate::world::Clock;
 pub(super) const REQUESTS_MAX: usize = 1024;
 /// Moves in one commit, but for those of a single request.
 pub(super) const MOVES_MAX: usize = 1000;
-/// Copies of an admission committed at a time; settlements that wait go first.
-const SLICE: usize = 100;
 /// Copies read ahead for a claimed domain.
 const AHEAD: usize = 64;
 /// Pairs read at a time in a walk over the whole ledger.
@@ -204,7 +202,7 @@ impl Keeper {
                 Event::Home | Event::Due => {}
             }
             if self.batch.moves.is_empty() && self.batch.outcomes.is_empty() {
-                self.admit_slice();
+                self.admit_next();
             }
             self.commit();
             self.serve_leases();
@@ -331,19 +329,16 @@ impl Keeper {
         *lock(&self.shown) = self.depth.clone();
     }
 
-    fn admit_slice(&mut self) {
-        let Some((mut admission, answer)) = self.admissions.pop_front() else { return };
-        let rest = admission.copies.split_off(admission.copies.len().min(SLICE));
-        for (domain, envelope) in std::mem::replace(&mut admission.copies, rest) {
-            self.put_due(&domain, &envelope);
+    /// Takes in one admission, whole: copies without the cursor behind them would be planned again after a crash, and sent
+    /// again if they were gone by then.
+    fn admit_next(&mut self) {
+        let Some((admission, answer)) = self.admissions.pop_front() else { return };
+        let Admission { launch, bucket, cursor, copies } = admission;
+        for (domain, envelope) in &copies {
+            self.put_due(domain, envelope);
         }
-        if admission.copies.is_empty() {
-            let key = keys::cursor(admission.launch, admission.bucket);
-            self.batch.moves.push(Move::Put(key, std::mem::take(&mut admission.cursor)));
-            self.batch.answers.push(answer);
-        } else {
-            self.admissions.push_front((admission, answer));
-        }
+        self.batch.moves.push(Move::Put(keys::cursor(launch, bucket), cursor));
+        self.batch.answers.push(answer);
     }
 
     /// Writes a copy as due and counts it.

@@ -89,7 +89,8 @@ pub enum Error {
     Closed,
 }
 
-/// Copies to be admitted, with how far the planner has come: one commit.
+/// Copies to be admitted, with how far the planner has come: one commit. A hundred or so at a time, so that settlements do
+/// not wait long behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admission {
     /// The launch.

@@ -100,6 +100,15 @@ async fn a_copy_goes_from_admission_to_its_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_admission_and_its_cursor_are_one_commit() {
+    let (ledger, clock) = (MemoryLedger::default(), clock());
+    let queue = start(ledger.clone(), &clock, InDoubt::Resend);
+    let copies = (1..=250).map(|number| (domain("a.example"), copy(number, Lane::Bulk, clock.now())));
+    admit(&queue, copies.collect()).await;
+    assert_eq!((ledger.commits(), queue.depth().waiting), (1, 250));
+}
+
+#[tokio::test(start_paused = true)]
 async fn urgent_copies_come_first_then_the_earliest_due() {
     on_both(|queue, clock| async move {
         let before = |seconds| clock.now() - Duration::from_secs(seconds);

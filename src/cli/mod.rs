@@ -204,12 +204,12 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
     let desk = || Desk::open(&workspace, json);
     match command {
         Command::Init { dir } => init::run(&Desk::bare(dir.as_deref().unwrap_or(&workspace), json)),
-        Command::Check(arguments) => check::run(&desk()?, arguments).await,
-        Command::Plan(arguments) => plan::run(&desk()?, arguments).await,
         Command::Import(arguments) => import::run(&desk()?, arguments).await,
         Command::Lists => lists::run(&desk()?),
         Command::Contacts(arguments) => contacts::run(&desk()?, arguments).await,
+        Command::Check(arguments) => check::run(&desk()?, arguments).await,
         Command::Render(arguments) => render::run(&desk()?, arguments).await,
+        Command::Plan(arguments) => plan::run(&desk()?, arguments).await,
         Command::Test { campaign, to, via, wait } => test::run(&desk()?, campaign, to, via, wait).await,
         Command::Send(args) => send::run(&desk()?, args).await,
         Command::Status { campaign } => launches::status(&desk()?, campaign).await,

@@ -83,7 +83,11 @@ impl Settings {
 
     /// Makes paths absolute and reads secrets from their files.
     fn resolve(&mut self, folder: &Path) -> Result<(), Error> {
-        for path in [&mut self.tls_ca, &mut self.relay.password_file].into_iter().flatten() {
+        let listener = [&mut self.listener.tls_cert, &mut self.listener.tls_key];
+        let own = [&mut self.tls_ca, &mut self.relay.password_file].into_iter().chain(listener);
+        let mailboxes =
+            self.mailbox.iter_mut().flat_map(|mailbox| [&mut mailbox.password_file, &mut mailbox.token_file]);
+        for path in own.chain(mailboxes).flatten() {
             *path = folder.join(&*path);
         }
         if let (Some(path), None) = (&self.relay.password_file, &self.relay.password) {
@@ -136,6 +140,25 @@ impl Settings {
                 &self.store.url,
                 "this version keeps its record in SQLite: write \"sqlite:PATH\"",
             );
+        }
+        for address in self.listener.smtp.iter().chain(&self.listener.lmtp) {
+            if address.parse::<SocketAddr>().is_err() {
+                return wrong("listener.smtp", address, "write an address to listen on as \"IP:PORT\"");
+            }
+        }
+        if let Some(address) = self.web.listen.as_ref().filter(|address| address.parse::<SocketAddr>().is_err()) {
+            return wrong("web.listen", address, "write an address to listen on as \"IP:PORT\"");
+        }
+        if self.listener.tls_cert.is_some() != self.listener.tls_key.is_some() {
+            return wrong("listener.tls_cert", &"", "tls_cert and tls_key belong together: set both, or neither");
+        }
+        for (at, mailbox) in self.mailbox.iter().enumerate() {
+            if mailbox.name.is_empty() || self.mailbox[..at].iter().any(|other| other.name == mailbox.name) {
+                return wrong("mailbox.name", &mailbox.name, "every [[mailbox]] needs a name of its own");
+            }
+            if mailbox.host.is_empty() || mailbox.user.is_empty() {
+                return wrong("mailbox.host", &mailbox.host, "every [[mailbox]] needs a host and a user");
+            }
         }
         if let Some(source) = self.source.iter().find(|source| source.name.is_empty()) {
             let value = source.address.map(|a| a.to_string()).unwrap_or_default();

@@ -73,6 +73,12 @@ section! {
         shape: Shape = Shape::default(),
         /// What follows from bounces.
         bounce: Bounce = Bounce::default(),
+        /// Where returned mail arrives.
+        listener: Listener = Listener::default(),
+        /// The public pages.
+        web: Web = Web::default(),
+        /// Mailboxes that returned mail is fetched from.
+        mailbox: Vec<Mailbox> = Vec::new(),
         /// Addresses to send from; none: whatever the system chooses.
         source: Vec<Source> = Vec::new(),
     }
@@ -198,6 +204,87 @@ section! {
         /// The name said in EHLO: a host name that resolves to the address; unset: the machine's host name.
         ehlo_name: Option<String> = None,
     }
+}
+
+section! {
+    /// The built-in listener for bounces, complaints and unsubscribe mail: what the MX of the return-path domain leads to.
+    Listener {
+        /// Addresses to listen on for SMTP, as "IP:PORT", one or a list; empty: no listener.
+        #[serde(deserialize_with = "one_or_many")]
+        smtp: Vec<String> = Vec::new(),
+        /// Addresses to listen on for LMTP, behind a mail server of your own.
+        #[serde(deserialize_with = "one_or_many")]
+        lmtp: Vec<String> = Vec::new(),
+        /// The name in greetings; unset: the machine's.
+        host_name: Option<String> = None,
+        /// The domains whose postmaster and abuse mail is taken, and kept in state/postmaster.
+        #[serde(deserialize_with = "one_or_many")]
+        domains: Vec<String> = Vec::new(),
+        /// A PEM file with the certificate and its chain for STARTTLS; unset: one of its own making.
+        tls_cert: Option<PathBuf> = None,
+        /// The PEM file of its private key.
+        tls_key: Option<PathBuf> = None,
+        /// Most connections at once.
+        connection_limit: u16 = 200,
+        /// Most connections at once from one address.
+        connections_per_client: u16 = 20,
+    }
+}
+
+section! {
+    /// The public pages behind the links of messages, for `serve`.
+    Web {
+        /// The address to listen on, as "IP:PORT"; a proxy in front of it speaks https. Unset: no pages.
+        listen: Option<String> = None,
+    }
+}
+
+section! {
+    /// A mailbox that bounces, complaints and answers are fetched from; one `[[mailbox]]` table each.
+    Mailbox {
+        /// Its name in logs; must be unique.
+        name: String = String::new(),
+        /// "imap" or "pop3".
+        protocol: MailboxProtocol = MailboxProtocol::Imap,
+        /// The server.
+        host: String = String::new(),
+        /// Its port; unset: 993 or 995, with "starttls" 143 or 110.
+        port: Option<u16> = None,
+        /// "implicit": TLS from the first byte; "starttls": on a connection opened in clear. Never without.
+        tls: MailboxTls = MailboxTls::Implicit,
+        /// The user.
+        user: String = String::new(),
+        /// A file whose first line is the password.
+        password_file: Option<PathBuf> = None,
+        /// A file whose first line is an OAuth access token, read at each login; used instead of a password.
+        token_file: Option<PathBuf> = None,
+        /// The folder of an IMAP mailbox.
+        folder: String = "INBOX".to_owned(),
+        /// The folder that IMAP messages are moved to once they are on record; unset: they stay, marked by a keyword.
+        processed: Option<String> = None,
+        /// How often it is looked at.
+        every: Span = Span::secs(300),
+    }
+}
+
+/// How a mailbox is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MailboxProtocol {
+    /// RFC 3501 and 9051.
+    Imap,
+    /// RFC 1939.
+    Pop3,
+}
+
+/// How the connection to a mailbox is secured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MailboxTls {
+    /// TLS from the first byte.
+    Implicit,
+    /// STARTTLS, or STLS in POP3.
+    Starttls,
 }
 
 /// A list of texts, or a single one.

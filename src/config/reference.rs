@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Bounce, Dkim, Links, Queue, Relay, Retry, Sender, Settings, Shape, Source, Store};
+use super::{Bounce, Dkim, Links, Listener, Mailbox, Queue, Relay, Retry, Sender, Settings, Shape, Source, Store, Web};
 
 /// One key of a section.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +30,8 @@ const SECTIONS: &[Section] = &[
     Section { name: "queue", about: Queue::ABOUT, keys: Queue::KEYS },
     Section { name: "store", about: Store::ABOUT, keys: Store::KEYS },
     Section { name: "shape", about: Shape::ABOUT, keys: Shape::KEYS },
+    Section { name: "listener", about: Listener::ABOUT, keys: Listener::KEYS },
+    Section { name: "web", about: Web::ABOUT, keys: Web::KEYS },
     Section { name: "bounce", about: Bounce::ABOUT, keys: Bounce::KEYS },
 ];
 
@@ -44,7 +46,9 @@ pub fn commented_example() -> String {
         let _ = writeln!(text, "#{line}");
     }
     text.push('\n');
-    let top = Settings::KEYS.iter().filter(|key| key.name != "source" && !SECTIONS.iter().any(|s| s.name == key.name));
+    let top = Settings::KEYS
+        .iter()
+        .filter(|key| !["source", "mailbox"].contains(&key.name) && !SECTIONS.iter().any(|s| s.name == key.name));
     for key in top {
         write_key(&mut text, key, defaults.get(key.name));
     }
@@ -56,9 +60,13 @@ pub fn commented_example() -> String {
             write_key(&mut text, key, values.and_then(|values| values.get(key.name)));
         }
     }
-    write_heading(&mut text, Source::ABOUT, "# [[source]]");
-    for key in Source::KEYS {
-        write_key(&mut text, key, None);
+    for (about, heading, keys) in
+        [(Source::ABOUT, "# [[source]]", Source::KEYS), (Mailbox::ABOUT, "# [[mailbox]]", Mailbox::KEYS)]
+    {
+        write_heading(&mut text, about, heading);
+        for key in keys {
+            write_key(&mut text, key, None);
+        }
     }
     text
 }

@@ -6,6 +6,7 @@
 //! single statements of a few microseconds.
 
 mod copies;
+mod known_mail;
 mod launches;
 mod migrate;
 mod people;

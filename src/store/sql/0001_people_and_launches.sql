@@ -168,3 +168,11 @@ CREATE TABLE marks (
     name  TEXT    PRIMARY KEY,
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Messages in mailboxes that are no returned mail: left where they are, and not fetched again.
+CREATE TABLE known_mail (
+    mailbox TEXT    NOT NULL,
+    message TEXT    NOT NULL,
+    since   INTEGER NOT NULL,
+    PRIMARY KEY (mailbox, message)
+) STRICT, WITHOUT ROWID;

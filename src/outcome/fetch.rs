@@ -1,0 +1,198 @@
+//! Mailboxes that returned mail is fetched from, by IMAP or POP3. Whatever the protocol, the order is the same: a message
+//! is fetched, taken by the [`Intake`], which answers once it is on disk, and only then moved, marked or deleted. A process
+//! that dies in between fetches it again, and the intake knows it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+
+use crate::base::Domain;
+use crate::config::{Mailbox, MailboxProtocol, MailboxTls, Secret};
+use crate::outcome::intake::Intake;
+use crate::outcome::{imap, pop3};
+use crate::smtp::TlsClient;
+use crate::store;
+use crate::world::{Stream, World};
+
+/// Largest message fetched whole, in bytes; of a longer one the start is enough to know what it is.
+pub(super) const MESSAGE_MAX: usize = 10 * 1024 * 1024;
+/// Longest wait for one answer of a server.
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Longest time for one round through a mailbox; what is left waits for the next.
+const ROUND_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// Why a mailbox could not be read to its end. What was taken before stays taken.
+#[derive(Debug, thiserror::Error)]
+pub enum MailboxError {
+    /// The server cannot be reached, or went away.
+    #[error("{mailbox}: {host} cannot be reached: {why}")]
+    Unreachable {
+        /// The mailbox's name.
+        mailbox: String,
+        /// The server.
+        host: String,
+        /// What happened.
+        why: String,
+    },
+    /// The server refused the login: the settings are wrong, or the token has run out.
+    #[error("{mailbox}: the login of {user} was refused: {why}")]
+    Login {
+        /// The mailbox's name.
+        mailbox: String,
+        /// The user.
+        user: String,
+        /// The server's words.
+        why: String,
+    },
+    /// The password or token cannot be read.
+    #[error("{mailbox}: {file}: {why}")]
+    Secret {
+        /// The mailbox's name.
+        mailbox: String,
+        /// The file.
+        file: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The server broke the protocol, or lacks what is needed.
+    #[error("{mailbox}: {why}")]
+    Protocol {
+        /// The mailbox's name.
+        mailbox: String,
+        /// What happened.
+        why: String,
+    },
+    /// The record failed: nothing was put away that is not on disk.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// How a user proves who they are.
+pub(super) enum Proof {
+    Password(Secret),
+    /// An OAuth access token, for XOAUTH2.
+    Token(Secret),
+}
+
+/// What one round through a mailbox came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Round {
+    /// Messages taken and put away.
+    pub taken: u64,
+    /// Ordinary messages, left alone.
+    pub foreign: u64,
+}
+
+/// Goes through a mailbox once: everything that has come since is taken in.
+pub async fn collect(
+    mailbox: &Mailbox,
+    world: &World,
+    tls: &TlsClient,
+    intake: &dyn Intake,
+) -> Result<Round, MailboxError> {
+    let round = async {
+        let proof = proof(mailbox)?;
+        let stream = connect(mailbox, world).await?;
+        match mailbox.protocol {
+            MailboxProtocol::Imap => imap::collect(mailbox, stream, tls, &proof, intake).await,
+            MailboxProtocol::Pop3 => pop3::collect(mailbox, stream, tls, &proof, intake).await,
+        }
+    };
+    let late = || Err(unreachable(mailbox, "the round took too long"));
+    tokio::time::timeout(ROUND_MAX, round).await.unwrap_or_else(|_| late())
+}
+
+/// The port: as set, or the one of protocol and TLS (RFC 8314 §3).
+fn port(mailbox: &Mailbox) -> u16 {
+    mailbox.port.unwrap_or(match (mailbox.protocol, mailbox.tls) {
+        (MailboxProtocol::Imap, MailboxTls::Implicit) => 993,
+        (MailboxProtocol::Imap, MailboxTls::Starttls) => 143,
+        (MailboxProtocol::Pop3, MailboxTls::Implicit) => 995,
+        (MailboxProtocol::Pop3, MailboxTls::Starttls) => 110,
+    })
+}
+
+async fn connect(mailbox: &Mailbox, world: &World) -> Result<Box<dyn Stream>, MailboxError> {
+    let failed = |why: String| unreachable(mailbox, &why);
+    let addresses = match mailbox.host.parse() {
+        Ok(address) => vec![address],
+        Err(_) => {
+            let host = Domain::parse(&mailbox.host).map_err(|why| failed(why.to_string()))?;
+            world.dns.addresses(&host, true).await.map_err(|why| failed(why.to_string()))?.records
+        }
+    };
+    let mut last = failed("it has no address".to_owned());
+    for address in addresses {
+        let dial = world.net.dial(None, SocketAddr::new(address, port(mailbox)));
+        match tokio::time::timeout(ANSWER_MAX, dial).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(why)) => last = failed(why.to_string()),
+            Err(_) => last = failed("no answer".to_owned()),
+        }
+    }
+    Err(last)
+}
+
+/// The password or token, read anew at each login: a token is short-lived.
+fn proof(mailbox: &Mailbox) -> Result<Proof, MailboxError> {
+    let (file, wrap): (_, fn(Secret) -> Proof) = match (&mailbox.token_file, &mailbox.password_file) {
+        (Some(file), _) => (file, Proof::Token),
+        (None, Some(file)) => (file, Proof::Password),
+        (None, None) => {
+            let why = "is not set: name the file that holds the password".to_owned();
+            return Err(MailboxError::Secret { mailbox: mailbox.name.clone(), file: "password_file".into(), why });
+        }
+    };
+    let wrong =
+        |why: String| MailboxError::Secret { mailbox: mailbox.name.clone(), file: file.display().to_string(), why };
+    let text = std::fs::read_to_string(file).map_err(|why| wrong(why.to_string()))?;
+    let line = text.lines().next().filter(|line| !line.is_empty() && !line.contains('\0'));
+    line.map(|line| wrap(Secret::new(line.to_owned()))).ok_or_else(|| wrong("its first line is empty".to_owned()))
+}
+
+/// The text of XOAUTH2, before base64.
+pub(super) fn xoauth2(user: &str, token: &Secret) -> String {
+    format!("user={user}\x01auth=Bearer {}\x01\x01", token.expose())
+}
+
+pub(super) fn unreachable(mailbox: &Mailbox, why: &str) -> MailboxError {
+    MailboxError::Unreachable { mailbox: mailbox.name.clone(), host: mailbox.host.clone(), why: why.to_owned() }
+}
+
+pub(super) fn broken(mailbox: &Mailbox, why: impl Into<String>) -> MailboxError {
+    MailboxError::Protocol { mailbox: mailbox.name.clone(), why: why.into() }
+}
+
+pub(super) fn refused(mailbox: &Mailbox, why: impl Into<String>) -> MailboxError {
+    MailboxError::Login { mailbox: mailbox.name.clone(), user: mailbox.user.clone(), why: why.into() }
+}
+
+/// TLS with the server's name proved: a mailbox is never read in clear.
+pub(super) async fn secure(
+    mailbox: &Mailbox,
+    stream: Box<dyn Stream>,
+    tls: &TlsClient,
+) -> Result<Box<dyn Stream>, MailboxError> {
+    let name = ServerName::try_from(mailbox.host.clone())
+        .map_err(|_| unreachable(mailbox, "the host's name cannot stand in a certificate"))?;
+    let handshake = TlsConnector::from(tls.verified()).connect(name, stream);
+    let secured = tokio::time::timeout(ANSWER_MAX, handshake).await;
+    let secured = secured.map_err(|_| unreachable(mailbox, "no answer to the TLS handshake"))?;
+    secured
+        .map(|stream| Box::new(stream) as Box<dyn Stream>)
+        .map_err(|why| unreachable(mailbox, &format!("TLS: {why}")))
+}
+
+/// Reads and writes of a server, each within its time.
+pub(super) async fn in_time<T>(
+    mailbox: &Mailbox,
+    what: impl Future<Output = io::Result<T>>,
+) -> Result<T, MailboxError> {
+    match tokio::time::timeout(ANSWER_MAX, what).await {
+        Ok(done) => done.map_err(|why| unreachable(mailbox, &why.to_string())),
+        Err(_) => Err(unreachable(mailbox, "no answer")),
+    }
+}

@@ -1,0 +1,362 @@
+//! The listener for returned mail: SMTP, and LMTP behind a mail server of one's own. It is no relay: a recipient is taken
+//! only when the token in it is ours, or when it is postmaster or abuse of our domains; and a message is answered with
+//! yes only once what follows from it is on disk (H-20…H-24). It never answers by mail.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::{Purpose, Seal};
+use crate::config;
+use crate::outcome::intake::Intake;
+use crate::smtp::server::{Answer, Event, Extension, Offer, Protocol, Server};
+use crate::world::Stream;
+
+/// How long a client may say nothing (RFC 5321 §4.5.3.2.7).
+const IDLE: Duration = Duration::from_secs(300);
+/// How long a whole session may take (H-22): whoever sends an octet a minute does not hold a connection for ever.
+const SESSION: Duration = Duration::from_secs(30 * 60);
+/// Longest handshake.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// Pause after the system refused a connection to us, as when files run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Received fields from which on a message is taken for a loop (RFC 5321 §6.3).
+const HOPS_MAX: usize = 100;
+/// Messages kept for the postmaster; further ones are refused for the time being.
+const POSTMASTER_MAX: usize = 10_000;
+
+/// Why the listener cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {why}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        why: io::Error,
+    },
+    /// The certificate or its key cannot be used.
+    #[error("listener.tls_cert: {0}")]
+    Certificate(String),
+    /// The folder for the postmaster's mail cannot be made.
+    #[error("{}: {why}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        why: io::Error,
+    },
+}
+
+/// The listener; clones share its limits.
+#[derive(Clone)]
+pub struct Listener(Arc<Shared>);
+
+struct Shared {
+    intake: Arc<dyn Intake>,
+    seal: Seal,
+    domains: Vec<String>,
+    postmaster: PathBuf,
+    acceptor: TlsAcceptor,
+    smtp: Arc<Offer>,
+    lmtp: Arc<Offer>,
+    connections_max: usize,
+    per_client_max: u16,
+    open: Mutex<HashMap<IpAddr, u16>>,
+}
+
+impl Listener {
+    /// A listener as the settings have it. `host_name` is said in greetings unless they name another; mail to the
+    /// postmaster is kept in `postmaster`.
+    pub fn new(
+        settings: &config::Listener,
+        host_name: &str,
+        postmaster: PathBuf,
+        seal: Seal,
+        intake: Arc<dyn Intake>,
+    ) -> Result<Listener, ListenerError> {
+        std::fs::create_dir_all(&postmaster).map_err(|why| ListenerError::Folder { path: postmaster.clone(), why })?;
+        let host = settings.host_name.as_deref().unwrap_or(host_name);
+        let extensions = Extension::ALL.into_iter().filter(|e| *e != Extension::Dsn).collect();
+        let smtp = Offer { extensions, ..Offer::new(host) };
+        let lmtp = Offer { protocol: Protocol::Lmtp, ..smtp.clone() };
+        Ok(Listener(Arc::new(Shared {
+            intake,
+            seal,
+            domains: settings.domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
+            postmaster,
+            acceptor: acceptor(settings.tls_cert.as_deref(), settings.tls_key.as_deref(), host)?,
+            smtp: Arc::new(smtp),
+            lmtp: Arc::new(lmtp),
+            connections_max: usize::from(settings.connection_limit),
+            per_client_max: settings.connections_per_client,
+            open: Mutex::default(),
+        })))
+    }
+
+    /// Binds an address.
+    pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenerError> {
+        TcpListener::bind(address).await.map_err(|why| ListenerError::Address { address, why })
+    }
+
+    /// Takes connections until stopped; sessions under way have their time to end.
+    pub async fn run(self, listener: TcpListener, protocol: Protocol, stop: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.welcome(stream, peer.ip(), protocol),
+                Err(_) => sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+
+    /// Begins a session, unless there are too many: then the client is told to come back.
+    fn welcome(&self, mut stream: TcpStream, client: IpAddr, protocol: Protocol) {
+        let _ = stream.set_nodelay(true);
+        let listener = self.clone();
+        if !self.0.enter(client) {
+            tokio::spawn(async move { stream.write_all(b"421 4.7.0 too many connections, come back later\r\n").await });
+            return;
+        }
+        tokio::spawn(async move {
+            // A client that went away is no error of ours.
+            let _ = listener.serve(Box::new(stream), protocol).await;
+            listener.0.leave(client);
+        });
+    }
+
+    /// Speaks with one client until it leaves.
+    pub async fn serve(&self, stream: Box<dyn Stream>, protocol: Protocol) -> io::Result<()> {
+        let offer = match protocol {
+            Protocol::Smtp => self.0.smtp.clone(),
+            Protocol::Lmtp => self.0.lmtp.clone(),
+        };
+        let visit = Visit { shared: &self.0, server: Server::new(offer), protocol, end: Instant::now() + SESSION };
+        visit.run(stream).await
+    }
+}
+
+impl Shared {
+    fn enter(&self, client: IpAddr) -> bool {
+        let mut open = self.open();
+        let total: usize = open.values().map(|count| usize::from(*count)).sum();
+        let own = open.get(&client).copied().unwrap_or(0);
+        let has_room = total < self.connections_max && own < self.per_client_max;
+        if has_room {
+            open.insert(client, own + 1);
+        }
+        has_room
+    }
+
+    fn leave(&self, client: IpAddr) {
+        let mut open = self.open();
+        match open.get_mut(&client) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(open.remove(&client)),
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, u16>> {
+        // Each change is one step, so a panic elsewhere leaves the counts whole.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose address it is.
+    fn addressee(&self, recipient: &str) -> Addressee {
+        let (local, domain) = recipient.rsplit_once('@').unwrap_or((recipient, ""));
+        let local = local.to_ascii_lowercase();
+        let is_role = matches!(local.as_str(), "postmaster" | "abuse");
+        if is_role
+            && (self.domains.contains(&domain.to_ascii_lowercase()) || domain.is_empty() && local == "postmaster")
+        {
+            return Addressee::Postmaster;
+        }
+        let purpose = match local.get(..2) {
+            Some("b.") => Purpose::Bounce,
+            Some("u.") => Purpose::Unsubscribe,
+            _ => return Addressee::Nobody,
+        };
+        match self.seal.open(&local[2..], purpose) {
+            Some(_) => Addressee::Copy,
+            None => Addressee::Nobody,
+        }
+    }
+
+    /// Records a message for one recipient; the reply when it cannot be.
+    async fn record(&self, raw: &[u8], recipient: &str) -> Result<(), &'static str> {
+        match self.addressee(recipient) {
+            Addressee::Copy => match self.intake.take(raw, Some(recipient)).await {
+                Ok(_) => Ok(()),
+                Err(why) => {
+                    tracing::error!(%why, "returned mail cannot be recorded");
+                    Err("451 4.3.0 it cannot be recorded now, come back later")
+                }
+            },
+            Addressee::Postmaster => self.keep(raw).await,
+            Addressee::Nobody => Err("550 5.1.1 nobody here by that name"),
+        }
+    }
+
+    /// Keeps a message for the postmaster, synced, under a name made from its content: the same one twice is one file.
+    async fn keep(&self, raw: &[u8]) -> Result<(), &'static str> {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, raw);
+        let name = format!("{}.eml", data_encoding::HEXLOWER.encode(&hash.as_ref()[..16]));
+        let (folder, raw) = (self.postmaster.clone(), raw.to_vec());
+        let kept = tokio::task::spawn_blocking(move || keep(&folder, &name, &raw)).await;
+        match kept {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => {
+                tracing::error!(%why, "mail to the postmaster cannot be kept");
+                Err("452 4.3.1 no room, come back later")
+            }
+            Err(_) => Err("451 4.3.0 it cannot be recorded now, come back later"),
+        }
+    }
+}
+
+fn keep(folder: &Path, name: &str, raw: &[u8]) -> io::Result<()> {
+    if std::fs::read_dir(folder)?.count() >= POSTMASTER_MAX {
+        return Err(io::Error::other("the folder is full: read and clear it"));
+    }
+    let draft = folder.join(format!("{name}.part"));
+    let mut file = std::fs::File::create(&draft)?;
+    io::Write::write_all(&mut file, raw)?;
+    file.sync_all()?;
+    std::fs::rename(&draft, folder.join(name))?;
+    std::fs::File::open(folder)?.sync_all()
+}
+
+/// Whose address a recipient is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Addressee {
+    /// A copy's return path or unsubscribe address, by a token of ours.
+    Copy,
+    /// A person's, at one of our domains.
+    Postmaster,
+    /// Nobody's.
+    Nobody,
+}
+
+/// One connection.
+struct Visit<'a> {
+    shared: &'a Shared,
+    server: Server,
+    protocol: Protocol,
+    /// When the session ends whatever is said.
+    end: Instant,
+}
+
+impl Visit<'_> {
+    async fn run(mut self, mut stream: Box<dyn Stream>) -> io::Result<()> {
+        loop {
+            while let Some(event) = self.server.event() {
+                match event {
+                    Event::Opened | Event::Hello(_) | Event::From(_) | Event::Data => self.server.answer(Answer::Take),
+                    Event::To(recipient) => match self.shared.addressee(&recipient) {
+                        Addressee::Copy | Addressee::Postmaster => self.server.answer(Answer::Take),
+                        Addressee::Nobody => self.server.answer(Answer::Say("550 5.1.1 nobody here by that name")),
+                    },
+                    Event::Message(raw) => self.receive(&raw).await,
+                    Event::StartTls => {
+                        self.flush(&mut stream).await?;
+                        let handshake = timeout_at(Instant::now() + HANDSHAKE, self.shared.acceptor.accept(stream));
+                        stream = Box::new(handshake.await.map_err(|_| io::ErrorKind::TimedOut)??);
+                        self.server.secured();
+                    }
+                    Event::Closed => {
+                        self.flush(&mut stream).await?;
+                        return stream.shutdown().await;
+                    }
+                }
+            }
+            self.flush(&mut stream).await?;
+            let patience = self.end.min(Instant::now() + IDLE);
+            match timeout_at(patience, stream.read_buf(self.server.room())).await {
+                Ok(Ok(0)) => return Ok(()),
+                Ok(read) => drop(read?),
+                Err(_) => return stream.write_all(b"421 4.4.2 this takes too long\r\n").await,
+            }
+        }
+    }
+
+    /// Records a message for each of its recipients and answers: once for all in SMTP, for each in LMTP.
+    async fn receive(&mut self, raw: &[u8]) {
+        let recipients = self.server.recipients().to_vec();
+        let looping = hops(raw) >= HOPS_MAX;
+        let mut refusal = None;
+        for recipient in &recipients {
+            let done = match looping {
+                true => Err("554 5.4.6 this message is going round in circles"),
+                false => self.shared.record(raw, recipient).await,
+            };
+            match self.protocol {
+                Protocol::Smtp => refusal = refusal.or(done.err()),
+                Protocol::Lmtp => self.server.answer(done.map_or_else(Answer::Say, |()| Answer::Take)),
+            }
+        }
+        if self.protocol == Protocol::Smtp {
+            self.server.answer(refusal.map_or(Answer::Take, Answer::Say));
+        }
+    }
+
+    async fn flush(&mut self, stream: &mut Box<dyn Stream>) -> io::Result<()> {
+        let output = self.server.output();
+        if output.is_empty() {
+            return Ok(());
+        }
+        match timeout_at(self.end.max(Instant::now() + HANDSHAKE), stream.write_all(output)).await {
+            Ok(written) => written?,
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        }
+        output.clear();
+        stream.flush().await
+    }
+}
+
+/// Received fields in the header.
+fn hops(raw: &[u8]) -> usize {
+    let head = memchr::memmem::find(raw, b"\r\n\r\n").map_or(raw, |end| &raw[..end]);
+    let is_hop = |line: &&[u8]| line.len() > 9 && line[..9].eq_ignore_ascii_case(b"received:");
+    head.split(|b| *b == b'\n').filter(is_hop).count()
+}
+
+/// The certificate of the settings, or one of our own making: enough for the opportunistic TLS of port 25.
+fn acceptor(cert: Option<&Path>, key: Option<&Path>, host: &str) -> Result<TlsAcceptor, ListenerError> {
+    let wrong = |why: &dyn std::fmt::Display| ListenerError::Certificate(why.to_string());
+    let (chain, key) = match (cert, key) {
+        (Some(cert), Some(key)) => {
+            let chain = CertificateDer::pem_file_iter(cert).map_err(|why| wrong(&why))?;
+            let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|why| wrong(&why))?;
+            (chain, PrivateKeyDer::from_pem_file(key).map_err(|why| wrong(&why))?)
+        }
+        _ => {
+            let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).map_err(|why| wrong(&why))?;
+            let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+            (vec![made.cert.der().clone()], PrivateKeyDer::from(key))
+        }
+    };
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|why| wrong(&why))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests;

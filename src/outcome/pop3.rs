@@ -1,0 +1,198 @@
+//! POP3 (RFC 1939, 2449, 2595): a message is deleted only once it is on record, and the deletion counts only when QUIT
+//! was answered. Ordinary mail stays.
+
+use std::collections::HashMap;
+
+use data_encoding::BASE64;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+
+use super::fetch::{MESSAGE_MAX, MailboxError, Proof, Round, broken, in_time, refused, secure, unreachable, xoauth2};
+use super::intake::{Intake, Taken};
+use crate::config::{Mailbox, MailboxTls};
+use crate::smtp::TlsClient;
+use crate::world::Stream;
+
+/// Longest line of an answer, in octets: RFC 2449 §4 allows 512, messages have 1000.
+const LINE_MAX: u64 = 64 * 1024;
+/// Most messages listed; the rest comes with the next round.
+const MESSAGES_MAX: usize = 100_000;
+/// Lines of the body fetched of a message that is too long.
+const TOP_LINES: u32 = 500;
+
+/// Goes through the mailbox once.
+pub(super) async fn collect(
+    mailbox: &Mailbox,
+    stream: Box<dyn Stream>,
+    tls: &TlsClient,
+    proof: &Proof,
+    intake: &dyn Intake,
+) -> Result<Round, MailboxError> {
+    let stream = match mailbox.tls {
+        MailboxTls::Implicit => secure(mailbox, stream, tls).await?,
+        MailboxTls::Starttls => stls(mailbox, stream, tls).await?,
+    };
+    let mut session = Session { mailbox, stream: BufReader::new(stream) };
+    if mailbox.tls == MailboxTls::Implicit {
+        session.answer().await?;
+    }
+    session.login(proof).await?;
+    go_through(&mut session, intake).await
+}
+
+/// Takes every message that is not known; ends the session in order, which is what makes the deletions count.
+async fn go_through(session: &mut Session<'_>, intake: &dyn Intake) -> Result<Round, MailboxError> {
+    let mailbox = session.mailbox;
+    let mut round = Round::default();
+    for message in session.messages().await? {
+        if intake.is_known(&mailbox.name, &message.id)? {
+            continue;
+        }
+        let raw = session.fetch(&message).await?;
+        match intake.take(&raw, None).await? {
+            Taken::Ours => {
+                session.order(&format!("DELE {}", message.number)).await?;
+                round.taken += 1;
+            }
+            Taken::Foreign => {
+                intake.know(&mailbox.name, &message.id).await?;
+                round.foreign += 1;
+            }
+        }
+    }
+    session.order("QUIT").await?;
+    Ok(round)
+}
+
+/// STLS on a clear connection; what the server said behind its yes is thrown away with the buffer, and if there is any
+/// the connection is given up: somebody has put it there (RFC 2595 §4).
+async fn stls(mailbox: &Mailbox, stream: Box<dyn Stream>, tls: &TlsClient) -> Result<Box<dyn Stream>, MailboxError> {
+    let mut clear = Session { mailbox, stream: BufReader::new(stream) };
+    clear.answer().await?;
+    clear.order("STLS").await?;
+    match clear.stream.buffer() {
+        [] => secure(mailbox, clear.stream.into_inner(), tls).await,
+        _ => Err(broken(mailbox, "the server spoke before the TLS handshake")),
+    }
+}
+
+/// A message as the server lists it.
+struct Message {
+    number: u32,
+    size: usize,
+    /// Its unique id (RFC 1939 §7).
+    id: String,
+}
+
+struct Session<'a> {
+    mailbox: &'a Mailbox,
+    stream: BufReader<Box<dyn Stream>>,
+}
+
+impl Session<'_> {
+    async fn login(&mut self, proof: &Proof) -> Result<(), MailboxError> {
+        let user = &self.mailbox.user;
+        if user.contains(['\r', '\n', '\0']) {
+            return Err(refused(self.mailbox, "the user name holds a line end"));
+        }
+        let done = match proof {
+            Proof::Password(password) => match self.order(&format!("USER {user}")).await {
+                Ok(_) => self.order(&format!("PASS {}", password.expose())).await,
+                Err(error) => Err(error),
+            },
+            Proof::Token(token) => {
+                let words = BASE64.encode(xoauth2(user, token).as_bytes());
+                self.order(&format!("AUTH XOAUTH2 {words}")).await
+            }
+        };
+        match done {
+            Ok(_) => Ok(()),
+            Err(MailboxError::Protocol { why, .. }) => Err(refused(self.mailbox, why)),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// The messages with their sizes and unique ids. A server without UIDL cannot tell old mail from new.
+    async fn messages(&mut self) -> Result<Vec<Message>, MailboxError> {
+        let sizes: HashMap<String, String> = self.list("LIST").await?.into_iter().collect();
+        let ids = self.list("UIDL").await?;
+        let message = |(number, id): (String, String)| {
+            let size = sizes.get(&number).and_then(|size| size.parse().ok()).unwrap_or(0);
+            Some(Message { size, number: number.parse().ok()?, id })
+        };
+        Ok(ids.into_iter().filter_map(message).collect())
+    }
+
+    async fn list(&mut self, command: &str) -> Result<Vec<(String, String)>, MailboxError> {
+        self.order(command).await?;
+        let mut rows = Vec::new();
+        loop {
+            let line = self.line().await?;
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            match line.split_once(' ') {
+                _ if line == "." => return Ok(rows),
+                Some((number, value)) if rows.len() < MESSAGES_MAX => rows.push((number.to_owned(), value.to_owned())),
+                _ => {}
+            }
+        }
+    }
+
+    /// The bytes of a message; of one that is too long the start.
+    async fn fetch(&mut self, message: &Message) -> Result<Vec<u8>, MailboxError> {
+        let number = message.number;
+        self.order(&match message.size > MESSAGE_MAX {
+            false => format!("RETR {number}"),
+            true => format!("TOP {number} {TOP_LINES}"),
+        })
+        .await?;
+        let mut raw = Vec::with_capacity(message.size.min(MESSAGE_MAX));
+        loop {
+            let line = self.line().await?;
+            match line.strip_prefix(b".") {
+                Some(b"\r\n" | b"\n") => return Ok(raw),
+                Some(stuffed) => raw.extend_from_slice(stuffed),
+                None => raw.extend_from_slice(&line),
+            }
+            if raw.len() > 2 * MESSAGE_MAX {
+                return Err(broken(self.mailbox, format!("message {number} is longer than the server said")));
+            }
+        }
+    }
+
+    /// Sends a command; the text behind `+OK`, or the server's refusal.
+    async fn order(&mut self, command: &str) -> Result<String, MailboxError> {
+        let mailbox = self.mailbox;
+        let line = format!("{command}\r\n");
+        in_time(mailbox, self.stream.get_mut().write_all(line.as_bytes())).await?;
+        in_time(mailbox, self.stream.get_mut().flush()).await?;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Result<String, MailboxError> {
+        let line = self.line().await?;
+        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        match line.strip_prefix("+OK") {
+            Some(text) => Ok(text.trim().to_owned()),
+            // A challenge after a failed XOAUTH2 is answered with an empty line; then comes the refusal.
+            None if line.starts_with("+ ") => {
+                in_time(self.mailbox, self.stream.get_mut().write_all(b"\r\n")).await?;
+                Box::pin(self.answer()).await
+            }
+            None => Err(broken(self.mailbox, line.strip_prefix("-ERR").unwrap_or(&line).trim())),
+        }
+    }
+
+    async fn line(&mut self) -> Result<Vec<u8>, MailboxError> {
+        let mut line = Vec::new();
+        let mailbox = self.mailbox;
+        in_time(mailbox, (&mut self.stream).take(LINE_MAX).read_until(b'\n', &mut line)).await?;
+        match line.last() {
+            Some(b'\n') => Ok(line),
+            None => Err(unreachable(mailbox, "the server hung up")),
+            Some(_) if line.len() as u64 == LINE_MAX => Err(broken(mailbox, "a line without end")),
+            Some(_) => Err(unreachable(mailbox, "the server hung up in the middle of a line")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! `bounces read`: what came back, understood and, when asked for, recorded.
+//! `bounces read` and `bounces poll`: what came back, understood and recorded.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::base::Seal;
 use crate::cli::{Desk, Error, Exit};
-use crate::outcome::{self, Action, Arrival, Effect, Kind, Mail, Policy, Returned};
+use crate::outcome::{self, Action, Arrival, Effect, Kind, Mail, Policy, ReturnDesk, Returned, Round, collect};
 use crate::sign;
+use crate::smtp::TlsClient;
 use crate::store::{Late, Store, Threads};
 use crate::world::{Clock, World};
 
@@ -29,6 +30,11 @@ pub enum Bounces {
         #[arg(long)]
         record: bool,
     },
+    /// Fetch from the mailboxes of the settings once, and record what is about our mail.
+    ///
+    /// Messages about copies of ours are moved, marked or deleted once they are on record; everything else is left where
+    /// it is, unread.
+    Poll,
 }
 
 /// One message, as `--json` prints it.
@@ -106,9 +112,54 @@ struct Tally {
     unread: u64,
 }
 
-/// Reads the files one message at a time. Exit code 4 when a message could not be read.
+/// Reads files, or fetches from mailboxes.
 pub async fn run(desk: &Desk, command: Bounces) -> Result<Exit, Error> {
-    let Bounces::Read { files, record } = command;
+    match command {
+        Bounces::Read { files, record } => read(desk, &files, record).await,
+        Bounces::Poll => poll(desk).await,
+    }
+}
+
+/// What one round through a mailbox came to, as `--json` prints it.
+#[derive(Serialize)]
+struct Polled<'a> {
+    mailbox: &'a str,
+    taken: u64,
+    foreign: u64,
+}
+
+/// Goes through every mailbox once. A mailbox that cannot be read does not keep the others waiting; exit code 1 then.
+async fn poll(desk: &Desk) -> Result<Exit, Error> {
+    let settings = desk.settings();
+    if settings.mailbox.is_empty() {
+        return Err(Error::usage("there is no mailbox to look into: add a [[mailbox]] to mailshot.toml"));
+    }
+    let world = desk.world()?;
+    let tls = TlsClient::new(settings.tls_ca.as_deref()).map_err(|why| Error::usage(why.to_string()))?;
+    let intake = ReturnDesk {
+        store: desk.store()?,
+        seal: desk.workspace().seal()?,
+        policy: Arc::new(Policy::new(&settings.bounce)),
+        clock: world.clock.clone(),
+    };
+    let mut exit = Exit::Done;
+    for mailbox in &settings.mailbox {
+        match collect(mailbox, &world, &tls, &intake).await {
+            Ok(Round { taken, foreign }) => {
+                desk.say(format!("{}: {taken} on record, {foreign} left alone", mailbox.name));
+                desk.give(&Polled { mailbox: &mailbox.name, taken, foreign });
+            }
+            Err(why) => {
+                desk.note(why.to_string());
+                exit = Exit::Failed;
+            }
+        }
+    }
+    Ok(exit)
+}
+
+/// Reads the files one message at a time. Exit code 4 when a message could not be read.
+async fn read(desk: &Desk, files: &[PathBuf], record: bool) -> Result<Exit, Error> {
     let books = Books::open(desk)?;
     if record && (books.seal.is_none() || books.store.is_none()) {
         return Err(Error::usage(format!(
@@ -121,7 +172,7 @@ pub async fn run(desk: &Desk, command: Bounces) -> Result<Exit, Error> {
         false => None,
     };
     let mut tally = Tally::default();
-    for path in &files {
+    for path in files {
         let open = outcome::mails(path).map_err(|why| Error::usage(format!("{}: {why}", path.display())))?;
         for mail in open {
             match mail {

@@ -174,8 +174,11 @@ enum Command {
     /// its script tells: greylisting, refusals, limits, delays, lost connections. The recipient's domain chooses how it
     /// behaves. Ends on Ctrl-C with the counts; with --json as one object.
     Sink(sink::Sink),
-    /// Send whatever is under way, until stopped.
-    Serve,
+    /// Everything at once, until stopped: sending, the listener for returned mail, the mailboxes, the public pages.
+    ///
+    /// What is not in the settings is not opened: [listener], [[mailbox]] and [web] say where. `--only web` serves the
+    /// pages alone, so that people can leave a list while the sender is down.
+    Serve(serve::Arguments),
     /// The whole path on this machine: sample contacts to a local receiver, with a report.
     ///
     /// Makes a workspace of its own, imports 2 000 invented people, sends them the sample campaign through real sockets
@@ -225,7 +228,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         Command::Dkim(deed) => dkim::run(&desk()?, deed).await,
         Command::Backup { dir } => backup::run(&desk()?, &dir),
         Command::Sink(arguments) => sink::run(&Desk::bare(&workspace, json), arguments).await,
-        Command::Serve => serve::run(&desk()?).await,
+        Command::Serve(arguments) => serve::run(&desk()?, &arguments).await,
         Command::Demo(arguments) => demo::run(&Desk::bare(&workspace, json), arguments).await,
         Command::Config => config::run(&Desk::bare(&workspace, json)),
     }

@@ -1,15 +1,59 @@
-//! `serve`: sends whatever is under way, until it is stopped.
+//! `serve`: everything at once, until it is stopped: sending, the listener for returned mail, the mailboxes, the pages.
+//! With `--only web` the pages alone, on the store: they stay up while the sender is down.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::interrupt::Interrupt;
-use crate::cli::owner::Owner;
+use crate::cli::owner::{GRACE, Owner};
 use crate::cli::{Desk, Error, Exit};
-use crate::store::Threads;
+use crate::config::Mailbox;
+use crate::delivery::source::host_name;
+use crate::outcome::{Listener, Policy, ReturnDesk, collect};
+use crate::smtp::TlsClient;
+use crate::smtp::server::Protocol;
+use crate::store::{Store, Threads};
+use crate::web::{self, Looks, Pages};
+use crate::world::World;
+
+/// What is served.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Serve only this part, and leave the queue to another process.
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+}
+
+/// A part that can be served alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The public pages.
+    Web,
+}
 
 /// Runs until a signal, or until the queue or the record fails.
-pub async fn run(desk: &Desk) -> Result<Exit, Error> {
+pub async fn run(desk: &Desk, arguments: &Arguments) -> Result<Exit, Error> {
     let store = desk.workspace().store(Threads::Own)?;
     let mut interrupt = Interrupt::listen()?;
+    let mut doors = Doors::default();
+    if arguments.only == Some(Part::Web) {
+        if !doors.open_pages(desk, &store).await? {
+            return Err(Error::usage(
+                "web.listen is not set: name the address of the pages in mailshot.toml, below [web]",
+            ));
+        }
+        interrupt.heard().await;
+        doors.close().await;
+        return Ok(Exit::Done);
+    }
     let here = Owner::become_owner(desk, &store).await?;
+    doors.open_pages(desk, &store).await?;
+    doors.open_returns(desk, &store).await?;
     let under_way: Vec<String> = store.open_launches()?.iter().map(|launch| launch.campaign.to_string()).collect();
     match under_way.as_slice() {
         [] => desk.note("sending; no campaign is under way: `mailshot send CAMPAIGN --yes` begins one"),
@@ -23,8 +67,107 @@ pub async fn run(desk: &Desk) -> Result<Exit, Error> {
     };
     desk.note("finishing what is on the wire; once more stops at once");
     interrupt.or_at_once(desk, here.stop()).await;
+    doors.close().await;
     match failed {
         Some(error) => Err(error.into()),
         None => Ok(Exit::Done),
+    }
+}
+
+/// Whatever others knock at or answer to, beside the queue.
+#[derive(Default)]
+struct Doors {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Doors {
+    /// The public pages, when the settings give them an address; tells whether they do.
+    async fn open_pages(&mut self, desk: &Desk, store: &Store) -> Result<bool, Error> {
+        let Some(address) = &desk.settings().web.listen else { return Ok(false) };
+        let address: SocketAddr = address.parse().expect("checked with the settings");
+        let looks = Looks::load(&desk.workspace().folder().join("public")).map_err(Error::failed)?;
+        let pages = Pages {
+            store: store.clone(),
+            seal: desk.workspace().seal()?,
+            clock: desk.world()?.clock,
+            looks: Arc::new(looks),
+        };
+        let listener = web::bind(address).await.map_err(Error::failed)?;
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            if let Err(why) = web::serve(listener, pages, stop).await {
+                tracing::error!(%why, "the pages have stopped");
+            }
+        });
+        desk.note(format!("pages at http://{address}"));
+        Ok(true)
+    }
+
+    /// The listener and the mailboxes, as the settings have them.
+    async fn open_returns(&mut self, desk: &Desk, store: &Store) -> Result<(), Error> {
+        let settings = desk.settings();
+        let (world, seal) = (desk.world()?, desk.workspace().seal()?);
+        let policy = Arc::new(Policy::new(&settings.bounce));
+        let intake =
+            Arc::new(ReturnDesk { store: store.clone(), seal: seal.clone(), policy, clock: world.clock.clone() });
+        let listens = [(&settings.listener.smtp, Protocol::Smtp), (&settings.listener.lmtp, Protocol::Lmtp)];
+        if listens.iter().any(|(addresses, _)| !addresses.is_empty()) {
+            let postmaster = desk.workspace().folder().join("state/postmaster");
+            let listener = Listener::new(&settings.listener, &host_name(), postmaster, seal, intake.clone());
+            let listener = listener.map_err(Error::failed)?;
+            for (addresses, protocol) in listens {
+                for address in addresses {
+                    let socket = Listener::bind(address.parse().expect("checked with the settings")).await;
+                    self.tasks.spawn(listener.clone().run(socket.map_err(Error::failed)?, protocol, self.stop.clone()));
+                    desk.note(format!("returned mail at {address}"));
+                }
+            }
+        }
+        let tls = TlsClient::new(settings.tls_ca.as_deref()).map_err(|why| Error::usage(why.to_string()))?;
+        for mailbox in &settings.mailbox {
+            let poller =
+                Poller { mailbox: mailbox.clone(), world: world.clone(), tls: tls.clone(), intake: intake.clone() };
+            self.tasks.spawn(poller.run(self.stop.clone()));
+            desk.note(format!("looking into mailbox {} every {}", mailbox.name, mailbox.every));
+        }
+        Ok(())
+    }
+
+    /// Closes all; what is being answered has its time.
+    async fn close(mut self) {
+        self.stop.cancel();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(GRACE, ended).await;
+    }
+}
+
+/// Looks into one mailbox now and then.
+struct Poller {
+    mailbox: Mailbox,
+    world: World,
+    tls: TlsClient,
+    intake: Arc<ReturnDesk>,
+}
+
+impl Poller {
+    /// A round, a rest, until stopped. A mailbox that cannot be read is said so and tried again next time.
+    async fn run(self, stop: CancellationToken) {
+        loop {
+            let round = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                round = collect(&self.mailbox, &self.world, &self.tls, &*self.intake) => round,
+            };
+            match round {
+                Ok(round) => tracing::info!(mailbox = self.mailbox.name, ?round, "mailbox read"),
+                Err(why) => tracing::warn!(%why, "a mailbox cannot be read"),
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = sleep(self.mailbox.every.duration()) => {}
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::base::{EnvelopeId, ListId, Purpose, Seal, Timestamp};
-use crate::outcome::arrival::{Action, Arrival, Kind};
+use crate::outcome::arrival::{Action, Arrival, Kind, Returned};
 use crate::store::{self, Judge, Late, LateBounce, Reason, Store, SuppressionRow};
 
 /// What was done.
@@ -52,7 +52,7 @@ impl Arrival {
                     class: failed.class,
                     code: failed.code,
                     enhanced: failed.status,
-                    text: failed.diagnostic.clone(),
+                    text: words(failed),
                     at: now,
                 };
                 store.bounced_late(bounce, judge).await.map(Effect::Bounced)
@@ -72,6 +72,16 @@ impl Arrival {
             Kind::Delay | Kind::AutoReply | Kind::Report | Kind::Other => Ok(Effect::Nothing),
         }
     }
+}
+
+/// The words of the host that refused, without the codes in front of them: those are recorded by themselves.
+fn words(failed: &Returned) -> String {
+    let mut words = failed.diagnostic.as_str();
+    let codes = [failed.code.map(|code| code.to_string()), failed.status.map(|status| status.to_string())];
+    for code in codes.into_iter().flatten() {
+        words = words.strip_prefix(code.as_str()).map_or(words, |rest| rest.trim_start_matches([' ', '-']));
+    }
+    words.to_owned()
 }
 
 #[cfg(test)]
@@ -149,7 +159,9 @@ mod tests {
         let (store, copy) = delivered().await;
         let raw = include_str!("../../tests/fixtures/returns/standard-unknown-user.eml");
         assert_eq!(twice(raw, &store, copy).await, [Effect::Bounced(Late::Moved), Effect::Bounced(Late::Known)]);
-        assert_eq!(store.copy(copy).unwrap().unwrap().standing, Standing::Failed);
+        let row = store.copy(copy).unwrap().unwrap();
+        assert_eq!(row.standing, Standing::Failed);
+        assert!(row.code == Some(550) && !row.text.starts_with("550") && !row.text.starts_with("5.1.1"), "{row:?}");
         assert_eq!(store.suppression(ADDRESS).unwrap().unwrap().reason, Reason::Hard);
     }
 

@@ -6,12 +6,14 @@ mod looks;
 mod subscriptions;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use looks::{Looks, LooksError};
@@ -52,8 +54,14 @@ pub fn router(pages: Pages) -> Router {
         .with_state(pages)
 }
 
+/// Binds the address of the pages; an error names it.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let told = |why: io::Error| io::Error::new(why.kind(), format!("cannot listen on {address}: {why}"));
+    TcpListener::bind(address).await.map_err(told)
+}
+
 /// Serves the pages on a listener until told to stop; requests under way are answered.
-pub async fn serve(listener: tokio::net::TcpListener, pages: Pages, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, pages: Pages, stop: CancellationToken) -> io::Result<()> {
     axum::serve(listener, router(pages)).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 

@@ -35,6 +35,16 @@ const SCENES: &[Scene] = &[
         needs: &[Need::Root, Need::Postfix, Need::Nsd, Need::Dkimpy],
         play: scenes::mx,
     },
+    Scene {
+        name: "reports_of_a_postfix_that_finds_out_late_come_home_and_bar_exactly_the_unknown",
+        needs: &[Need::Root, Need::Postfix],
+        play: scenes::late_bounces,
+    },
+    Scene {
+        name: "dovecot_mailboxes_are_read_once_and_ordinary_mail_is_left_alone",
+        needs: &[Need::Root, Need::Postfix, Need::Dovecot],
+        play: scenes::mailboxes,
+    },
 ];
 
 fn main() -> ExitCode {

@@ -101,7 +101,8 @@ pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn listens(port: u16) -> bool {
+/// Whether something listens on a port of this machine.
+pub fn listens(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_ok()
 }
 
@@ -149,6 +150,8 @@ pub enum Door<'a> {
     Mx(&'a [&'a str]),
     /// Mail for anybody, after STARTTLS and a login that Dovecot, on this port, knows.
     Smarthost { logins: u16 },
+    /// Mail for this domain, taken before it is known who is there; reports about it go to `returns`, for that domain.
+    Hasty { domain: &'a str, returns: (&'a str, u16) },
 }
 
 /// A Postfix that hands what it takes to another host.
@@ -171,6 +174,12 @@ impl Postfix {
         let authority = certificate(&base);
         let (who, login) = match door {
             Door::Mx(domains) => (format!("relay_domains = {}\n", domains.join(" ")), String::new()),
+            Door::Hasty { domain, returns: (back, at) } => {
+                let transport = etc.join("transport");
+                fs::write(&transport, format!("{back} smtp:[127.0.0.1]:{at}\n")).expect("transport");
+                let maps = format!("transport_maps = texthash:{}\n", transport.display());
+                (format!("relay_domains = {domain}\n{maps}"), String::new())
+            }
             Door::Smarthost { logins } => (
                 "relay_domains =\n".to_owned(),
                 format!(
@@ -186,7 +195,7 @@ impl Postfix {
              setgid_group = postdrop\nmyhostname = mx.receiver.example\nmydestination =\nmynetworks =\n\
              inet_interfaces = 127.0.0.1\ninet_protocols = ipv4\nlocal_recipient_maps =\nalias_maps =\n\
              default_transport = smtp:[127.0.0.1]:{next_hop}\nrelay_transport = smtp:[127.0.0.1]:{next_hop}\n\
-             smtp_dns_support_level = disabled\nsmtp_tls_security_level = none\nsmtputf8_enable = yes\n\
+             smtp_dns_support_level = disabled\nsmtp_tls_security_level = may\nsmtputf8_enable = yes\n\
              smtpd_tls_security_level = may\nsmtpd_tls_cert_file = {base}/cert.pem\nsmtpd_tls_key_file = {base}/key.pem\n\
              smtpd_tls_loglevel = 1\nsmtpd_client_connection_count_limit = 0\nanvil_rate_time_unit = 1s\n\
              maillog_file = {log}\nmaillog_file_prefixes = /\n{who}{login}{relay}",
@@ -217,7 +226,9 @@ impl Drop for Postfix {
 }
 
 fn master(port: u16) -> String {
-    let inside = |name: &str, program: &str| format!("{name} unix - - n - - {program}\n");
+    let inside = |name: &str, program: &str| {
+        format!("{name} unix - - n - {} {program}\n", if program == "bounce" { "0" } else { "-" })
+    };
     let mut text = format!("127.0.0.1:{port} inet n - n - - smtpd\n");
     text.push_str("pickup unix n - n 60 1 pickup\ncleanup unix n - n - 0 cleanup\nqmgr unix n - n 300 1 qmgr\n");
     text.push_str("tlsmgr unix - - n 1000? 1 tlsmgr\nanvil unix - - n - 1 anvil\nscache unix - - n - 1 scache\n");
@@ -280,6 +291,68 @@ impl Logins {
         let server = start(&mut command, &base.join("start.log"));
         wait_for("Dovecot", || listens(port));
         Logins { port, _server: server }
+    }
+}
+
+/// Dovecot as the keeper of mailboxes, by IMAP and POP3 with TLS: every user, password `secret`.
+pub struct Mailboxes {
+    pub imaps: u16,
+    pub imap: u16,
+    pub pop3s: u16,
+    /// The certificate authority that signed its certificate for `localhost`.
+    pub authority: PathBuf,
+    folder: PathBuf,
+    _server: Server,
+}
+
+impl Mailboxes {
+    pub fn start(scratch: &Path) -> Mailboxes {
+        let base = open_folder(scratch.join("mailboxes"));
+        let authority = certificate(&base);
+        let folder = open_folder(base.join("mail"));
+        let (imaps, imap, pop3s, pop3) = (free_port(), free_port(), free_port(), free_port());
+        let listen = |name: &str, port: u16, tls: &str| {
+            format!("  inet_listener {name} {{\n    port = {port}\n    ssl = {tls}\n  }}\n")
+        };
+        let text = format!(
+            "base_dir = {base}/run\nstate_dir = {base}/state\nlog_path = {base}/log\nprotocols = imap pop3\n\
+             listen = 127.0.0.1\nssl = yes\nssl_cert = <{base}/cert.pem\nssl_key = <{base}/key.pem\n\
+             auth_mechanisms = plain login\nmail_location = maildir:{base}/mail/%n\nmail_uid = mail\nmail_gid = mail\n\
+             first_valid_uid = 1\nfirst_valid_gid = 1\npassdb {{\n  driver = static\n  args = password=secret\n}}\n\
+             userdb {{\n  driver = static\n  args = uid=mail gid=mail home={base}/mail/%n\n}}\n\
+             service imap-login {{\n{}{}}}\nservice pop3-login {{\n{}{}}}\nnamespace inbox {{\n  inbox = yes\n}}\n",
+            listen("imaps", imaps, "yes"),
+            listen("imap", imap, "no"),
+            listen("pop3s", pop3s, "yes"),
+            listen("pop3", pop3, "no"),
+            base = base.display()
+        );
+        let file = base.join("dovecot.conf");
+        fs::write(&file, text).expect("dovecot.conf");
+        let mut command = Command::new("/usr/sbin/dovecot");
+        command.arg("-F").arg("-c").arg(&file);
+        let server = start(&mut command, &base.join("start.log"));
+        wait_for("Dovecot", || [imaps, imap, pop3s].into_iter().all(listens));
+        Mailboxes { imaps, imap, pop3s, authority, folder, _server: server }
+    }
+
+    /// Puts messages into a user's inbox.
+    pub fn fill(&self, user: &str, messages: &[String]) {
+        let home = self.folder.join(user);
+        for part in ["new", "cur", "tmp"] {
+            fs::create_dir_all(home.join(part)).expect("a maildir");
+        }
+        for (number, message) in messages.iter().enumerate() {
+            fs::write(home.join("new").join(format!("17000{number:05}.M{number}.host")), message).expect("a message");
+        }
+        run("chown", &["-R", "mail:mail", &home.display().to_string()]);
+    }
+
+    /// The messages in a folder of a user, their flags in the names.
+    pub fn names(&self, user: &str, folder: &str) -> Vec<String> {
+        let home = self.folder.join(user).join(folder);
+        let files = ["new", "cur"].into_iter().flat_map(|part| fs::read_dir(home.join(part)).into_iter().flatten());
+        files.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::mail::{self, Seen};
-use crate::peers::{Door, Logins, NameServer, Postfix, SmtpSink, wait_for};
+use crate::peers::{Door, Logins, Mailboxes, NameServer, Postfix, SmtpSink, free_port, listens, wait_for};
 use crate::workspace::Workspace;
 
 /// Everybody in the report is delivered, and nobody is anything else.
@@ -82,4 +82,91 @@ pub fn mx() {
     assert_well_received(&mail::read(workspace.scratch(), &workspace.keys(), &messages), 120);
     let log = postfix.log();
     assert!(log.contains("TLS connection established"), "opportunistic TLS was not used: {log}");
+}
+
+/// A host that knows nobody whose name starts with `unknown`.
+const FUSSY: &str = "session = \"plain\"\n[personality.fussy]\n\
+    fault = [{ at = \"to\", address = [\"unknown*\"], reply = \"550 5.1.1 <{recipient}>: user unknown\" }]\n\
+    [domains]\n\"*\" = \"fussy\"\n";
+
+pub fn late_bounces() {
+    let mut workspace = Workspace::new();
+    let (far, returns) = (free_port(), free_port());
+    workspace.set("LISTENER__SMTP", format!("127.0.0.1:{returns}"));
+    workspace.set("LISTENER__HOST_NAME", "bounce.example.com");
+    let known = (0..190).map(|n| format!("reader{n}@people.example"));
+    workspace.addresses(known.chain((0..10).map(|n| format!("unknown{n}@people.example"))));
+    let script = workspace.scratch().join("fussy.toml");
+    std::fs::write(&script, FUSSY).expect("the script");
+    let listen = format!("127.0.0.1:{far}");
+    let _host = workspace.stay(&["sink", "--listen", &listen, "--script", &script.display().to_string()]);
+    let door = Door::Hasty { domain: "people.example", returns: ("bounce.example.com", returns) };
+    let postfix = Postfix::start(workspace.scratch(), &door, far);
+    let _serve = workspace.stay(&["serve"]);
+    wait_for("the host and the listener", || listens(far) && listens(returns));
+    let report = workspace.send(&["--via", &format!("smtp://127.0.0.1:{}", postfix.port)]);
+    assert_all_delivered(&report, 200);
+    wait_for("all reports", || workspace.ask(&["report", "welcome"])["bounced_late"] == 10);
+    let report = workspace.ask(&["report", "welcome"]);
+    assert_eq!((&report["delivered"], &report["failed"]), (&Value::from(190), &Value::from(10)), "{report}");
+    assert_eq!(report["failures"][0]["class"], "hard.unknown_user", "{report}");
+    let output = workspace.run(&["suppress", "list"]);
+    let suppressed = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(suppressed.matches("@people.example  hard").count(), 10, "{suppressed}");
+    assert_eq!(suppressed.matches("reader").count(), 0, "{suppressed}");
+}
+
+/// A delivery report to a return path.
+fn delivery_report(to: &str) -> String {
+    format!(
+        "From: MAILER-DAEMON@mx.example\nTo: {to}\nSubject: Undelivered Mail Returned to Sender\nMIME-Version: 1.0\n\
+         Content-Type: multipart/report; report-type=delivery-status; boundary=\"x\"\n\n--x\nContent-Type: text/plain\n\n\
+         nobody here\n--x\nContent-Type: message/delivery-status\n\nReporting-MTA: dns; mx.example\n\n\
+         Final-Recipient: rfc822; nobody@people.example\nAction: failed\nStatus: 5.1.1\n\
+         Diagnostic-Code: smtp; 550 5.1.1 user unknown\n\n--x--\n"
+    )
+}
+
+pub fn mailboxes() {
+    let mut workspace = Workspace::new();
+    workspace.people(9, &["people.example"]);
+    let sink = SmtpSink::start(workspace.scratch());
+    workspace.send(&["--via", &format!("smtp://127.0.0.1:{}", sink.port)]);
+    let messages = captured(&sink, 9);
+    let sent = mail::read(workspace.scratch(), &workspace.keys(), &messages);
+    let mailboxes = Mailboxes::start(workspace.scratch());
+    workspace.set("TLS_CA", mailboxes.authority.display());
+    let password = workspace.scratch().join("password");
+    std::fs::write(&password, "secret\n").expect("the password");
+    let ordinary = "From: friend@example.org\nTo: me@example.com\nSubject: lunch?\n\nat noon\n".to_owned();
+    for (at, (user, protocol, port, tls, more)) in [
+        ("anna", "imap", mailboxes.imaps, "implicit", "processed = \"Done\"\n"),
+        ("bert", "imap", mailboxes.imap, "starttls", ""),
+        ("carl", "pop3", mailboxes.pop3s, "implicit", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut inbox: Vec<String> =
+            sent[at * 3..at * 3 + 3].iter().map(|seen| delivery_report(&seen.sender)).collect();
+        // The same report twice is one bounce.
+        inbox.extend([inbox[0].clone(), ordinary.clone(), ordinary.clone()]);
+        mailboxes.fill(user, &inbox);
+        workspace.configure(&format!(
+            "\n[[mailbox]]\nname = \"{user}\"\nprotocol = \"{protocol}\"\nhost = \"localhost\"\nport = {port}\n\
+             tls = \"{tls}\"\nuser = \"{user}\"\npassword_file = \"{}\"\n{more}",
+            password.display()
+        ));
+    }
+    let poll = || String::from_utf8(workspace.run(&["bounces", "poll", "--json"]).stdout).expect("JSON");
+    let first = poll();
+    assert_eq!(first.matches("\"taken\":4,\"foreign\":2").count(), 3, "{first}");
+    let second = poll();
+    assert_eq!(second.matches("\"taken\":0,\"foreign\":0").count(), 3, "{second}");
+    let report = workspace.ask(&["report", "welcome"]);
+    assert_eq!((&report["bounced_late"], &report["failed"]), (&Value::from(9), &Value::from(9)), "{report}");
+    assert_eq!((mailboxes.names("anna", "").len(), mailboxes.names("anna", ".Done").len()), (2, 4));
+    assert_eq!(mailboxes.names("carl", "").len(), 2, "POP3 deletes what is on record and nothing else");
+    let unread = |names: &[String]| names.iter().filter(|name| !name.ends_with('S')).count();
+    assert_eq!(unread(&mailboxes.names("bert", "")), 6, "IMAP marks nothing as seen");
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -64,6 +64,36 @@ impl Workspace {
         command.output().expect("mailshot runs")
     }
 
+    /// Imports these addresses into the list of the sample campaign.
+    pub fn addresses(&self, addresses: impl Iterator<Item = String>) {
+        let table = addresses.fold("email\n".to_owned(), |table, address| table + &address + "\n");
+        let file = self.folder.path().join("addresses.csv");
+        fs::write(&file, table).expect("addresses.csv");
+        let import = self.run(&["import", &file.display().to_string(), "--list", "news", "--json"]);
+        assert_eq!(import.status.code(), Some(0), "import: {}", text(&import));
+    }
+
+    /// Appends to `mailshot.toml`.
+    pub fn configure(&self, lines: &str) {
+        let file = self.root().join("mailshot.toml");
+        let written = fs::read_to_string(&file).expect("mailshot.toml");
+        fs::write(file, written + lines).expect("mailshot.toml");
+    }
+
+    /// Starts a command that stays; it ends when the value is dropped.
+    pub fn stay(&self, arguments: &[&str]) -> Stayer {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mailshot"));
+        command.arg("-C").arg(self.root()).args(arguments).env_clear().envs(self.environment.iter().cloned());
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("mailshot runs");
+        Stayer(child)
+    }
+
+    /// The answer of a command, one JSON object.
+    pub fn ask(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{arguments:?}: {why}: {}", text(&output)))
+    }
+
     /// Sends the sample campaign; gives the report.
     pub fn send(&self, arguments: &[&str]) -> Value {
         let output = self.run(&[&["send", "welcome", "--yes", "--json"], arguments].concat());
@@ -78,6 +108,16 @@ impl Workspace {
         let line =
             |r: &Value| format!("{}\t{}\n", r["name"].as_str().expect("a name"), r["value"].as_str().expect("a value"));
         records.iter().map(line).collect()
+    }
+}
+
+/// A command that runs until it is told to stop.
+pub struct Stayer(Child);
+
+impl Drop for Stayer {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
     }
 }
 

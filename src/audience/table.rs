@@ -26,11 +26,11 @@ pub enum Flaw {
     OpenQuotes,
     /// Text after the quote that closes a cell.
     TextAfterQuote,
-    /// More than [`ROW_MAX`] bytes.
+    /// More than `ROW_MAX` bytes.
     LongRow,
-    /// More than [`CELL_MAX`] bytes in the cell of this number.
+    /// More than `CELL_MAX` bytes in the cell of this number.
     LongCell(usize),
-    /// More than [`CELLS_MAX`] cells.
+    /// More than `CELLS_MAX` cells.
     ManyCells,
     /// The cell of this number is not in the file's encoding.
     Encoding(usize),

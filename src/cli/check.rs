@@ -139,6 +139,7 @@ async fn examined(desk: &Desk, from: &Domain, bounce: &Domain, way: Way) -> Resu
     let sources = Sources::new(desk.settings(), &host_name());
     let keyring = desk.workspace().keyring()?;
     let unsigned = desk.settings().dkim.unsigned;
-    let patient = Patient { from, bounce, sources: &sources, keyring: &keyring, unsigned, way };
+    let has_own_resolver = !desk.settings().resolver.is_empty();
+    let patient = Patient { from, bounce, sources: &sources, keyring: &keyring, unsigned, way, has_own_resolver };
     Ok(examine(&desk.world()?, &patient).await)
 }

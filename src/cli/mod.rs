@@ -2,6 +2,7 @@
 //! one owns what they share: the arguments that hold everywhere, the exit codes, and the way errors are shown.
 
 mod backup;
+mod bench;
 mod bounces;
 mod check;
 mod config;
@@ -174,6 +175,12 @@ enum Command {
     /// its script tells: greylisting, refusals, limits, delays, lost connections. The recipient's domain chooses how it
     /// behaves. Ends on Ctrl-C with the counts; with --json as one object.
     Sink(sink::Sink),
+    /// What this machine sends: messages a second, processor time and memory, beside what signatures alone would cost.
+    ///
+    /// Imports invented people into a workspace of its own and sends them a letter over real sockets, with the queue on
+    /// disk, to a receiver in another process, whose processor time is not counted. Figures are medians of the runs.
+    /// Needs Linux, which tells what a process uses in /proc.
+    Bench(bench::Arguments),
     /// Everything at once, until stopped: sending, the listener for returned mail, the mailboxes, the public pages.
     ///
     /// What is not in the settings is not opened: [listener], [[mailbox]] and [web] say where. `--only web` serves the
@@ -228,6 +235,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         Command::Dkim(deed) => dkim::run(&desk()?, deed).await,
         Command::Backup { dir } => backup::run(&desk()?, &dir),
         Command::Sink(arguments) => sink::run(&Desk::bare(&workspace, json), arguments).await,
+        Command::Bench(arguments) => bench::run(&Desk::bare(&workspace, json), arguments).await,
         Command::Serve(arguments) => serve::run(&desk()?, &arguments).await,
         Command::Demo(arguments) => demo::run(&Desk::bare(&workspace, json), arguments).await,
         Command::Config => config::run(&Desk::bare(&workspace, json)),

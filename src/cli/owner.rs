@@ -168,7 +168,7 @@ impl Here {
 }
 
 /// Raises the number of files this process may have open as far as the system allows: every connection is one.
-fn raise_file_limit(desk: &Desk) {
+pub(super) fn raise_file_limit(desk: &Desk) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {

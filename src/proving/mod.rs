@@ -1,5 +1,6 @@
 //! What users and we test and measure with; nothing below knows it.
 
+pub mod bench;
 pub mod counts;
 pub mod demo;
 pub mod people;

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::agenda::{Agenda, Claim};
 use super::lease::{Action, Homes, Lease, Manner, Settlement};
 use super::ledger::{Ledger, Move};
-use super::{Admission, BUCKETS, Claimed, Depth, DomainDepth, Error, Sweep, codec, keys, lock};
+use super::{Admission, BUCKETS, Claimed, Depth, DomainDepth, Error, Spans, Sweep, codec, keys, lock};
 use crate::base::{Domain, EnvelopeId, LaunchId, Timestamp};
 use crate::mail::{Class, Envelope, InDoubt, Lane, Outcome, Standing};
 use crate::world::Clock;
@@ -75,6 +75,7 @@ pub struct Keeper {
     agenda: Agenda,
     depth: Depth,
     shown: Arc<Mutex<Depth>>,
+    spans: Arc<Mutex<Spans>>,
     held: BTreeSet<LaunchId>,
     drops: BTreeMap<EnvelopeId, u8>,
     admissions: VecDeque<(Admission, Reply<()>)>,
@@ -104,6 +105,8 @@ struct LeaseCall {
 struct Batch {
     moves: Vec<Move>,
     outcomes: Vec<Outcome>,
+    /// When the copies of the outcomes were leased.
+    leased: Vec<Instant>,
     answers: Vec<Reply<()>>,
 }
 
@@ -120,6 +123,7 @@ impl Keeper {
         opening: Opening,
         requests: mpsc::Receiver<Request>,
         shown: Arc<Mutex<Depth>>,
+        spans: Arc<Mutex<Spans>>,
     ) -> Result<Keeper, Error> {
         let outbox = ledger.last(&[keys::OUTBOX])?.and_then(|(key, _)| keys::parse_outbox(&key)).unwrap_or(0);
         let cleared = keys::number(ledger.value(keys::CLEARED)?);
@@ -136,6 +140,7 @@ impl Keeper {
             agenda: Agenda::default(),
             depth,
             shown,
+            spans,
             held: opening.held,
             drops: BTreeMap::new(),
             admissions: VecDeque::new(),
@@ -301,6 +306,7 @@ impl Keeper {
             Ok(()) => {
                 self.depth.last_outcome = number;
                 self.show();
+                self.count_spans(&batch.leased);
             }
             Err(error) => {
                 if self.broken.is_none() {
@@ -327,6 +333,12 @@ impl Keeper {
 
     fn show(&self) {
         *lock(&self.shown) = self.depth.clone();
+    }
+
+    fn count_spans(&self, leased: &[Instant]) {
+        let now = Instant::now();
+        let mut spans = lock(&self.spans);
+        leased.iter().for_each(|since| spans.count(now.duration_since(*since)));
     }
 
     /// Takes in one admission, whole: copies without the cursor behind them would be planned again after a crash, and sent
@@ -386,7 +398,7 @@ impl Keeper {
     }
 
     fn settle(&mut self, settlement: Settlement) {
-        let Settlement { domain, mut envelope, leased_due, action } = settlement;
+        let Settlement { domain, mut envelope, leased_due, since, action } = settlement;
         let id = envelope.id;
         let was = keys::due_at(&domain, envelope.lane, leased_due, id);
         match action {
@@ -399,12 +411,14 @@ impl Keeper {
                 self.batch.moves.push(Move::Remove(was));
                 self.batch.moves.push(Move::Remove(keys::intent(id)));
                 self.batch.outcomes.push(outcome);
+                self.batch.leased.push(since);
                 self.left(&domain, id);
             }
             Action::Again(at, outcome) => {
                 self.batch.moves.push(Move::Remove(was));
                 self.batch.moves.push(Move::Remove(keys::intent(id)));
                 self.batch.outcomes.push(outcome);
+                self.batch.leased.push(since);
                 self.left(&domain, id);
                 envelope.due = at;
                 self.put_due(&domain, &envelope);

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::base::{Domain, EnvelopeId, Timestamp};
 use crate::mail::{Envelope, Outcome};
@@ -56,12 +57,13 @@ pub struct Lease {
     pub envelope: Envelope,
     domain: Domain,
     leased_due: Timestamp,
+    since: Instant,
     home: Option<Arc<Homes>>,
 }
 
 impl Lease {
     pub(super) fn new(domain: Domain, envelope: Envelope, home: Arc<Homes>) -> Lease {
-        Lease { leased_due: envelope.due, domain, envelope, home: Some(home) }
+        Lease { leased_due: envelope.due, since: Instant::now(), domain, envelope, home: Some(home) }
     }
 
     /// The recipient's domain.
@@ -89,7 +91,14 @@ impl Lease {
     }
 
     fn settlement(&self, action: Action) -> Settlement {
-        Settlement { domain: self.domain.clone(), envelope: self.envelope.clone(), leased_due: self.leased_due, action }
+        let Lease { domain, envelope, leased_due, since, .. } = self;
+        Settlement {
+            domain: domain.clone(),
+            envelope: envelope.clone(),
+            leased_due: *leased_due,
+            since: *since,
+            action,
+        }
     }
 
     fn go(&mut self, manner: Manner) {
@@ -121,6 +130,8 @@ pub struct Settlement {
     pub(super) envelope: Envelope,
     /// The due time in the key it was leased under.
     pub(super) leased_due: Timestamp,
+    /// When it was leased.
+    pub(super) since: Instant,
     pub(super) action: Action,
 }
 

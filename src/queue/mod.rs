@@ -35,6 +35,7 @@ mod ledger;
 mod memory;
 mod retry;
 mod sled;
+mod spans;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ pub use lease::{Lease, Next, Settlement};
 pub use ledger::{Ledger, Move, Pair};
 pub use memory::MemoryLedger;
 pub use sled::{Durability, SledLedger};
+pub use spans::Spans;
 
 use keeper::Request;
 
@@ -181,6 +183,7 @@ pub struct DomainDepth {
 pub struct Queue {
     keeper: mpsc::Sender<Request>,
     depth: Arc<Mutex<Depth>>,
+    spans: Arc<Mutex<Spans>>,
 }
 
 impl Queue {
@@ -189,8 +192,9 @@ impl Queue {
     pub fn open(ledger: impl Ledger + 'static, opening: Opening) -> Result<(Queue, Keeper), Error> {
         let (keeper, requests) = mpsc::channel(keeper::REQUESTS_MAX);
         let depth = Arc::new(Mutex::new(Depth::default()));
-        let working = Keeper::open(Box::new(ledger), opening, requests, depth.clone())?;
-        Ok((Queue { keeper, depth }, working))
+        let spans = Arc::<Mutex<Spans>>::default();
+        let working = Keeper::open(Box::new(ledger), opening, requests, depth.clone(), spans.clone())?;
+        Ok((Queue { keeper, depth, spans }, working))
     }
 
     /// Takes copies in, and how far the planner has come: one commit, durable when this returns. Waits while settlements
@@ -282,6 +286,11 @@ impl Queue {
         lock(&self.depth).clone()
     }
 
+    /// How long copies were out on lease until their settlement was durable, since the queue was opened.
+    pub fn spans(&self) -> Spans {
+        lock(&self.spans).clone()
+    }
+
     /// Copies waiting or leased in one bucket, as of the last commit.
     pub fn waiting_in(&self, bucket: u8) -> u32 {
         lock(&self.depth).by_bucket.get(usize::from(bucket)).copied().unwrap_or(0)
@@ -294,9 +303,9 @@ impl Queue {
     }
 }
 
-/// The depth is replaced as a whole, so that a panic elsewhere cannot spoil it.
-fn lock(depth: &Mutex<Depth>) -> MutexGuard<'_, Depth> {
-    depth.lock().unwrap_or_else(PoisonError::into_inner)
+/// What is shown is changed as a whole, so that a panic elsewhere cannot spoil it.
+fn lock<T>(shown: &Mutex<T>) -> MutexGuard<'_, T> {
+    shown.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,0 +1,245 @@
+//! `bench`: what this machine sends, with everything on, beside what its signatures alone would cost.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::base::Span;
+use crate::cli::owner::raise_file_limit;
+use crate::cli::{Desk, Error, Exit};
+use crate::proving::bench::{Bench, Load, Run, SigningKey, median};
+
+/// What the receiver is told: to take everything, over one personality of its own.
+const PERSONALITY: &str = "bench";
+/// The share of the messages that the warm-up sends: one in so many.
+const WARM_UP: u64 = 4;
+/// How long the receiver may take to listen.
+const START: Duration = Duration::from_secs(10);
+
+/// The arguments of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Messages of each run.
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    messages: u64,
+    /// Domains of the recipients.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    domains: u32,
+    /// Connections at once.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+    /// Octets of a finished message.
+    #[arg(long, value_name = "OCTETS", default_value_t = 4096)]
+    size: usize,
+    /// What the messages are signed with.
+    #[arg(long, value_enum, default_value_t = SigningKey::Rsa)]
+    key: SigningKey,
+    /// The receiver offers STARTTLS, and it is used.
+    #[arg(long)]
+    tls: bool,
+    /// Do not wait for the disk: to see what that costs.
+    #[arg(long)]
+    not_durable: bool,
+    /// How long the receiver waits before each flight of replies, as a host far away: 50ms.
+    #[arg(long, value_name = "SPAN", value_parser = Span::parse)]
+    delay: Option<Span>,
+    /// Runs that are measured, after one that is not.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+    /// Send to this receiver instead of our own; one that takes everything and throws it away.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["tls", "delay"])]
+    to: Option<String>,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Answer<'a> {
+    messages: u64,
+    seconds: f64,
+    rate: f64,
+    cpu_us_per_message: f64,
+    user_us: f64,
+    sys_us: f64,
+    sign_us: f64,
+    cpu_over_sign: f64,
+    rss_peak_mb: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    settings: Settings<'a>,
+}
+
+#[derive(Serialize)]
+struct Settings<'a> {
+    version: &'static str,
+    cores: usize,
+    #[serde(flatten)]
+    load: &'a Load,
+    message_octets: usize,
+    tls: bool,
+    delay_ms: u64,
+    runs: u32,
+    receiver: &'a str,
+}
+
+/// Measures. Exit code 1 when a run did not come to its end.
+pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
+    raise_file_limit(desk);
+    let folder = new_folder()?;
+    let ended = tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => Err(Error::failed(std::io::Error::other("stopped before the end"))),
+        ended = measure(desk, &folder, &arguments) => ended,
+    };
+    // What cannot be removed lies among the system's temporary files, and is cleared away with them.
+    let _ = fs::remove_dir_all(&folder);
+    ended
+}
+
+async fn measure(desk: &Desk, folder: &Path, arguments: &Arguments) -> Result<Exit, Error> {
+    let load = Load {
+        messages: arguments.messages,
+        domains: arguments.domains,
+        connections: arguments.connections,
+        size: arguments.size,
+        key: arguments.key,
+        durable: !arguments.not_durable,
+    };
+    let (receiver, _process) = match &arguments.to {
+        Some(to) => (to.clone(), None),
+        None => {
+            let (address, process) = start_sink(folder, arguments).await?;
+            (address, Some(process))
+        }
+    };
+    let workspace = folder.join("workspace");
+    fs::create_dir(&workspace).map_err(Error::failed)?;
+    desk.note(format!("importing {} invented people", load.messages));
+    let bench = Bench::set_up(&workspace, load.clone(), format!("smtp://{receiver}")).await.map_err(Error::failed)?;
+    desk.note("warming up");
+    bench.run(0, load.messages.div_ceil(WARM_UP)).await.map_err(Error::failed)?;
+    let mut runs = Vec::new();
+    for number in 1..=arguments.runs {
+        let run = bench.run(number, load.messages).await.map_err(Error::failed)?;
+        desk.note(format!("run {number} of {}: {:.0} messages/s, {:.0} µs", arguments.runs, run.rate(), run.cpu_us()));
+        runs.push(run);
+    }
+    let settings = Settings {
+        version: env!("CARGO_PKG_VERSION"),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        load: &load,
+        message_octets: bench.size(),
+        tls: arguments.tls,
+        delay_ms: arguments.delay.map_or(0, |delay| delay.duration().as_millis() as u64),
+        runs: arguments.runs,
+        receiver: if arguments.to.is_some() { &receiver } else { "mailshot sink" },
+    };
+    show(desk, &settings, &runs);
+    desk.give(&answer(settings, &runs));
+    Ok(Exit::Done)
+}
+
+/// The median of something over all runs.
+fn middle(runs: &[Run], of: impl Fn(&Run) -> f64) -> f64 {
+    median(&mut runs.iter().map(of).collect::<Vec<_>>())
+}
+
+fn answer<'a>(settings: Settings<'a>, runs: &[Run]) -> Answer<'a> {
+    let of = |of: fn(&Run) -> f64| (middle(runs, of) * 1000.0).round() / 1000.0;
+    Answer {
+        messages: settings.load.messages,
+        seconds: of(|run| run.seconds),
+        rate: of(Run::rate),
+        cpu_us_per_message: of(Run::cpu_us),
+        user_us: of(|run| run.user * 1e6 / run.messages as f64),
+        sys_us: of(|run| run.sys * 1e6 / run.messages as f64),
+        sign_us: of(|run| run.sign_us),
+        cpu_over_sign: of(Run::over_sign),
+        rss_peak_mb: of(|run| run.rss_peak_mb),
+        p50_ms: of(|run| run.p50_ms),
+        p99_ms: of(|run| run.p99_ms),
+        settings,
+    }
+}
+
+fn show(desk: &Desk, settings: &Settings<'_>, runs: &[Run]) {
+    let Settings { load, message_octets, receiver, .. } = settings;
+    let tls = if settings.tls { ", STARTTLS" } else { "" };
+    let durable = if load.durable { "every commit on disk" } else { "commits not waited for" };
+    let key = match load.key {
+        SigningKey::Rsa => "RSA-2048",
+        SigningKey::Ed25519 => "Ed25519",
+        SigningKey::None => "unsigned",
+    };
+    desk.say(format!(
+        "{} messages of {message_octets} octets, {key}, to {} domains over {} connections of {receiver}{tls}; {durable}",
+        load.messages, load.domains, load.connections
+    ));
+    desk.say(format!("{:<26} {:>9} {:>9} {:>9}", "", "median", "least", "most"));
+    let per_message = |seconds: f64, run: &Run| seconds * 1e6 / run.messages as f64;
+    let row = |name: &str, digits: usize, of: &dyn Fn(&Run) -> f64| {
+        let values = || runs.iter().map(of);
+        let (least, most) = (values().fold(f64::MAX, f64::min), values().fold(f64::MIN, f64::max));
+        desk.say(format!("{name:<26} {:>9.digits$} {least:>9.digits$} {most:>9.digits$}", middle(runs, of)));
+    };
+    row("messages per second", 0, &Run::rate);
+    row("processor µs per message", 1, &Run::cpu_us);
+    row("  in the program", 1, &|run| per_message(run.user, run));
+    row("  in the system", 1, &|run| per_message(run.sys, run));
+    if load.key != SigningKey::None {
+        row("one bare signature, µs", 1, &|run| run.sign_us);
+        row("times a bare signature", 2, &Run::over_sign);
+    }
+    row("memory at most, MB", 1, &|run| run.rss_peak_mb);
+    row("lease to settled, ms", 1, &|run| run.p50_ms);
+    row("  one in a hundred above", 1, &|run| run.p99_ms);
+    row("messages per commit", 1, &|run| run.messages as f64 / run.commits.max(1) as f64);
+    desk.next("mailshot bench --key none, to see everything but the signature");
+}
+
+/// Our own receiver as another process, and where it listens. It ends with the handle.
+async fn start_sink(folder: &Path, arguments: &Arguments) -> Result<(String, Child), Error> {
+    let script = folder.join("sink.toml");
+    let hide = if arguments.tls { "" } else { "hide = [\"STARTTLS\"]\n" };
+    let delay = arguments.delay.map_or(String::new(), |delay| format!("delay = {{ round_trip = \"{delay}\" }}\n"));
+    let text = format!(
+        "session = \"{PERSONALITY}\"\n\n[domains]\n\"*\" = \"{PERSONALITY}\"\n\n[personality.{PERSONALITY}]\n{hide}{delay}"
+    );
+    fs::write(&script, text).map_err(Error::failed)?;
+    let program = std::env::current_exe().map_err(Error::failed)?;
+    let mut command = Command::new(program);
+    command.arg("-C").arg(folder).args(["sink", "--listen", "127.0.0.1:0", "--script"]).arg(&script);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut process = command.spawn().map_err(Error::failed)?;
+    let said = process.stderr.take().expect("its standard error is ours");
+    let address = tokio::time::timeout(START, listening(said)).await.ok().flatten();
+    match address {
+        Some(address) => Ok((address, process)),
+        None => Err(Error::failed(std::io::Error::other("the receiver did not start; does `mailshot sink` run?"))),
+    }
+}
+
+/// Reads where the receiver listens, and goes on reading so that it never waits for us.
+async fn listening(said: tokio::process::ChildStderr) -> Option<String> {
+    let mut lines = BufReader::new(said).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Some(rest) = line.strip_prefix("listening on ") {
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return rest.split(',').next().map(str::to_owned);
+        }
+    }
+    None
+}
+
+/// A folder of our own below the system's place for such, open to nobody else.
+fn new_folder() -> Result<PathBuf, Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    let folder = std::env::temp_dir().join(format!("mailshot-bench-{}", std::process::id()));
+    let made = fs::DirBuilder::new().mode(0o700).create(&folder);
+    made.map_err(|why| Error::failed(std::io::Error::new(why.kind(), format!("{}: {why}", folder.display()))))?;
+    Ok(folder)
+}

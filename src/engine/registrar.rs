@@ -1,4 +1,5 @@
-//! The registrar: closes a launch once every copy of it is final.
+//! The registrar: closes a launch once every copy of it is final, and the copies of a cancelled one that never got as far as
+//! the queue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +40,7 @@ impl Registrar {
     /// In this order: a launch that is planned has all its copies in the depth read after it, and what is in no depth has
     /// its outcome in the outbox or on record.
     async fn look(&self) -> Result<(), Error> {
-        let launches = self.store.open_launches()?;
+        let (launches, cancelled) = (self.store.open_launches()?, self.store.cancelled_with_strays()?);
         let depth = self.queue.depth();
         if self.store.last_outcome()? < depth.last_outcome {
             return Ok(());
@@ -48,6 +49,10 @@ impl Registrar {
             if may_be_done(&launch, &depth) {
                 self.close(launch.id, &depth).await?;
             }
+        }
+        for launch in cancelled.into_iter().filter(|id| !depth.by_launch.contains_key(id)) {
+            // one that is admitted after all finds its launch cancelled at the last look
+            self.store.cancel_strays(launch, "cancelled", self.clock.now()).await?;
         }
         Ok(())
     }

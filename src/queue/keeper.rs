@@ -151,6 +151,7 @@ impl Keeper {
             broken: None,
         };
         keeper.count()?;
+        keeper.release_forgotten()?;
         keeper.show();
         Ok(keeper)
     }
@@ -179,6 +180,20 @@ impl Keeper {
                 _ => return Ok(()),
             }
         }
+    }
+
+    /// Puts back what is held for launches that are not: a crash came between the word that they go on, or are cancelled, and
+    /// the sweep.
+    fn release_forgotten(&mut self) -> Result<(), Error> {
+        let mut from = vec![keys::HELD];
+        while let Some((key, _)) = self.ledger.scan(&[keys::HELD], &from, 1)?.pop() {
+            let Some(launch) = keys::parse_held(&key) else { return Ok(()) };
+            if !self.held.contains(&launch) {
+                self.sweep_held(launch, None)?;
+            }
+            from = keys::held_prefix(LaunchId(launch.0.saturating_add(1)));
+        }
+        Ok(())
     }
 
     /// Runs on a thread of its own until every handle is gone: commits block it, and nobody else.

@@ -84,6 +84,12 @@ pub(super) fn held_prefix(launch: LaunchId) -> Vec<u8> {
     key
 }
 
+/// The launch of a held key.
+pub(super) fn parse_held(key: &[u8]) -> Option<LaunchId> {
+    let launch = key.strip_prefix(&[HELD])?.first_chunk()?;
+    Some(LaunchId(u32::from_be_bytes(*launch)))
+}
+
 pub(super) fn intent(id: EnvelopeId) -> Vec<u8> {
     let mut key = vec![INTENT];
     key.extend_from_slice(&id.to_u64().to_be_bytes());

@@ -213,6 +213,19 @@ async fn launches_are_held_released_retried_and_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn copies_held_for_a_launch_that_goes_on_are_put_back_at_the_next_start() {
+    let (ledger, clock) = (MemoryLedger::default(), clock());
+    let queue = start(ledger.clone(), &clock, InDoubt::Resend);
+    admit(&queue, (1..=3).map(|number| (domain("a.example"), copy(number, Lane::Bulk, START))).collect()).await;
+    assert_eq!(queue.sweep(LAUNCH, Sweep::Hold).await, Ok(3));
+    // a crash between the record's word that the launch goes on and the release
+    let again = start(ledger.fork(), &clock, InDoubt::Resend);
+    assert_eq!((again.depth().waiting, again.depth().held), (3, 0));
+    let claimed = again.claim().await.unwrap().domain;
+    assert_eq!(again.lease(&claimed, 9).await.unwrap().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_queue_is_idle_when_nothing_is_out_and_nothing_due() {
     on_both(|queue, clock| async move {
         let later = clock.now() + Duration::from_secs(60);

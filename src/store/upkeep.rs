@@ -73,6 +73,23 @@ impl Store {
         self.close_unsettled(launch, 4, why, now).await
     }
 
+    /// Cancels every copy of a cancelled launch that is not final: only for those that are known to be nowhere on the road,
+    /// because they were recorded and never admitted. Gives how many there were.
+    pub async fn cancel_strays(&self, launch: LaunchId, why: &'static str, now: Timestamp) -> Result<u64, Error> {
+        self.close_unsettled(launch, 6, why, now).await
+    }
+
+    /// Cancelled launches with copies that are not final.
+    pub fn cancelled_with_strays(&self) -> Result<Vec<LaunchId>, Error> {
+        self.backend.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT id FROM launches l WHERE state = 2 AND EXISTS \
+                 (SELECT 1 FROM tallies t WHERE t.launch = l.id AND t.standing IN (0, 1) AND t.copies > 0)",
+            )?;
+            rows.query_map([], |row| row.get(0).map(LaunchId))?.collect()
+        })
+    }
+
     /// `standing` is a number of the table in `copies.rs`.
     async fn close_unsettled(
         &self,

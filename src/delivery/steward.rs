@@ -564,10 +564,11 @@ impl Steward {
                     self.orders.push(Order::Tell(Back::Still(self.post.clone(), None)));
                 }
                 self.serve(now);
+                // a door that is done must not keep another from its place: nothing may happen here again
+                self.tidy();
                 self.man(now);
                 self.stock_up();
                 self.open_more(now);
-                self.tidy();
             }
         }
         if std::mem::take(&mut self.news)

@@ -743,3 +743,21 @@ async fn the_same_world_runs_the_same_way_twice() {
     }
     assert_eq!(runs[0], runs[1]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_door_that_turns_out_to_be_empty_makes_room_for_the_next() {
+    let host = Host::new(Manner::Takes);
+    let mut yard = Yard::new().at_host("a.prov.example", &host).at_host("b.prov.example", &host);
+    yard.overlay = "[[site]]\nsite = \"prov.example\"\nshape.connection_limit = 1\n".into();
+    let mut sending = yard.open().await;
+    let held = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    let other = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.queue.sweep(held, Sweep::Hold).await.unwrap();
+    // claimed first, and put aside when it is leased
+    sending.admit(held, "a.prov.example", 1).await;
+    sending.admit(other, "b.prov.example", 1).await;
+    sending.start();
+    sending.pass(secs(60)).await;
+    assert_eq!(host.taken().len(), 1);
+    sending.end().await;
+}

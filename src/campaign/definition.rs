@@ -8,7 +8,7 @@ use miette::{NamedSource, SourceSpan};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::base::{Address, CampaignName, Domain};
+use crate::base::{Address, CampaignName, Domain, Rate};
 use crate::campaign::Error;
 use crate::campaign::files::read_text;
 use crate::compose::{self, Missing, Part};
@@ -18,7 +18,7 @@ use crate::mail::InDoubt;
 pub(super) const FILE: &str = "campaign.toml";
 
 /// Keys that are planned, and refused until they work.
-const NOT_YET: &[&str] = &["segment", "exclude", "start_at", "windows", "deadline", "rate", "tracking"];
+const NOT_YET: &[&str] = &["segment", "exclude", "start_at", "windows", "deadline", "tracking"];
 
 /// What stands in campaign.toml.
 #[derive(Debug, Clone, Deserialize)]
@@ -39,6 +39,7 @@ pub(super) struct Definition {
     pub(super) attachments: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) inline: Vec<Spanned<String>>,
+    pub(super) rate: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) in_doubt: InDoubt,
     #[serde(default)]
@@ -99,6 +100,11 @@ impl Campaign {
         self.from.address.domain()
     }
 
+    /// The most messages in a time over all hosts, unless `--rate` says otherwise.
+    pub fn rate(&self) -> Option<&str> {
+        self.definition.rate.as_ref().map(|rate| rate.get_ref().as_str())
+    }
+
     /// What becomes of copies whose answer was lost.
     pub fn in_doubt(&self) -> InDoubt {
         self.definition.in_doubt
@@ -125,6 +131,10 @@ impl Campaign {
         let definition = &self.definition;
         if definition.lists.get_ref().is_empty() {
             return Err(self.place(definition.lists.span(), "no list is named".into(), "write lists = [\"news\"]"));
+        }
+        if let Some(rate) = &definition.rate {
+            Rate::parse(rate.get_ref())
+                .map_err(|why| self.place(rate.span(), why.to_string(), "write rate = \"100/min\""))?;
         }
         if let Some(reply_to) = &definition.reply_to {
             Address::parse(reply_to.get_ref()).map_err(|why| {

@@ -7,9 +7,9 @@ use crate::base::{Address, Domain};
 use crate::campaign::Campaign;
 use crate::cli::{Desk, Error, Exit};
 use crate::compose::{Edition, Grade, Remark, Template, proof};
-use crate::delivery::doctor::{Patient, Way, examine};
-use crate::delivery::source::{Sources, host_name};
+use crate::delivery::doctor::Way;
 use crate::delivery::via::Via;
+use crate::engine::examine;
 use crate::store::Threads;
 
 /// What to check.
@@ -136,10 +136,5 @@ async fn domains(desk: &Desk, way: Way) -> Result<Vec<Remark>, Error> {
 }
 
 async fn examined(desk: &Desk, from: &Domain, bounce: &Domain, way: Way) -> Result<Vec<Remark>, Error> {
-    let sources = Sources::new(desk.settings(), &host_name());
-    let keyring = desk.workspace().keyring()?;
-    let unsigned = desk.settings().dkim.unsigned;
-    let has_own_resolver = !desk.settings().resolver.is_empty();
-    let patient = Patient { from, bounce, sources: &sources, keyring: &keyring, unsigned, way, has_own_resolver };
-    Ok(examine(&desk.world()?, &patient).await)
+    Ok(examine(desk.workspace(), &desk.world()?, from, bounce, way).await?)
 }

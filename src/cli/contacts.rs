@@ -117,11 +117,11 @@ fn page(desk: &Desk, list: Option<&str>, limit: usize, after: ContactId) -> Resu
         desk.say(format!("{:>9}  {:width$}  {}", contact.id.0, contact.address, contact.name));
     }
     match (next, contacts.first()) {
-        (Some(next), _) => desk.next(desk.command(format!("contacts --after {next}"))),
-        (None, Some(first)) => desk.next(desk.command(format!("contacts show {}", first.address))),
+        (Some(next), _) => desk.next(format!("mailshot contacts --after {next}")),
+        (None, Some(first)) => desk.next(format!("mailshot contacts show {}", first.address)),
         (None, None) => {
             desk.say("there is nobody here");
-            desk.next(desk.command("import FILE.csv --list NAME"));
+            desk.next("mailshot import FILE.csv --list NAME");
         }
     }
     desk.give(&Page { contacts, next });
@@ -194,7 +194,7 @@ fn show(desk: &Desk, address: &str) -> Result<Exit, Error> {
         let class = copy.class.map_or(String::new(), |class| format!(" ({class})"));
         desk.say(format!("  {} campaign {}: {}{class} {}", copy.at, copy.campaign, copy.outcome.word(), copy.answer));
     }
-    desk.next(desk.command(format!("contacts export {}", dossier.address)));
+    desk.next(format!("mailshot contacts export {}", dossier.address));
     desk.give(&dossier);
     Ok(Exit::Done)
 }
@@ -270,7 +270,7 @@ async fn erase(desk: &Desk, address: &str, yes: bool) -> Result<Exit, Error> {
     desk.say(
         "what is left is a keyed hash that keeps imports from bringing it back; older backups still hold the address",
     );
-    desk.next(desk.command(format!("contacts show {address}")));
+    desk.next(format!("mailshot contacts show {address}"));
     desk.give(&Erasure { address, known, erased: true });
     Ok(Exit::Done)
 }

@@ -87,7 +87,7 @@ async fn perform(desk: &Desk, folder: &Path, workspace: &Path, keep: bool) -> Re
     if differences.is_empty() {
         desk.say("\nThe outcome is exactly what the receiver was told to do.");
         match keep {
-            true => desk.next(format!("mailshot -C {} report welcome", workspace.display())),
+            true => Desk::bare(workspace, desk.is_json()).next("mailshot report welcome"),
             false => desk.next("mailshot init DIR, for a workspace of your own"),
         }
         return Ok(Exit::Done);

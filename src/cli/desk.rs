@@ -1,6 +1,7 @@
 //! What every command works on: the workspace, its settings, and where words go. Standard output carries the answer
 //! (plain text or JSON), standard error everything said on the way.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -78,11 +79,12 @@ impl Desk {
         Ok(self.workspace.store(Threads::Own)?)
     }
 
-    /// A command of ours, as it is typed for this workspace.
-    pub fn command(&self, command: impl AsRef<str>) -> String {
-        let folder = self.workspace.folder();
-        let here = if folder.as_os_str() == "." { String::new() } else { format!(" -C {}", folder.display()) };
-        format!("mailshot{here} {}", command.as_ref())
+    /// Words that name commands as `mailshot VERB …`, with the commands as they are typed for this workspace.
+    pub fn addressed(&self, words: impl AsRef<str>) -> String {
+        match self.workspace.folder() {
+            here if here.as_os_str() == "." => words.as_ref().to_owned(),
+            there => words.as_ref().replace("mailshot ", &format!("mailshot -C {} ", shell_word(there))),
+        }
     }
 
     /// Whether the answer is to be JSON.
@@ -105,7 +107,7 @@ impl Desk {
     /// A line of the plain answer; nothing when JSON is wanted.
     pub fn say(&self, line: impl AsRef<str>) {
         if !self.json {
-            print(line.as_ref());
+            print(&harmless(line.as_ref()));
         }
     }
 
@@ -121,9 +123,42 @@ impl Desk {
         let _ = writeln!(std::io::stderr(), "{}", line.as_ref());
     }
 
-    /// The next sensible command, at the end of a plain answer.
+    /// The next sensible command, at the end of a plain answer, as it is typed for this workspace.
     pub fn next(&self, command: impl AsRef<str>) {
-        self.say(format!("\nnext: {}", command.as_ref()));
+        self.say(format!("\nnext: {}", self.addressed(command)));
+    }
+}
+
+/// Text for a terminal: what strangers wrote (names in a CSV, replies of hosts) moves no cursor and rings no bell. Line
+/// ends and our own colours stay.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let is_harmful = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        match is_harmful(c) && !is_colour(&text[at..]) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Whether a text begins with a colour: `ESC [`, digits and semicolons, `m` (ECMA-48, SGR).
+fn is_colour(text: &str) -> bool {
+    let rest = text.strip_prefix("\x1b[").unwrap_or_default();
+    rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
+}
+
+/// A path as a shell takes it: quoted where it must be.
+pub fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./@%+=:,".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 
@@ -139,4 +174,34 @@ fn print(line: &str) {
     }
     let _ = writeln!(std::io::stderr(), "cannot write the answer: {why}");
     std::process::exit(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_wrote_does_nothing_to_a_terminal() {
+        for (text, shown) in [
+            ("a\n\tb", "a\n\tb"),
+            ("\x1b[1;31mred\x1b[0m", "\x1b[1;31mred\x1b[0m"),
+            ("\x1b[2J\x07x\r", "\\u{1b}[2J\\u{7}x\\r"),
+            ("\x1b]0;title\x07", "\\u{1b}]0;title\\u{7}"),
+        ] {
+            assert_eq!(harmless(text), shown);
+        }
+    }
+
+    #[test]
+    fn a_command_is_named_as_it_must_be_typed() {
+        for (folder, typed) in [
+            (".", "mailshot plan a, then mailshot send a"),
+            ("w", "mailshot -C w plan a, then mailshot -C w send a"),
+            ("my news", "mailshot -C 'my news' plan a, then mailshot -C 'my news' send a"),
+            ("it's", "mailshot -C 'it'\\''s' plan a, then mailshot -C 'it'\\''s' send a"),
+        ] {
+            let desk = Desk::bare(Path::new(folder), false);
+            assert_eq!(desk.addressed("mailshot plan a, then mailshot send a"), typed);
+        }
+    }
 }

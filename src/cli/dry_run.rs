@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::base::{ContactId, Domain, EditionId, EnvelopeId, LaunchId};
+use crate::cli::send::typed;
 use crate::cli::{Desk, Error, Exit};
 use crate::compose::Template;
 use crate::engine::Ready;
@@ -69,7 +70,7 @@ pub fn write(desk: &Desk, store: &Store, ready: &Ready, only: Option<&Domain>, f
         desk.say(format!("{spoilt} could not be printed"));
         return Ok(Exit::Unsettled);
     }
-    desk.next(format!("mailshot send {} --yes", ready.campaign.name()));
+    desk.next(format!("mailshot {}", typed(ready)));
     Ok(Exit::Done)
 }
 

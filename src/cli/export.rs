@@ -250,7 +250,7 @@ fn export_contacts(desk: &Desk, args: &Contacts) -> Result<Exit, Error> {
     sheet.finish()?;
     if let Some(file) = args.output.file() {
         desk.say(format!("{rows} contacts written to {}", file.display()));
-        desk.next(desk.command("lists"));
+        desk.next("mailshot lists");
         desk.give(&Written { file, rows });
     }
     Ok(Exit::Done)

@@ -228,7 +228,7 @@ fn say(desk: &Desk, report: &ImportReport, rejects: Option<&Path>, seconds: f64)
         desk.say("nothing was written (--dry-run)");
         desk.next("the same command without --dry-run");
     } else {
-        desk.next(desk.command("lists"));
+        desk.next("mailshot lists");
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::cli::desk::shell_word;
 use crate::cli::{Desk, Error, Exit};
 use crate::engine::{Created, SAMPLE_CAMPAIGN, Workspace};
 use crate::sign::Record;
@@ -33,9 +34,8 @@ pub fn run(desk: &Desk) -> Result<Exit, Error> {
     for record in &records {
         desk.say(format!("  {record}"));
     }
-    let here = if folder.as_os_str() == "." { String::new() } else { format!(" -C {}", folder.display()) };
     let contacts = folder.join("campaigns").join(SAMPLE_CAMPAIGN).join("contacts.csv");
-    desk.next(format!("mailshot{here} import {} --list news", contacts.display()));
+    desk.next(format!("mailshot import {} --list news", shell_word(&contacts)));
     desk.give(&Answer { workspace: folder.to_owned(), written, kept, records });
     Ok(Exit::Done)
 }

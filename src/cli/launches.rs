@@ -7,7 +7,7 @@ use crate::cli::owner::Owner;
 use crate::cli::{Desk, Error, Exit};
 use crate::engine::{Client, Crew, WorkspaceError};
 use crate::outcome::{Counts, report};
-use crate::store::{LaunchRow, LaunchState, Store, Threads};
+use crate::store::{LaunchKind, LaunchRow, LaunchState, Store, Threads};
 
 /// A move on a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Move {
 struct Status<'a> {
     campaign: &'a CampaignName,
     launch: LaunchId,
+    /// The campaign itself, or test copies of it.
+    kind: LaunchKind,
     state: LaunchState,
     /// Whether every recipient has been planned; until then `recipients` grows.
     planned: bool,
@@ -77,7 +79,8 @@ async fn owner_pid(desk: &Desk) -> Result<Option<u32>, Error> {
 fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Result<(), Error> {
     let Some(found) = report(store, launch.id)? else { return Ok(()) };
     let (campaign, counts) = (&launch.campaign, found.counts);
-    desk.give(&Status { campaign, launch: launch.id, state: launch.state, planned: launch.planned, pid, counts });
+    let &LaunchRow { id, kind, state, planned, .. } = launch;
+    desk.give(&Status { campaign, launch: id, kind, state, planned, pid, counts });
     let state = match (launch.state, pid) {
         (LaunchState::Running, Some(pid)) => format!("being sent by process {pid}"),
         (LaunchState::Running, None) => "begun; nobody is sending it now".to_owned(),
@@ -86,7 +89,8 @@ fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Res
         (LaunchState::Done, _) => "finished".to_owned(),
     };
     let planning = if launch.planned || launch.state == LaunchState::Cancelled { "" } else { " so far" };
-    desk.say(format!("{campaign}: {state}"));
+    let test = if launch.kind == LaunchKind::Test { " (test copies)" } else { "" };
+    desk.say(format!("{campaign}{test}: {state}"));
     desk.say(format!(
         "  {} recipients{planning}: {} delivered, {} deferred, {} failed, {} waiting",
         counts.recipients, counts.delivered, counts.deferred, counts.failed, counts.waiting
@@ -98,7 +102,9 @@ fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Res
         ));
     }
     desk.next(match (launch.state, pid) {
-        (LaunchState::Running, None) => format!("mailshot send {campaign} --yes goes on"),
+        (_, None) if launch.kind == LaunchKind::Test => "mailshot serve".to_owned(),
+        (_, Some(_)) if launch.kind == LaunchKind::Test => "mailshot status".to_owned(),
+        (LaunchState::Running, None) => format!("mailshot send {campaign} --yes"),
         (LaunchState::Running, Some(_)) => format!("mailshot pause {campaign}"),
         (LaunchState::Paused, _) => format!("mailshot resume {campaign}"),
         (LaunchState::Cancelled | LaunchState::Done, _) => format!("mailshot report {campaign}"),
@@ -122,7 +128,7 @@ pub async fn shift(desk: &Desk, campaign: CampaignName, wanted: Move) -> Result<
     let copies = done?;
     let state = launch_of(&store, &campaign)?.state;
     desk.give(&Moved { campaign: &campaign, state, copies });
-    let send = format!("mailshot send {campaign} --yes sends");
+    let send = format!("mailshot send {campaign} --yes");
     let watch = format!("mailshot status {campaign}");
     let (words, next) = match wanted {
         Move::Pause => (format!("paused; {copies} copies are put aside"), format!("mailshot resume {campaign}")),

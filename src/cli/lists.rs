@@ -16,7 +16,7 @@ pub fn run(desk: &Desk) -> Result<Exit, Error> {
     let lists = desk.store()?.lists()?;
     if lists.is_empty() {
         desk.say("there is no list yet");
-        desk.next(desk.command("import FILE.csv --list NAME"));
+        desk.next("mailshot import FILE.csv --list NAME");
     } else {
         let width = lists.iter().map(|list| list.name.chars().count()).max().unwrap_or_default().max(4);
         desk.say(format!("{:width$}  {:>10}  {:>12}  {:>11}", "list", "subscribed", "unsubscribed", "unconfirmed"));
@@ -26,7 +26,7 @@ pub fn run(desk: &Desk) -> Result<Exit, Error> {
                 list.name, list.subscribed, list.unsubscribed, list.pending
             ));
         }
-        desk.next(desk.command("plan CAMPAIGN"));
+        desk.next("mailshot plan CAMPAIGN");
     }
     desk.give(&Answer { lists });
     Ok(Exit::Done)

@@ -69,6 +69,7 @@ pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     campaign.freeze(desk.workspace().folder(), desk.settings())?;
     let store = desk.workspace().store(Threads::Own)?;
     let Arguments { via, limit, only_domain, rate, .. } = arguments;
+    let rate = rate.or_else(|| campaign.rate().map(str::to_owned));
     let outlook = foresee(desk, &store, &campaign, &LaunchOptions { via, limit, only_domain, rate }).await?;
     outlook.show(desk);
     desk.next(format!("mailshot check {name}, then mailshot send {name} --yes", name = campaign.name()));

@@ -15,8 +15,8 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::owner::Owner;
 use crate::cli::{Desk, Error, Exit};
 use crate::engine::{Crew, Ready, Settled, Wait};
-use crate::outcome::{CampaignReport, Counts, Ink, plain, report};
-use crate::store::{LaunchOptions, Store, Threads};
+use crate::outcome::{CampaignReport, Counts, plain, report};
+use crate::store::{LaunchKind, LaunchOptions, Store, Threads};
 
 /// Domains named in the plan.
 const DOMAINS_SHOWN: usize = 8;
@@ -101,7 +101,8 @@ pub async fn run(desk: &Desk, args: SendArgs) -> Result<Exit, Error> {
         return dry_run::write(desk, &store, &ready, only.as_ref(), &folder);
     }
     if !yes {
-        desk.next(format!("mailshot send {campaign} --yes sends; without it nothing happens"));
+        desk.say("\nnothing was sent; --yes sends");
+        desk.next(format!("mailshot {}", typed(&ready)));
         return Ok(Exit::Done);
     }
     if survey.recipients == 0 && ready.running.is_none() {
@@ -130,6 +131,7 @@ async fn send(desk: &Desk, store: &Store, ready: Ready, wait: Wait, expected: u6
 
 async fn launch(desk: &Desk, store: &Store, ready: Ready, owner: &Owner) -> Result<LaunchId, Error> {
     let world = desk.world()?;
+    ready.examine(desk.workspace(), &world).await?;
     let launch = ready.launch(store, world.clock.now()).await?.id;
     owner.take_up(launch).await?;
     Ok(launch)
@@ -226,10 +228,10 @@ pub fn finish(desk: &Desk, store: &Store, launch: LaunchId, ended: Option<Settle
     let Some(found) = report(store, launch)? else {
         return Err(Error::usage(format!("launch {launch} is no longer on record")));
     };
-    desk.say(plain(&found, ink()));
+    desk.say(plain(&found, desk.ink()));
     desk.give(&found);
     if let Some(line) = rest(&found, ended) {
-        desk.say(format!("\n{line}"));
+        desk.say(desk.addressed(format!("\n{line}")));
     }
     desk.next(found.next());
     Ok(exit(&found.counts, ended))
@@ -241,6 +243,10 @@ fn rest(found: &CampaignReport, ended: Option<Settled>) -> Option<String> {
     let open = counts.waiting + counts.deferred;
     match ended {
         Some(Settled::Final) => None,
+        // `send` would begin the campaign itself
+        Some(Settled::Deferred) | None if found.kind == LaunchKind::Test => {
+            Some(format!("{open} test copies are left; `mailshot serve` stays until all are final"))
+        }
         Some(Settled::Deferred) => Some(format!(
             "{open} copies wait for another attempt; `mailshot send {campaign} --yes` goes on with them when they are due, `--wait all` or `mailshot serve` stays until all are final"
         )),
@@ -259,10 +265,14 @@ fn exit(counts: &Counts, ended: Option<Settled>) -> Exit {
     }
 }
 
-/// Colours for a person at a terminal.
-fn ink() -> Ink {
-    use std::io::IsTerminal;
-    if std::io::stdout().is_terminal() { Ink::Colour } else { Ink::Black }
+/// The `send` that would go out as shown: with the options of a new launch; those of one under way are on record.
+pub fn typed(ready: &Ready) -> String {
+    let LaunchOptions { via, limit, only_domain, rate } = &ready.options;
+    let limit = limit.map(|most| most.to_string());
+    let options = [("via", via), ("limit", &limit), ("only-domain", only_domain), ("rate", rate)];
+    let new = options.into_iter().filter(|_| ready.running.is_none());
+    let words: String = new.filter_map(|(name, value)| Some(format!(" --{name} {}", value.as_ref()?))).collect();
+    format!("send {}{words} --yes", ready.campaign.name())
 }
 
 fn show_plan(desk: &Desk, ready: &Ready, survey: &Survey) {
@@ -284,6 +294,9 @@ fn show_plan(desk: &Desk, ready: &Ready, survey: &Survey) {
     desk.say(format!("{}: {}", ready.campaign.name(), edition.subject));
     desk.say(format!("  from        {from}"));
     desk.say(format!("  lists       {}", edition.lists.join(", ")));
+    if let Some(rate) = &ready.options.rate {
+        desk.say(format!("  rate        at most {rate}"));
+    }
     match &ready.options.via {
         Some(via) => desk.say(format!("  via         {via}")),
         None => desk.say("  via         the recipients' own mail hosts"),

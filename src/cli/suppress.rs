@@ -152,7 +152,7 @@ async fn add(desk: &Desk, addresses: &[String], reason: Reason, detail: &str) ->
     let rows = addresses.iter().map(|address| canonical(address).map(row)).collect::<Result<Vec<_>, Error>>()?;
     let changed = desk.store()?.suppress(rows).await?;
     desk.say(format!("{changed} of {} suppressed, the others were already", addresses.len()));
-    desk.next(desk.command("suppress list"));
+    desk.next("mailshot suppress list");
     desk.give(&Changed { addresses: addresses.len(), changed });
     Ok(Exit::Done)
 }
@@ -172,7 +172,7 @@ async fn remove(desk: &Desk, addresses: &[String], why: &str) -> Result<Exit, Er
         }
     }
     desk.say(format!("{changed} of {} may be mailed again", addresses.len()));
-    desk.next(desk.command("suppress list"));
+    desk.next("mailshot suppress list");
     desk.give(&Changed { addresses: addresses.len(), changed });
     Ok(Exit::Done)
 }
@@ -203,7 +203,7 @@ async fn import(desk: &Desk, file: &Path, reason: Reason, mappings: Vec<Mapping>
     for row in &first_refused {
         desk.say(format!("  line {}: {}", row.line, row.why));
     }
-    desk.next(desk.command("suppress list"));
+    desk.next("mailshot suppress list");
     let known = count - added;
     desk.give(&Imported { rows: count + refused, added, known, refused, refusals, first_refused });
     Ok(if refused == 0 { Exit::Done } else { Exit::Unsettled })
@@ -220,7 +220,7 @@ fn export(desk: &Desk, output: &Output) -> Result<Exit, Error> {
     sheet.finish()?;
     if let Some(file) = output.file() {
         desk.say(format!("{addresses} suppressed addresses in {}", file.display()));
-        desk.next(desk.command("suppress list"));
+        desk.next("mailshot suppress list");
         desk.give(&Exported { file, addresses });
     }
     Ok(Exit::Done)
@@ -246,12 +246,12 @@ fn list(desk: &Desk, limit: usize, after: &str) -> Result<Exit, Error> {
         desk.say(format!("{:width$}  {:11}  {}  {}", row.address, row.reason.word(), row.since, row.detail));
     }
     match &next {
-        Some(next) => desk.next(desk.command(format!("suppress list --after {next}"))),
+        Some(next) => desk.next(format!("mailshot suppress list --after {next}")),
         None if rows.is_empty() => {
             desk.say("nobody is suppressed");
-            desk.next(desk.command("suppress add ADDRESS"));
+            desk.next("mailshot suppress add ADDRESS");
         }
-        None => desk.next(desk.command("suppress remove ADDRESS --why TEXT")),
+        None => desk.next("mailshot suppress remove ADDRESS --why TEXT"),
     }
     desk.give(&Page { suppressions: rows, next });
     Ok(Exit::Done)

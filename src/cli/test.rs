@@ -24,7 +24,7 @@ pub async fn run(
     let world = desk.world()?;
     let mut interrupt = Interrupt::listen()?;
     let owner = Owner::reach(desk, &store, Crew::Sending).await?;
-    let launched = launch_test(desk.workspace(), &store, &campaign, &to, via, world.clock.now()).await;
+    let launched = launch_test(desk.workspace(), &store, &campaign, &to, via, &world).await;
     let ended = match &launched {
         Ok(launch) => {
             owner.take_up(launch.id).await?;

@@ -229,25 +229,29 @@ fn is_setting(name: &str) -> bool {
 /// Lays one variable over the table and proves that the result is still settings.
 fn overlay(table: &mut toml::Table, variable: &str, value: &str) -> Result<(), Error> {
     let path = variable[PREFIX.len()..].to_ascii_lowercase();
-    let value = typed(value);
-    match path.split_once("__") {
-        None => drop(table.insert(path, value)),
-        Some((section, key)) => {
-            let section = table.entry(section).or_insert_with(|| toml::Table::new().into());
-            match section.as_table_mut() {
-                Some(section) => drop(section.insert(key.to_owned(), value)),
-                None => {
-                    let message = "names a key inside something that is no section".to_owned();
-                    return Err(Error::Variable { variable: variable.to_owned(), message, help: None });
-                }
-            }
-        }
-    }
-    table.clone().try_into::<Settings>().map(drop).map_err(|error| Error::Variable {
-        variable: variable.to_owned(),
-        message: error.message().to_owned(),
-        help: Some(hint(error.message())),
-    })
+    let wrong =
+        |message: &str, help| Error::Variable { variable: variable.to_owned(), message: message.to_owned(), help };
+    let as_text = toml::Value::String(value.to_owned());
+    let is_secret = SECRETS.iter().any(|(section, key)| path == format!("{section}__{key}"));
+    let first = if is_secret { as_text.clone() } else { typed(value) };
+    let accepts = |table: &toml::Table| table.clone().try_into::<Settings>().map(drop);
+    set(table, &path, first).map_err(|why| wrong(why, None))?;
+    let Err(error) = accepts(table) else { return Ok(()) };
+    // a number may be meant as a name
+    set(table, &path, as_text).map_err(|why| wrong(why, None))?;
+    accepts(table).map_err(|_| wrong(error.message(), Some(hint(error.message()))))
+}
+
+/// Sets `key` or `section__key`.
+fn set(table: &mut toml::Table, path: &str, value: toml::Value) -> Result<(), &'static str> {
+    let Some((section, key)) = path.split_once("__") else {
+        table.insert(path.to_owned(), value);
+        return Ok(());
+    };
+    let section = table.entry(section).or_insert_with(|| toml::Table::new().into());
+    let section = section.as_table_mut().ok_or("names a key inside something that is no section")?;
+    section.insert(key.to_owned(), value);
+    Ok(())
 }
 
 /// A number, a boolean or a list where the text is one in TOML; else the text itself, so that nobody has to quote.
@@ -289,6 +293,16 @@ mod tests {
         assert_eq!((settings.retry.longest, settings.resolver), (Span::secs(60), vec!["127.0.0.1:5353".to_owned()]));
         assert_eq!(settings.relay.password.as_ref().map(Secret::expose), Some("s3cret"));
         assert!(!format!("{:?}", settings.relay).contains("s3cret"));
+    }
+
+    #[test]
+    fn a_secret_is_taken_letter_by_letter_and_a_number_may_be_a_name() {
+        for password in ["12345", "true", "\"quoted\"", "[1, 2]", "  spaced ", "2026-01-01", "#hash", "'"] {
+            let settings = load("", &[("MAILSHOT_RELAY__PASSWORD", password)]).unwrap();
+            assert_eq!(settings.relay.password.as_ref().map(Secret::expose), Some(password));
+        }
+        let settings = load("", &[("MAILSHOT_RELAY__USER", "4711")]).unwrap();
+        assert_eq!(settings.relay.user.as_deref(), Some("4711"));
     }
 
     #[test]

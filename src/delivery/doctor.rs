@@ -44,6 +44,8 @@ pub struct Patient<'a> {
     pub keyring: &'a Keyring,
     /// Whether it is meant to go unsigned.
     pub unsigned: bool,
+    /// Whether the mail hosts may be those of a private network, for tests.
+    pub private: bool,
     /// How the mail would leave.
     pub way: Way,
     /// Whether a name server was named in the settings: then reserved domains are looked up as well, it may know them.
@@ -54,14 +56,13 @@ pub struct Patient<'a> {
 pub async fn examine(world: &World, patient: &Patient<'_>) -> Vec<Remark> {
     let mut remarks = vec![clock(world), files()];
     if patient.from.is_reserved() && !patient.has_own_resolver {
-        let found =
-            format!("{} is reserved for tests: nothing of it can be published, so nothing is looked up", patient.from);
+        let found = format!("{} is reserved for tests: nothing of it can be published or looked up", patient.from);
         remarks.push(signing(patient).unwrap_or_else(|| Remark::ok("dkim", "there is a key")));
-        remarks.push(match patient.way {
-            Way::Direct => {
-                Remark::warn("dns", found, "to send for real use a domain of your own, or --via a test host")
+        remarks.push(match (patient.way, patient.private) {
+            (Way::Direct, false) => {
+                Remark::fail("dns", found, "to send for real use a domain of your own; to try it, --via a test host")
             }
-            Way::Relay => Remark::ok("dns", found),
+            (Way::Direct, true) | (Way::Relay, _) => Remark::ok("dns", found),
         });
         return remarks;
     }
@@ -400,6 +401,7 @@ mod tests {
                 sources: &self.sources,
                 keyring: &keyring,
                 unsigned: false,
+                private: false,
                 way,
                 has_own_resolver: false,
             };
@@ -434,6 +436,15 @@ mod tests {
         assert_eq!(relay, all.map(|subject| format!("Warn {subject}")));
         let foreign = clinic.complaints(Zone::default(), "elsewhere.dev", "bounce.elsewhere.dev", Way::Relay).await;
         assert!(foreign.contains(&"Fail dkim".to_owned()), "{foreign:?}");
+    }
+
+    #[tokio::test]
+    async fn a_reserved_domain_can_only_be_tried() {
+        let clinic = Clinic::new();
+        create_key(clinic.keys.path(), &domain("example.com"), "s1", Algorithm::Ed25519).unwrap();
+        let complaints = async |way| clinic.complaints(Zone::default(), "example.com", "bounce.example.com", way).await;
+        assert_eq!(complaints(Way::Direct).await, ["Fail dns"]);
+        assert_eq!(complaints(Way::Relay).await, [""; 0]);
     }
 
     #[tokio::test]

@@ -6,11 +6,14 @@ use miette::Diagnostic;
 use crate::base::{Address, CampaignName, Domain, ListId, Rate, Timestamp, bucket};
 use crate::campaign::{self, Campaign, ListsError};
 use crate::compose::{self, Edition, Grade, Remark, Template, proof};
+use crate::delivery::doctor::{self, Patient, Way};
+use crate::delivery::source::{Sources, host_name};
 use crate::delivery::via::{Via, ViaError};
 use crate::engine::Workspace;
 use crate::mail::Standing;
 use crate::sign;
 use crate::store::{self, LaunchKind, LaunchOptions, LaunchRow, LaunchState, NewContact, NewLaunch, PlannedRow, Store};
+use crate::world::World;
 
 /// Most addresses of one round of test copies.
 const TESTS_MAX: usize = 100;
@@ -38,7 +41,10 @@ pub enum LaunchError {
     Keys(#[from] sign::Error),
     /// `--via` names no host.
     #[error("--via: {0}")]
-    Via(#[from] ViaError),
+    Via(ViaError),
+    /// `sender.bounce_domain` is no domain.
+    #[error("sender.bounce_domain = \"{0}\": that is no domain; write it as in \"bounce.example.com\"")]
+    Bounce(String),
     /// `--only-domain` names no domain.
     #[error("--only-domain {0}: that is no domain; write it as in \"example.com\"")]
     OnlyDomain(String),
@@ -58,6 +64,17 @@ pub enum LaunchError {
         /// The campaign.
         campaign: CampaignName,
         /// What must not be sent.
+        remarks: Vec<Remark>,
+    },
+    /// Receivers would refuse what comes from here.
+    #[error("this host or domain is not fit to send to the recipients' own hosts:\n{}", words(remarks))]
+    #[diagnostic(help(
+        "`mailshot check {campaign}` shows all that was looked at; --via sends through a relay instead"
+    ))]
+    Unfit {
+        /// The campaign.
+        campaign: CampaignName,
+        /// What receivers would hold against it.
         remarks: Vec<Remark>,
     },
     /// Nobody could verify the sender.
@@ -91,7 +108,9 @@ pub enum LaunchError {
     Edited(CampaignName),
     /// A resume asks for something else than the launch.
     #[error("campaign `{campaign}` was launched {recorded}; it cannot go on {asked}")]
-    #[diagnostic(help("leave {option} out: what was recorded with the launch holds until its end"))]
+    #[diagnostic(help(
+        "what was recorded with the launch holds until its end: leave {option} out, or let it and campaign.toml say what is recorded"
+    ))]
     Differs {
         /// The campaign.
         campaign: CampaignName,
@@ -135,11 +154,13 @@ impl LaunchError {
             LaunchError::Keys(why) => machine_or(why.is_failure(), Remedy::Input),
             LaunchError::Template(_)
             | LaunchError::Via(_)
+            | LaunchError::Bounce(_)
             | LaunchError::OnlyDomain(_)
             | LaunchError::Rate(_)
             | LaunchError::LimitZero
             | LaunchError::Tests(_) => Remedy::Input,
             LaunchError::Proof { .. }
+            | LaunchError::Unfit { .. }
             | LaunchError::NoKey(_)
             | LaunchError::Finished { .. }
             | LaunchError::Paused(_)
@@ -178,6 +199,11 @@ impl Ready {
             may_go_on(launch, &options)?;
         }
         let campaign = workspace.campaign(name)?;
+        let rate = options.rate.clone().or_else(|| campaign.rate().map(str::to_owned));
+        let options = plain(&LaunchOptions { rate, ..options })?;
+        if let Some(launch) = &before {
+            may_go_on(launch, &options)?;
+        }
         let lists = campaign.list_ids(store)?;
         let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
         may_be_sent(workspace, &campaign, &edition)?;
@@ -191,6 +217,15 @@ impl Ready {
                 Ok(Ready { campaign, edition, lists, options, running: Some(launch) })
             }
             None => Ok(Ready { campaign, edition, lists, options, running: None }),
+        }
+    }
+
+    /// Refuses a new launch that goes to the recipients' own hosts while the name service says that they would not take
+    /// it. What goes through a relay, or within a private network, is not looked up.
+    pub async fn examine(&self, workspace: &Workspace, world: &World) -> Result<(), LaunchError> {
+        match (&self.running, &self.options.via) {
+            (None, None) => may_go_direct(workspace, world, &self.campaign, &self.edition).await,
+            (Some(_), _) | (_, Some(_)) => Ok(()),
         }
     }
 
@@ -213,8 +248,9 @@ pub async fn launch_test(
     name: &CampaignName,
     to: &[Address],
     via: Option<String>,
-    now: Timestamp,
+    world: &World,
 ) -> Result<LaunchRow, LaunchError> {
+    let now = world.clock.now();
     if to.is_empty() || to.len() > TESTS_MAX {
         return Err(LaunchError::Tests(to.len()));
     }
@@ -222,6 +258,9 @@ pub async fn launch_test(
     let campaign = workspace.campaign(name)?;
     let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
     may_be_sent(workspace, &campaign, &edition)?;
+    if options.via.is_none() {
+        may_go_direct(workspace, world, &campaign, &edition).await?;
+    }
     let mut rows = Vec::new();
     for address in to {
         let domain = address.domain();
@@ -258,7 +297,7 @@ async fn new_launch(
     })
 }
 
-/// What no message may lack: everything a proof refuses, and a signature.
+/// What no message may lack: everything a proof refuses, a signature, and a sealed return path.
 fn may_be_sent(workspace: &Workspace, campaign: &Campaign, edition: &Edition) -> Result<(), LaunchError> {
     let template = Template::compile(edition).map_err(LaunchError::Template)?;
     let remarks: Vec<Remark> = proof(edition, &template).of(Grade::Fail).cloned().collect();
@@ -269,7 +308,46 @@ fn may_be_sent(workspace: &Workspace, campaign: &Campaign, edition: &Edition) ->
     if !workspace.settings().dkim.unsigned && !workspace.keyring()?.has_key(domain) {
         return Err(LaunchError::NoKey(domain.clone()));
     }
+    workspace.seal()?;
     Ok(())
+}
+
+/// What receivers look up must be there before mail goes to their hosts directly.
+async fn may_go_direct(
+    workspace: &Workspace,
+    world: &World,
+    campaign: &Campaign,
+    edition: &Edition,
+) -> Result<(), LaunchError> {
+    if workspace.settings().allow_private {
+        return Ok(());
+    }
+    let bounce =
+        Domain::parse(&edition.bounce_domain).map_err(|_| LaunchError::Bounce(edition.bounce_domain.clone()))?;
+    let mut remarks = examine(workspace, world, campaign.from_domain(), &bounce, Way::Direct).await?;
+    remarks.retain(|remark| remark.grade == Grade::Fail);
+    match remarks.is_empty() {
+        true => Ok(()),
+        false => Err(LaunchError::Unfit { campaign: campaign.name().clone(), remarks }),
+    }
+}
+
+/// Examines this host and a From domain of the workspace.
+pub async fn examine(
+    workspace: &Workspace,
+    world: &World,
+    from: &Domain,
+    bounce: &Domain,
+    way: Way,
+) -> Result<Vec<Remark>, sign::Error> {
+    let settings = workspace.settings();
+    let sources = Sources::new(settings, &host_name());
+    let keyring = workspace.keyring()?;
+    let (unsigned, private) = (settings.dkim.unsigned, settings.allow_private);
+    let has_own_resolver = !settings.resolver.is_empty();
+    let patient =
+        Patient { from, bounce, sources: &sources, keyring: &keyring, unsigned, private, way, has_own_resolver };
+    Ok(doctor::examine(world, &patient).await)
 }
 
 /// What was found, and what to do, a line each.
@@ -280,7 +358,7 @@ fn words(remarks: &[Remark]) -> String {
 
 /// The options in the one form in which they are recorded and compared.
 fn plain(options: &LaunchOptions) -> Result<LaunchOptions, LaunchError> {
-    let via = options.via.as_deref().map(|via| Via::parse(via).map(|via| via.to_string())).transpose()?;
+    let via = options.via.as_deref().map(|via| Via::parse(via).map(|via| via.to_string()));
     let only_domain = options.only_domain.as_deref().map(|text| {
         let wrong = |_| LaunchError::OnlyDomain(text.to_owned());
         Domain::parse(text).map(|domain| domain.as_str().to_owned()).map_err(wrong)
@@ -292,7 +370,12 @@ fn plain(options: &LaunchOptions) -> Result<LaunchOptions, LaunchError> {
     if options.limit == Some(0) {
         return Err(LaunchError::LimitZero);
     }
-    Ok(LaunchOptions { via, limit: options.limit, only_domain: only_domain.transpose()?, rate: rate.transpose()? })
+    Ok(LaunchOptions {
+        via: via.transpose().map_err(LaunchError::Via)?,
+        limit: options.limit,
+        only_domain: only_domain.transpose()?,
+        rate: rate.transpose()?,
+    })
 }
 
 /// Whether a launch on record may go on as asked. An option that is not named stays as recorded.

@@ -34,7 +34,7 @@ use crate::world::{Clock, Http, World};
 pub use agreement::Disagreement;
 pub use control::{AskError, Client, Control};
 pub use handle::{Handle, Settled, Wait};
-pub use launch::{LaunchError, Ready, Remedy, launch_test};
+pub use launch::{LaunchError, Ready, Remedy, examine, launch_test};
 pub use rebuild::{Rebuilt, Verified, rebuild, verify};
 pub use status::{DomainView, QueueView, SiteView};
 pub use workspace::{Created, Error as WorkspaceError, Hold, SAMPLE_CAMPAIGN, Workspace};

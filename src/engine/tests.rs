@@ -31,6 +31,7 @@ impl Desk {
         let made = Workspace::create(folder.path()).unwrap();
         let mut settings: Settings = made.workspace.settings().clone();
         settings.queue.max_waiting = 6400;
+        settings.allow_private = true;
         let workspace = Workspace::with(folder.path(), settings);
         let store = Store::open("sqlite::memory:", Path::new("."), Threads::Inline).unwrap();
         let list = store.make_list("news".to_owned(), START).await.unwrap();
@@ -243,7 +244,7 @@ async fn a_plan_cut_off_between_any_two_commits_names_each_copy_once() {
 async fn test_copies_admitted_before_a_crash_are_not_admitted_again() {
     let desk = Desk::with(1).await;
     let to = [Address::parse("p0@d0.example").unwrap()];
-    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, START).await.unwrap();
+    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, &desk.world).await.unwrap();
     // the admission's cursor is there, the record's note that all is planned is not
     let engine = desk.start_as(Crew::Keeping, desk.ledger.clone(), 0).await.unwrap();
     let cursor = Admission { launch: test.id, bucket: 0, cursor: Vec::new(), copies: Vec::new() };
@@ -301,6 +302,41 @@ async fn a_resume_may_leave_options_out_and_not_change_them() {
 }
 
 #[tokio::test]
+async fn the_rate_of_a_campaign_is_recorded_and_a_later_different_one_refused() {
+    let desk = Desk::with(20).await;
+    let file = desk.workspace.folder().join("campaigns/welcome/campaign.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("rate = \"60/min\"\n{text}")).unwrap();
+    let by_hand = LaunchOptions { rate: Some("5/s".into()), ..LaunchOptions::default() };
+    assert_eq!(desk.ready(&by_hand).unwrap().options.rate.as_deref(), Some("5/s"), "the command line comes first");
+    let launch = desk.launch(&LaunchOptions::default()).await;
+    assert_eq!(launch.options.rate.as_deref(), Some("60/min"));
+    assert_eq!(desk.ready(&LaunchOptions::default()).unwrap().options, launch.options);
+    std::fs::write(&file, format!("rate = \"600/min\"\n{text}")).unwrap();
+    let refused = desk.ready(&LaunchOptions::default()).unwrap_err();
+    assert!(matches!(refused, LaunchError::Differs { option: "--rate", .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn direct_delivery_is_refused_while_the_name_service_speaks_against_it() {
+    let mut desk = Desk::with(1).await;
+    let direct = desk.ready(&LaunchOptions::default()).unwrap();
+    direct.examine(&desk.workspace, &desk.world).await.unwrap();
+    let mut settings = desk.workspace.settings().clone();
+    settings.allow_private = false;
+    desk.workspace = Workspace::with(desk.workspace.folder(), settings);
+    match direct.examine(&desk.workspace, &desk.world).await {
+        Err(why @ LaunchError::Unfit { .. }) => assert_eq!(why.remedy(), Remedy::Refusal),
+        other => panic!("{other:?}"),
+    }
+    let to = [Address::parse("p1@d1.example").unwrap()];
+    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, &desk.world).await;
+    assert!(matches!(test, Err(LaunchError::Unfit { .. })), "{test:?}");
+    let relay = LaunchOptions { via: Some("smtp://localhost".into()), ..LaunchOptions::default() };
+    desk.ready(&relay).unwrap().examine(&desk.workspace, &desk.world).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_must_not_be_launched_is_refused() {
     let desk = Desk::with(1).await;
     let file = desk.workspace.folder().join("campaigns/welcome/campaign.toml");
@@ -315,6 +351,12 @@ async fn what_must_not_be_launched_is_refused() {
     }
     std::fs::write(&file, from("@other.example")).unwrap();
     assert!(matches!(desk.ready(&LaunchOptions::default()), Err(LaunchError::NoKey(_))));
+    std::fs::write(&file, &text).unwrap();
+    let seal = desk.workspace.keys_folder().join("seal.keys");
+    std::fs::rename(&seal, seal.with_extension("away")).unwrap();
+    let refused = desk.ready(&LaunchOptions::default()).unwrap_err();
+    assert_eq!((refused.remedy(), matches!(refused, LaunchError::Keys(_))), (Remedy::Input, true), "{refused:?}");
+    std::fs::rename(seal.with_extension("away"), &seal).unwrap();
     std::fs::write(&file, text.replace("\"news\"", "\"nws\"")).unwrap();
     let refused = desk.ready(&LaunchOptions::default()).unwrap_err();
     assert_eq!((refused.remedy(), matches!(refused, LaunchError::Lists(_))), (Remedy::Input, true));
@@ -331,7 +373,7 @@ async fn test_copies_are_a_launch_of_their_own() {
     let desk = Desk::with(3).await;
     let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
     let to = ["p1@d1.example", "me@example.com"].map(|text| Address::parse(text).unwrap());
-    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, START).await.unwrap();
+    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, &desk.world).await.unwrap();
     engine.handle().bell.ring_and_wait().await;
     assert_eq!(send(engine.handle().queue(), |_| Standing::Delivered).await, [2, 4]);
     assert_eq!(engine.handle().settled(test.id, Wait::All).await, Ok(Settled::Final));

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::base::{CampaignName, LaunchId, Timestamp};
 use crate::mail::{Class, Standing};
-use crate::store::{self, Figure, LaunchState, Store};
+use crate::store::{self, Figure, LaunchKind, LaunchState, Store};
 
 pub use page::html;
 pub use text::{Ink, plain};
@@ -129,6 +129,9 @@ pub struct CampaignReport {
     /// Where the launch stands.
     #[serde(skip)]
     pub state: LaunchState,
+    /// The campaign itself, or test copies of it.
+    #[serde(skip)]
+    pub kind: LaunchKind,
 }
 
 /// The report of a launch as the record has it now; `None` when there is no such launch. Its cost grows with the number
@@ -155,6 +158,7 @@ pub fn report(store: &Store, launch: LaunchId) -> Result<Option<CampaignReport>,
         failures: reasons(store, launch, &figures, Standing::Failed)?,
         deferrals: reasons(store, launch, &figures, Standing::Deferred)?,
         state: row.state,
+        kind: row.kind,
     }))
 }
 

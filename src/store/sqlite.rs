@@ -44,6 +44,7 @@ impl Backend {
             let failed = |why: std::io::Error| Error::Open { path: path.clone(), why: why.to_string() };
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
+        make_private(&path).map_err(|why| Error::Open { path: path.clone(), why: why.to_string() })?;
         let mut connection = connect(&path)?;
         let told = |error| told(&path, &error);
         connection.pragma_update(None, "journal_mode", "wal").map_err(told)?;
@@ -109,6 +110,18 @@ impl Backend {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic inside a statement rolls back with its savepoint; the connection itself stays sound.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes the file before SQLite does, for its owner alone: it holds people. What SQLite lays beside it has the same mode.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(why) if why.kind() != std::io::ErrorKind::AlreadyExists => Err(why),
+        _ => Ok(()),
+    }
 }
 
 fn connect(path: &Path) -> Result<Connection, Error> {

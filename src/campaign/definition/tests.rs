@@ -36,6 +36,11 @@ fn what_is_wrong_is_shown_at_its_place() {
     for (line, message, at) in [
         ("segment = \"x\"", "`segment` is not available in this version", "segment"),
         ("tracking = { opens = true }", "`tracking` is not available in this version", "tracking"),
+        ("exclude = []", "`exclude` is not available in this version", "exclude"),
+        ("start_at = \"x\"", "`start_at` is not available in this version", "start_at"),
+        ("windows = []", "`windows` is not available in this version", "windows"),
+        ("deadline = \"1d\"", "`deadline` is not available in this version", "deadline"),
+        ("rate = \"fast\"", "`fast` is not a rate", "\"fast\""),
         ("subjekt = \"x\"", "unknown field `subjekt`", "subjekt"),
         ("missing = \"ignore\"", "unknown variant `ignore`", "\"ignore\""),
         ("reply_to = \"nobody\"", "`nobody` is not a mail address", "\"nobody\""),

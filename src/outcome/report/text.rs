@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{CampaignReport, Counts, ReasonReport, SiteReport, grouped, lasted, moment, percent};
-use crate::store::LaunchState;
+use crate::store::{LaunchKind, LaunchState};
 
 /// Sites listed one by one.
 const SITES_MAX: usize = 15;
@@ -66,6 +66,10 @@ impl CampaignReport {
     pub fn next(&self) -> String {
         let campaign = &self.campaign;
         match self.state {
+            // `send` would begin the campaign itself
+            _ if self.kind == LaunchKind::Test && self.counts.open() > 0 => "mailshot serve".to_owned(),
+            _ if self.kind == LaunchKind::Test && self.counts.failed == 0 => format!("mailshot plan {campaign}"),
+            _ if self.kind == LaunchKind::Test => format!("mailshot check {campaign}"),
             LaunchState::Paused => format!("mailshot resume {campaign}"),
             _ if self.counts.open() > 0 => format!("mailshot send {campaign} --yes (goes on with what is left)"),
             _ if self.counts.in_doubt > 0 => {

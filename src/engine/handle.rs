@@ -129,9 +129,16 @@ impl Handle {
         }
     }
 
-    /// Whether a launch has settled by now.
+    /// Whether a launch has settled by now; what stops the engine ends the look, for a planner that is gone answers nobody.
     pub async fn glance(&self, launch: LaunchId, wait: Wait) -> Result<Option<Settled>, Error> {
-        self.alarm.check()?;
+        tokio::select! {
+            biased;
+            why = self.alarm.rung() => Err(why),
+            settled = self.look(launch, wait) => settled,
+        }
+    }
+
+    async fn look(&self, launch: LaunchId, wait: Wait) -> Result<Option<Settled>, Error> {
         let row = self.launch(launch)?;
         match row.state {
             LaunchState::Done => Ok(Some(Settled::Final)),

@@ -45,11 +45,6 @@ impl Alarm {
         let found = seen.wait_for(Option::is_some).await.expect("this handle keeps the sender");
         found.clone().expect("was waited for")
     }
-
-    /// An error when something has stopped the engine.
-    pub fn check(&self) -> Result<(), Error> {
-        self.0.borrow().clone().map_or(Ok(()), Err)
-    }
 }
 
 /// A task at work.

@@ -156,6 +156,21 @@ async fn what_is_deferred_ends_a_wait_that_is_shorter_and_not_one_that_is_longer
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disk_that_fills_up_while_it_is_planned_ends_the_wait() {
+    let desk = Desk::with(20).await;
+    let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
+    engine.handle().bell.ring_and_wait().await;
+    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    desk.ledger.fail_after(Some(0));
+    engine.handle().take_up(launch);
+    let handle = engine.handle();
+    let wait = handle.settled(launch, Wait::UpTo(Duration::ZERO));
+    let ended = tokio::time::timeout(Duration::from_secs(60), wait).await.expect("nobody waits for ever");
+    assert!(matches!(ended, Err(Error::Queue(_))), "{ended:?}");
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_launch_is_paused_resumed_and_cancelled() {
     let desk = Desk::with(100).await;
     let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();

@@ -105,7 +105,9 @@ pub fn late_bounces() {
     let _serve = workspace.stay(&["serve"]);
     wait_for("the host and the listener", || listens(far) && listens(returns));
     let report = workspace.send(&["--via", &format!("smtp://127.0.0.1:{}", postfix.port)]);
-    assert_all_delivered(&report, 200);
+    // The first reports may be home before this one is written.
+    let count = |key: &str| report[key].as_u64().expect("a number");
+    assert_eq!((count("delivered") + count("bounced_late"), count("attempts")), (200, 200), "{report}");
     wait_for("all reports", || workspace.ask(&["report", "welcome"])["bounced_late"] == 10);
     let report = workspace.ask(&["report", "welcome"]);
     assert_eq!((&report["delivered"], &report["failed"]), (&Value::from(190), &Value::from(10)), "{report}");

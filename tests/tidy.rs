@@ -95,6 +95,36 @@ fn every_file_says_what_it_is_for() {
     assert!(silent.is_empty(), "these files do not open with `//!`:\n{}", silent.join("\n"));
 }
 
+/// What may lie at the root: the sources, what tools require, and what a run of this workspace makes (git ignores it).
+const AT_THE_ROOT: &[&str] = &[
+    ".ci",
+    ".git",
+    ".gitignore",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "benches",
+    "campaigns",
+    "mailshot.toml",
+    "rustfmt.toml",
+    "src",
+    "state",
+    "target",
+    "templates",
+    "tests",
+];
+
+#[test]
+fn nothing_strays_at_the_root() {
+    let entries = fs::read_dir(env!("CARGO_MANIFEST_DIR")).expect("the root");
+    let stray: Vec<_> = entries
+        .map(|entry| entry.expect("a readable entry").file_name().to_string_lossy().into_owned())
+        .filter(|name| !AT_THE_ROOT.contains(&name.as_str()))
+        .collect();
+    assert!(stray.is_empty(), "these do not belong at the root: {stray:?}");
+}
+
 #[test]
 fn the_sources_are_formatted() {
     let formatted = Command::new(env!("CARGO")).args(["fmt", "--check", "--", "-l"]).output();

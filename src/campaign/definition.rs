@@ -18,7 +18,7 @@ use crate::mail::InDoubt;
 pub(super) const FILE: &str = "campaign.toml";
 
 /// Keys that are planned, and refused until they work.
-const NOT_YET: &[&str] = &["segment", "exclude", "start_at", "windows", "deadline", "tracking"];
+const NOT_YET: &[&str] = &["segment", "exclude", "start_at", "windows", "deadline"];
 
 /// What stands in campaign.toml.
 #[derive(Debug, Clone, Deserialize)]
@@ -44,6 +44,16 @@ pub(super) struct Definition {
     pub(super) in_doubt: InDoubt,
     #[serde(default)]
     pub(super) missing: Missing,
+    #[serde(default)]
+    pub(super) tracking: Tracking,
+}
+
+/// What the campaign wants to know of its readers; nothing, unless it says so.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tracking {
+    pub(super) opens: bool,
+    pub(super) clicks: bool,
 }
 
 /// A campaign as its folder has it now.

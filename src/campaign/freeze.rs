@@ -11,7 +11,7 @@ use crate::base::Domain;
 use crate::campaign::definition::{FILE, place};
 use crate::campaign::files::{media_type, read_asset, read_text, templates};
 use crate::campaign::{Campaign, Error};
-use crate::compose::{self, Asset, Draft, Edition, FromField, Markup, Part, Source, Template};
+use crate::compose::{self, Asset, Draft, Edition, FromField, Markup, Part, Source, Template, Tracking};
 use crate::config::Settings;
 
 impl Campaign {
@@ -29,6 +29,15 @@ impl Campaign {
         });
         let domain = self.from.address.domain();
         let bounce = settings.sender.bounce_domain.clone().unwrap_or_else(|| format!("bounce.{domain}"));
+        let tracking = Tracking {
+            opens: self.definition.tracking.opens,
+            clicks: self.definition.tracking.clicks,
+            consent: settings.links.tracking_consent.into(),
+        };
+        let links = match tracking.clicks {
+            true => compose::trackable(&html, &expanded.text, &settings.links.base_url),
+            false => Vec::new(),
+        };
         let edition = Edition {
             format: Edition::FORMAT,
             campaign: self.name().to_string(),
@@ -48,6 +57,8 @@ impl Campaign {
             sender_id: sender_id(settings.sender.feedback_id.as_deref(), domain)?,
             missing: self.definition.missing,
             in_doubt: self.definition.in_doubt,
+            tracking,
+            links,
         };
         Template::compile(&edition).map_err(|why| self.refused(why))?;
         Ok(edition)

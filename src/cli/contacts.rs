@@ -8,7 +8,7 @@ use crate::cli::export::{Output, as_text, find_list};
 use crate::cli::{Desk, Error, Exit};
 use crate::mail::Standing;
 use crate::sign::create_seal;
-use crate::store::{ContactRow, EventRow, Mailing, MembershipRow, Store, SuppressionRow};
+use crate::store::{ContactRow, EventRow, Mailing, MembershipRow, Store, SuppressionRow, VisitRow};
 
 /// Most copies that are told of one contact.
 const HISTORY: usize = 100_000;
@@ -66,6 +66,8 @@ struct Dossier {
     suppression: Option<SuppressionRow>,
     events: Vec<EventRow>,
     copies: Vec<Copy>,
+    /// What the contact did with them, as far as it may be noted.
+    visits: Vec<VisitRow>,
 }
 
 /// A copy that was planned for the contact.
@@ -147,6 +149,7 @@ fn dossier(desk: &Desk, store: &Store, address: String) -> Result<Dossier, Error
         suppression: store.suppression(&address)?,
         events: id.map(|id| store.events(id)).transpose()?.unwrap_or_default(),
         copies: copies.into_iter().map(copy).collect(),
+        visits: id.map(|id| store.visits(id)).transpose()?.unwrap_or_default(),
         address,
         erased,
         contact,
@@ -242,6 +245,11 @@ impl Dossier {
         for copy in &self.copies {
             let value = format!("{} {}", copy.outcome.word(), copy.answer);
             rows.push(row("copy", &copy.campaign, value.trim(), &copy.at.to_string()));
+        }
+        for visit in &self.visits {
+            let what = visit.link.map_or("opened".to_owned(), |number| format!("followed link {number}"));
+            let value = format!("{what}: {} times, {} more by machines", visit.times, visit.by_machine);
+            rows.push(row("visit", &visit.campaign, &value, &visit.first.to_string()));
         }
         rows
     }

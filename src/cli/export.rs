@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::draft::{Cells, Sheet};
 use super::report::launched;
-use crate::base::{ContactId, LaunchId, ListId, Timestamp};
+use crate::base::{ContactId, EnvelopeId, LaunchId, ListId, Timestamp};
 use crate::cli::{Desk, Error, Exit};
 use crate::mail::{Class, Stage, Standing};
 use crate::store::{ContactRow, CopyRow, Store, Threads};
@@ -99,9 +99,14 @@ struct Row<'a> {
     sent_again: u8,
     bounced_late: bool,
     at: Timestamp,
+    opened: Option<Timestamp>,
+    clicked: Option<Timestamp>,
+    clicks: u32,
+    unsubscribed: bool,
+    complained: bool,
 }
 
-const HEADING: [&str; 14] = [
+const HEADING: [&str; 19] = [
     "address",
     "outcome",
     "class",
@@ -116,6 +121,11 @@ const HEADING: [&str; 14] = [
     "sent_again",
     "bounced_late",
     "at",
+    "opened",
+    "clicked",
+    "clicks",
+    "unsubscribed",
+    "complained",
 ];
 
 /// Exports.
@@ -133,7 +143,7 @@ fn export_outcomes(desk: &Desk, args: &Outcomes) -> Result<Exit, Error> {
     if desk.is_json() && args.to.is_none() {
         each_copy(&store, launch, |row| {
             if chosen(row) {
-                desk.give(&Row::of(row));
+                desk.give(&Row::of(&store, launch, row)?);
             }
             Ok(())
         })?;
@@ -160,7 +170,7 @@ pub(super) fn write_outcomes(
     let mut rows = 0;
     each_copy(store, launch, |row| {
         if chosen(row) {
-            sheet.row(&Row::of(row).cells())?;
+            sheet.row(&Row::of(store, launch, row)?.cells())?;
             rows += 1;
         }
         Ok(())
@@ -187,8 +197,11 @@ fn each_copy(
 }
 
 impl Row<'_> {
-    fn of(copy: &CopyRow) -> Row<'_> {
-        Row {
+    fn of<'a>(store: &Store, launch: LaunchId, copy: &'a CopyRow) -> Result<Row<'a>, Error> {
+        let id = EnvelopeId::new(launch, copy.contact);
+        let deeds = store.deeds(id)?;
+        let (unsubscribed, complained) = store.answered(id)?;
+        Ok(Row {
             address: &copy.address,
             outcome: copy.standing.word(),
             class: copy.class,
@@ -203,11 +216,18 @@ impl Row<'_> {
             sent_again: copy.doubtful,
             bounced_late: copy.late,
             at: copy.at,
-        }
+            opened: deeds.opened,
+            clicked: deeds.clicked,
+            clicks: deeds.clicks,
+            unsubscribed,
+            complained,
+        })
     }
 
     /// The row's cells, in the order of the heading.
-    fn cells(&self) -> [String; 14] {
+    fn cells(&self) -> [String; 19] {
+        let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
+        let time = |at: Option<Timestamp>| at.map_or_else(String::new, |at| at.rfc3339());
         let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
         [
             self.address.to_owned(),
@@ -222,8 +242,13 @@ impl Row<'_> {
             self.site.to_owned(),
             self.attempts.to_string(),
             self.sent_again.to_string(),
-            if self.bounced_late { "yes" } else { "no" }.to_owned(),
+            yes(self.bounced_late),
             self.at.rfc3339(),
+            time(self.opened),
+            time(self.clicked),
+            self.clicks.to_string(),
+            yes(self.unsubscribed),
+            yes(self.complained),
         ]
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::base::{Address, EditionId, EnvelopeId, LaunchId};
 use crate::cli::{Desk, Error, Exit};
-use crate::compose::{Edition, Template, sample};
+use crate::compose::{Edition, Template, Urls, sample};
 use crate::mail::{Envelope, Lane, Message, Recipient};
 use crate::store::Threads;
 
@@ -117,8 +117,10 @@ fn message(
 
 /// Writes the HTML part to `state/preview/` and asks the system to show it.
 async fn show(desk: &Desk, edition: &Edition, template: &Template, recipient: &Recipient) -> Result<Exit, Error> {
-    let unsubscribe = format!("{}/u/preview", edition.base_url);
-    let words = template.words(recipient, &unsubscribe);
+    let at = |path| format!("{}/{path}/preview", edition.base_url);
+    let urls =
+        Urls { unsubscribe: at("u"), preferences: at("p"), view: at("v"), confirm: at("confirm"), ..Urls::default() };
+    let words = template.words(recipient, &urls);
     let words = words.map_err(|why| Error::usage(format!("{} for {}: {why}", edition.campaign, recipient.address)))?;
     let folder = desk.workspace().folder().join("state/preview");
     let file = folder.join(format!("{}.html", edition.campaign));

@@ -18,7 +18,7 @@ use crate::outcome::{Listener, Policy, ReturnDesk, collect};
 use crate::smtp::TlsClient;
 use crate::smtp::server::Protocol;
 use crate::store::{Store, Threads};
-use crate::web::{self, Looks, Pages};
+use crate::web::{self, Looks, Pages, Tracker};
 use crate::world::World;
 
 /// What is served.
@@ -87,11 +87,13 @@ impl Doors {
         let Some(address) = &desk.settings().web.listen else { return Ok(false) };
         let address: SocketAddr = address.parse().expect("checked with the settings");
         let looks = Looks::load(&desk.workspace().folder().join("public")).map_err(Error::failed)?;
+        let (tracker, recording) = Tracker::start(store.clone());
         let pages = Pages {
             store: store.clone(),
             seal: desk.workspace().seal()?,
             clock: desk.world()?.clock,
             looks: Arc::new(looks),
+            tracker,
         };
         let listener = web::bind(address).await.map_err(Error::failed)?;
         let stop = self.stop.clone();
@@ -99,6 +101,7 @@ impl Doors {
             if let Err(why) = web::serve(listener, pages, stop).await {
                 tracing::error!(%why, "the pages have stopped");
             }
+            let _ = recording.await; // visits that were taken are put on record
         });
         desk.note(format!("pages at http://{address}"));
         Ok(true)

@@ -4,7 +4,7 @@
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
-use crate::compose::Error;
+use crate::compose::{Error, Tracking};
 use crate::mail::InDoubt;
 
 /// What is done when a recipient lacks a field that the template uses. An empty value counts as lacking.
@@ -82,11 +82,24 @@ pub struct Edition {
     pub missing: Missing,
     /// What becomes of copies whose answer was lost.
     pub in_doubt: InDoubt,
+    /// What the campaign wants to know of its readers.
+    pub tracking: Tracking,
+    /// Where the tracked links lead, by number: templates.
+    pub links: Vec<String>,
 }
 
 impl Edition {
     /// The version of the record this program writes and reads.
     pub const FORMAT: u8 = 1;
+
+    /// The words that are the same in every copy.
+    pub(crate) fn constants(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("postal_address", self.postal_address.clone()),
+            ("list", self.lists.first().cloned().unwrap_or_default()),
+            ("campaign", self.campaign.clone()),
+        ]
+    }
 
     /// The edition as JSON; the same edition gives the same bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -152,6 +165,8 @@ pub(crate) mod tests {
             sender_id: "examplecom".into(),
             missing: Missing::Error,
             in_doubt: InDoubt::Resend,
+            tracking: Tracking::default(),
+            links: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@ mod edition;
 mod headers;
 mod helpers;
 mod layout;
+mod links;
 mod mime;
 mod page;
 mod proof;
@@ -17,8 +18,10 @@ mod template;
 
 pub use edition::{Asset, Edition, FromField, Missing};
 pub use layout::{Draft, Expanded, LayoutError, Markup, Source};
+pub use links::{ConsentRule, Targets, Tracking, trackable};
 pub use proof::{Grade, Proof, Remark, SAMPLE_POSTAL_ADDRESS, proof};
 pub use sample::sample;
+pub use scope::Urls;
 pub use template::{Part, Template, Words};
 
 /// Why an edition cannot be compiled.

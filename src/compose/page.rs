@@ -239,7 +239,7 @@ fn from<'a>(text: &'a str, mark: &str) -> &'a str {
 }
 
 /// The character references of HTML that our own escaping and ordinary templates use.
-fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     let mut decoded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('&') {

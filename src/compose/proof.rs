@@ -7,7 +7,7 @@ use crate::base::{Address, Domain};
 use crate::compose::page::{Link, Page};
 use crate::compose::sample::{SITE, sample};
 use crate::compose::scope::as_link;
-use crate::compose::{Edition, Part, Template, Words};
+use crate::compose::{Edition, Part, Template, Urls, Words};
 
 /// The postal address a new workspace comes with. It goes with reserved domains only.
 pub const SAMPLE_POSTAL_ADDRESS: &str = "The Windowsill, 1 Sample Street, Sampleton AB1 2CD, Exampleland";
@@ -150,6 +150,17 @@ pub fn proof(edition: &Edition, template: &Template) -> Proof {
 /// The unsubscribe link of the copy that is read.
 const UNSUBSCRIBE: &str = "https://unsubscribe.invalid/u/token";
 
+/// Our links in that copy.
+fn urls() -> Urls {
+    Urls {
+        unsubscribe: UNSUBSCRIBE.to_owned(),
+        preferences: "https://preferences.invalid/p/token".to_owned(),
+        view: "https://view.invalid/v/token".to_owned(),
+        confirm: "https://confirm.invalid/token".to_owned(),
+        ..Urls::default()
+    }
+}
+
 struct Reader<'a> {
     edition: &'a Edition,
     template: &'a Template,
@@ -163,7 +174,7 @@ impl Reader<'_> {
         self.links_home();
         let somebody = Address::parse("somebody@example.com").expect("a fixed address");
         let recipient = sample(self.edition, self.template, somebody);
-        let words = match self.template.words(&recipient, UNSUBSCRIBE) {
+        let words = match self.template.words(&recipient, &urls()) {
             Ok(words) => words,
             Err(why) => return self.add(Remark::fail("template", why.to_string(), "mend the template")),
         };
@@ -389,7 +400,15 @@ impl Reader<'_> {
         let claims = claimed.starts_with("http://") || claimed.starts_with("https://") || claimed.starts_with("www.");
         let claimed_host = host_of(claimed).or_else(|| claimed.split('/').next()).unwrap_or_default();
         let bare = |host: &str| host.trim_start_matches("www.").to_lowercase();
-        if claims && bare(claimed_host) != bare(host) {
+        if claims && self.edition.links.iter().any(|tracked| tracked == target) {
+            let found =
+                format!("a link reads {claimed_host}, and clicks on it are tracked over {}", self.edition.base_url);
+            self.add(Remark::warn(
+                "links",
+                found,
+                "filters take this for fraud: write words, or mark it data-track=\"off\"",
+            ));
+        } else if claims && bare(claimed_host) != bare(host) {
             let found = format!("a link reads {claimed_host} and leads to {host}");
             self.add(Remark::warn("links", found, "filters take this for fraud: write words instead of an address"));
         }

@@ -7,11 +7,11 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::base::{Address, ContactId};
-use crate::compose::{Edition, Part, Template};
-use crate::mail::Recipient;
+use crate::compose::{Edition, Part, Template, Urls};
+use crate::mail::{Consent, Recipient};
 
 /// The words a template has beside the contact's fields.
-const OUR_WORDS: &[&str] = &["email", "name", "unsubscribe_url", "postal_address", "list", "campaign"];
+const OUR_WORDS: &[&str] = &["email", "name", "postal_address", "list", "campaign"];
 
 /// The address on the web that an invented recipient has.
 pub(crate) const SITE: &str = "https://recipient.invalid/";
@@ -21,7 +21,9 @@ pub(crate) const SITE: &str = "https://recipient.invalid/";
 pub fn sample(edition: &Edition, template: &Template, address: Address) -> Recipient {
     let mut fields = Map::new();
     for part in [Part::Subject, Part::FromName, Part::Header, Part::Html, Part::Text] {
-        for field in template.fields(part).into_iter().filter(|field| !OUR_WORDS.contains(field)) {
+        for field in
+            template.fields(part).into_iter().filter(|field| !OUR_WORDS.contains(field) && !Urls::WORDS.contains(field))
+        {
             fields.insert(field.to_owned(), Value::from(format!("[{field}]")));
         }
     }
@@ -31,7 +33,7 @@ pub fn sample(edition: &Edition, template: &Template, address: Address) -> Recip
             fields.entry(field.to_owned()).and_modify(|known| *known = Value::from(value));
         }
     }
-    Recipient { contact: ContactId(0), address, name: "Alex Sample".to_owned(), fields }
+    Recipient { contact: ContactId(0), address, name: "Alex Sample".to_owned(), fields, consent: Consent::default() }
 }
 
 /// The fields of a text that only a link or a date will do for.
@@ -60,7 +62,8 @@ mod tests {
         edition.html = "{{city}} {{[Last Name]}} {{date joined}} <a href=\"{{site}}\">x</a> {{link shop}}".into();
         let template = Template::compile(&edition).unwrap();
         let somebody = sample(&edition, &template, Address::parse("a@example.com").unwrap());
-        let words = template.words(&somebody, "https://example.com/u/x").unwrap();
+        let urls = Urls { unsubscribe: "https://example.com/u/x".into(), ..Urls::default() };
+        let words = template.words(&somebody, &urls).unwrap();
         assert_eq!(words.html, format!("[city] [Last Name] 23 November 2026 <a href=\"{SITE}\">x</a> {SITE}"));
     }
 }

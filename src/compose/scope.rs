@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
+use crate::compose::links::CLICK_WORD;
 use crate::mail::Recipient;
 
 /// Where a value is printed: decides what is cleaned and escaped.
@@ -70,11 +71,50 @@ fn in_header(c: char) -> Option<char> {
     }
 }
 
+/// Where the links of one copy lead that are ours: sealed, and so different in every copy. Empty ones do not exist.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Urls {
+    /// The page to leave the list on.
+    pub unsubscribe: String,
+    /// The page to choose lists, pauses and tracking on.
+    pub preferences: String,
+    /// The copy itself, in a browser.
+    pub view: String,
+    /// The page to confirm a subscription on.
+    pub confirm: String,
+    /// The open pixel.
+    pub pixel: String,
+    /// The tracked links, by number.
+    pub clicks: Vec<String>,
+}
+
+impl Urls {
+    /// Our words for them, beside the tracked links.
+    pub(crate) const WORDS: [&'static str; 5] =
+        ["unsubscribe_url", "preferences_url", "view_url", "confirm_url", "pixel_url"];
+
+    /// The link that a word stands for; `None` for words that are not ours.
+    fn of(&self, word: &str) -> Option<&str> {
+        match word {
+            "unsubscribe_url" => Some(&self.unsubscribe),
+            "preferences_url" => Some(&self.preferences),
+            "view_url" => Some(&self.view),
+            "confirm_url" => Some(&self.confirm),
+            "pixel_url" => Some(&self.pixel),
+            other => {
+                let number: usize = other.strip_prefix(CLICK_WORD)?.parse().ok()?;
+                self.clicks.get(number).map(String::as_str)
+            }
+        }
+    }
+}
+
 /// One copy's values.
 pub(crate) struct Scope<'a> {
-    pub(crate) recipient: &'a Recipient,
+    /// Whose copy it is; nobody, when they are no longer known.
+    pub(crate) recipient: Option<&'a Recipient>,
     pub(crate) address: &'a str,
-    pub(crate) unsubscribe_url: &'a str,
+    pub(crate) urls: &'a Urls,
 }
 
 impl Scope<'_> {
@@ -82,9 +122,11 @@ impl Scope<'_> {
     pub(crate) fn text(&self, field: &str) -> Option<Cow<'_, str>> {
         let text = match field {
             "email" => Cow::Borrowed(self.address),
-            "name" => Cow::Borrowed(self.recipient.name.as_str()),
-            "unsubscribe_url" => Cow::Borrowed(self.unsubscribe_url),
-            column => as_text(self.recipient.fields.get(column)?)?,
+            "name" => Cow::Borrowed(self.recipient?.name.as_str()),
+            word => match self.urls.of(word) {
+                Some(url) => Cow::Borrowed(url),
+                None => as_text(self.recipient?.fields.get(word)?)?,
+            },
         };
         (!text.trim().is_empty()).then_some(text)
     }
@@ -92,9 +134,13 @@ impl Scope<'_> {
     /// All values as one object for handlebars; `constants` are the words that are the same in every copy. What has no
     /// value is left out, so that strict mode sees it as missing.
     pub(crate) fn object(&self, constants: &[(&'static str, String)]) -> Value {
-        let kept = self.recipient.fields.iter().filter(|(_, value)| !is_empty(value));
+        let fields = self.recipient.iter().flat_map(|recipient| &recipient.fields);
+        let kept = fields.filter(|(_, value)| !is_empty(value));
         let mut object: Map<String, Value> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
-        for word in ["email", "name", "unsubscribe_url"] {
+        for (number, url) in self.urls.clicks.iter().enumerate() {
+            object.insert(format!("{CLICK_WORD}{number}"), Value::from(url.as_str()));
+        }
+        for word in ["email", "name"].into_iter().chain(Urls::WORDS) {
             object.remove(word);
             if let Some(text) = self.text(word) {
                 object.insert(word.to_owned(), Value::from(text.into_owned()));

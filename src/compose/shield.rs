@@ -39,6 +39,11 @@ impl Shield {
         format!("zqslot{}zq", self.covered.len() - 1)
     }
 
+    /// Whether a word that stands for something is in `text`.
+    pub(crate) fn is_covered(text: &str) -> bool {
+        text.contains("zqslot")
+    }
+
     /// `text` with every word replaced by what it stands for, those inside others too.
     pub(crate) fn uncover(&self, text: &str) -> String {
         self.uncover_below(self.covered.len(), text)

@@ -6,12 +6,13 @@ use std::sync::LazyLock;
 use handlebars::Context as Data;
 use regex::Regex;
 
-use crate::base::{Address, Domain, EnvelopeId, Purpose, Seal};
+use crate::base::{Address, Domain, EnvelopeId, Purpose, Seal, Token};
 use crate::compose::headers::{self, Field, Head};
+use crate::compose::links::{self, Marks};
 use crate::compose::mime::Parts;
 use crate::compose::scope::{Context, Scope};
 use crate::compose::slots::Slots;
-use crate::compose::{Edition, Error, PrintError};
+use crate::compose::{Edition, Error, PrintError, Tracking, Urls};
 use crate::mail::{Envelope, Message, Recipient};
 
 /// The most bytes one text may print to (H-04).
@@ -70,6 +71,15 @@ pub struct Words {
     pub html: String,
 }
 
+/// Both parts of a message, with what they carry to be tracked.
+struct Body {
+    marks: Marks,
+    /// How many links are tracked.
+    links: usize,
+    html: Slots,
+    text: Slots,
+}
+
 /// A compiled edition.
 pub struct Template {
     from: Address,
@@ -77,8 +87,9 @@ pub struct Template {
     subject: Slots,
     from_name: Slots,
     headers: Vec<(String, Slots)>,
-    html: Slots,
-    text: Slots,
+    bodies: Vec<Body>,
+    tracking: Tracking,
+    base_url: String,
     head: Head,
     parts: Parts,
     needs_object: bool,
@@ -88,16 +99,19 @@ pub struct Template {
 impl Template {
     /// Compiles every text of the edition; refuses what cannot be printed for anybody.
     pub fn compile(edition: &Edition) -> Result<Template, Error> {
-        let constants = vec![
-            ("postal_address", edition.postal_address.clone()),
-            ("list", edition.lists.first().cloned().unwrap_or_default()),
-            ("campaign", edition.campaign.clone()),
-        ];
+        let constants = edition.constants();
         let slots = |part, source: &str| Slots::compile(part, source, edition.missing, &constants);
         let mut headers = Vec::with_capacity(edition.headers.len());
         for (name, value) in &edition.headers {
             headers::check_name(name)?;
             headers.push((name.clone(), slots(Part::Header, value)?));
+        }
+        let (html, text) = (guard_links(&clean(&edition.html)), clean(&edition.text));
+        let mut bodies = Vec::new();
+        for marks in Marks::of(edition.tracking) {
+            let html = slots(Part::Html, &links::mark_html(&html, &edition.links, marks))?;
+            let text = slots(Part::Text, &links::mark_text(&text, &edition.links, marks))?;
+            bodies.push(Body { marks, html, text, links: if marks.clicks { edition.links.len() } else { 0 } });
         }
         let mut template = Template {
             from: address("from", &edition.from.address)?,
@@ -105,8 +119,9 @@ impl Template {
             subject: slots(Part::Subject, &edition.subject)?,
             from_name: slots(Part::FromName, &edition.from.name)?,
             headers,
-            html: slots(Part::Html, &guard_links(&clean(&edition.html)))?,
-            text: slots(Part::Text, &clean(&edition.text))?,
+            bodies,
+            tracking: edition.tracking,
+            base_url: edition.base_url.clone(),
             head: Head::new(edition)?,
             parts: Parts::new(edition),
             needs_object: false,
@@ -139,9 +154,9 @@ impl Template {
     pub fn print(&self, envelope: &Envelope, recipient: &Recipient, seal: &Seal) -> Result<Message, PrintError> {
         let date = envelope.date.expect("the date of a copy is set before it is first printed");
         let unsubscribe = seal.mint(envelope.id, Purpose::Unsubscribe, 0);
-        let unsubscribe_url = self.head.unsubscribe_url(&unsubscribe);
         let trace = seal.mint(envelope.id, Purpose::Message, 0);
-        let words = self.words(recipient, &unsubscribe_url)?;
+        let body = self.body(Marks::for_recipient(self.tracking, recipient));
+        let words = self.print_words(body, recipient, &self.urls(body, envelope.id, &unsubscribe, seal))?;
         let mut fields = Vec::with_capacity(20);
         fields.push(("From", Field::mailbox(words.from_name, self.from.to_string())));
         fields.push(("To", Field::mailbox(recipient.name.clone(), recipient.address.to_string())));
@@ -156,10 +171,44 @@ impl Template {
         Ok(Message { id: envelope.id, bytes })
     }
 
-    /// The texts of one copy, before they are put together as a message.
-    pub fn words(&self, recipient: &Recipient, unsubscribe_url: &str) -> Result<Words, PrintError> {
+    /// The texts of one copy as they are without any tracking, before they are put together as a message.
+    pub fn words(&self, recipient: &Recipient, urls: &Urls) -> Result<Words, PrintError> {
+        self.print_words(self.body(Marks::default()), recipient, urls)
+    }
+
+    /// Where the links of one copy lead that are ours, without tracked ones.
+    pub fn plain_urls(&self, id: EnvelopeId, seal: &Seal) -> Urls {
+        let body = self.body(Marks::default());
+        self.urls(body, id, &seal.mint(id, Purpose::Unsubscribe, 0), seal)
+    }
+
+    /// The links of one copy; only those that its texts name are sealed, because a seal costs time.
+    fn urls(&self, body: &Body, id: EnvelopeId, unsubscribe: &Token, seal: &Seal) -> Urls {
+        let base = &self.base_url;
+        let names = |word: &str| [&body.html, &body.text].iter().any(|text| text.fields().iter().any(|f| f == word));
+        let sealed = |word, path, purpose| match names(word) {
+            true => format!("{base}/{path}/{}", seal.mint(id, purpose, 0)),
+            false => String::new(),
+        };
+        let click = |number| format!("{base}/c/{}", seal.mint(id, Purpose::Click, number));
+        Urls {
+            unsubscribe: self.head.unsubscribe_url(unsubscribe),
+            preferences: format!("{base}/p/{unsubscribe}"),
+            view: sealed("view_url", "v", Purpose::View),
+            confirm: sealed("confirm_url", "confirm", Purpose::Confirm),
+            pixel: sealed("pixel_url", "o", Purpose::Open),
+            clicks: (0..body.links as u16).map(click).collect(),
+        }
+    }
+
+    fn body(&self, marks: Marks) -> &Body {
+        let body = self.bodies.iter().find(|body| body.marks == marks);
+        body.expect("every combination that the campaign's tracking allows is compiled")
+    }
+
+    fn print_words(&self, body: &Body, recipient: &Recipient, urls: &Urls) -> Result<Words, PrintError> {
         let address = recipient.address.to_string();
-        let scope = Scope { recipient, address: &address, unsubscribe_url };
+        let scope = Scope { recipient: Some(recipient), address: &address, urls };
         let object = Data::from(match self.needs_object {
             true => scope.object(&self.constants),
             false => serde_json::Value::Null,
@@ -169,14 +218,15 @@ impl Template {
             from_name: print(&self.from_name)?,
             subject: print(&self.subject)?,
             headers: self.headers.iter().map(|(_, slots)| print(slots)).collect::<Result<_, _>>()?,
-            text: print(&self.text)?,
-            html: print(&self.html)?,
+            text: print(&body.text)?,
+            html: print(&body.html)?,
         })
     }
 
     fn texts(&self) -> impl Iterator<Item = &Slots> {
         let headers = self.headers.iter().map(|(_, slots)| slots);
-        [&self.subject, &self.from_name, &self.html, &self.text].into_iter().chain(headers)
+        let bodies = self.bodies.iter().flat_map(|body| [&body.html, &body.text]);
+        [&self.subject, &self.from_name].into_iter().chain(bodies).chain(headers)
     }
 
     fn slots_of(&self, part: Part) -> impl Iterator<Item = &Slots> {

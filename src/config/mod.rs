@@ -103,6 +103,10 @@ section! {
         base_url: String = "https://mail.example.com".to_owned(),
         /// The domain of the `mailto:` in List-Unsubscribe; unset: the bounce domain.
         mailto_domain: Option<String> = None,
+        /// Whose opens and clicks may be noted, when a campaign asks for it: "opt_in", of those who said yes; "opt_out", of
+        /// all but those who said no. What contacts said comes from the columns `consent_opens` and `consent_clicks` of an
+        /// import, and from their own preference page.
+        tracking_consent: TrackingConsent = TrackingConsent::OptIn,
     }
 }
 
@@ -265,6 +269,16 @@ section! {
         /// How often it is looked at.
         every: Span = Span::secs(300),
     }
+}
+
+/// Who may be tracked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrackingConsent {
+    /// Those who said yes.
+    OptIn,
+    /// All but those who said no.
+    OptOut,
 }
 
 /// How a mailbox is read.

@@ -230,6 +230,8 @@ mod tests {
             sender_id: "examplecom".into(),
             missing,
             in_doubt: InDoubt::Resend,
+            tracking: Default::default(),
+            links: Vec::new(),
         }
     }
 
@@ -250,7 +252,7 @@ mod tests {
     fn recipient(city: Option<&str>) -> Recipient {
         let address = crate::base::Address::parse("ada@example.net").unwrap();
         let fields = city.map(|city| ("city".to_owned(), city.into())).into_iter().collect();
-        Recipient { contact: ContactId(1), address, name: "Ada".into(), fields }
+        Recipient { contact: ContactId(1), address, name: "Ada".into(), fields, consent: Default::default() }
     }
 
     /// Prints one copy with a new press; with a key for example.com or without.

@@ -49,6 +49,17 @@ pub struct Recipient {
     pub name: String,
     /// Every imported column by its own name.
     pub fields: Map<String, Value>,
+    /// What may be noted of how the contact reads.
+    pub consent: Consent,
+}
+
+/// What a contact said about being tracked, apart from getting mail; `None` when nothing was said (U-19).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Consent {
+    /// Whether opens may be noted.
+    pub opens: Option<bool>,
+    /// Whether clicks may be noted.
+    pub clicks: Option<bool>,
 }
 
 /// What becomes of copies whose answer was lost after the final dot: the campaign's choice.

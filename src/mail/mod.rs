@@ -7,7 +7,7 @@ mod outcome;
 mod verdict;
 
 pub use attempt::{Attempt, EnhancedCode, Reply, Stage};
-pub use envelope::{Envelope, InDoubt, Lane, Recipient};
+pub use envelope::{Consent, Envelope, InDoubt, Lane, Recipient};
 pub use message::Message;
 pub use outcome::{Outcome, Standing};
 pub use verdict::{Blame, Class, Ruling, Verdict};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::base::{EnvelopeId, ListId, Purpose, Seal, Timestamp};
 use crate::outcome::arrival::{Action, Arrival, Kind, Returned};
-use crate::store::{self, Judge, Late, LateBounce, Reason, Store, SuppressionRow};
+use crate::store::{self, Judge, Late, LateBounce, Store};
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,16 +58,15 @@ impl Arrival {
                 store.bounced_late(bounce, judge).await.map(Effect::Bounced)
             }
             Kind::Complaint => {
-                let address = store.copy(copy)?.map(|row| row.address).filter(|address| !address.is_empty());
-                let Some(address) = address else { return Ok(Effect::Nothing) };
-                let campaign = store.launch(copy.launch())?.map_or(String::new(), |row| row.campaign.to_string());
-                let row = SuppressionRow { address, reason: Reason::Complaint, detail: campaign, since: now };
-                Ok(Effect::Complained(store.suppress(vec![row]).await? > 0))
+                if store.recipient(copy.contact())?.is_none() {
+                    return Ok(Effect::Nothing);
+                }
+                store.complained(copy, now).await.map(Effect::Complained)
             }
             Kind::Unsubscribe => {
                 let rows = store.subscriptions(copy)?;
                 let lists: Vec<ListId> = rows.into_iter().filter(|row| row.of_copy).map(|row| row.list).collect();
-                store.leave(copy.contact(), lists, now).await.map(Effect::Left)
+                store.leave(copy, lists, now).await.map(Effect::Left)
             }
             Kind::Delay | Kind::AutoReply | Kind::Report | Kind::Other => Ok(Effect::Nothing),
         }
@@ -94,7 +93,7 @@ mod tests {
     use crate::base::{Address, CampaignName};
     use crate::mail::{Class, InDoubt, Outcome, Stage, Standing};
     use crate::outcome::{Policy, read};
-    use crate::store::{LaunchKind, LaunchOptions, NewContact, NewLaunch, OnConflict, PlannedRow, Threads};
+    use crate::store::{LaunchKind, LaunchOptions, NewContact, NewLaunch, OnConflict, PlannedRow, Reason, Threads};
 
     const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
     const ADDRESS: &str = "ann@reader.example";

@@ -26,4 +26,6 @@ pub use intake::{Intake, ReturnDesk, Taken};
 pub use listener::{Listener, ListenerError};
 pub use mailbox::{Mail, mails};
 pub use policy::Policy;
-pub use report::{CampaignReport, Counts, Ink, ReasonReport, SiteReport, html, plain, report};
+pub use report::{
+    CampaignReport, Counts, Ink, LinkReport, ReadersReport, ReasonReport, Seen, SiteReport, html, plain, report,
+};

@@ -2,6 +2,7 @@
 //! `page` draws them for a browser.
 
 mod page;
+mod readers;
 mod text;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use crate::mail::{Class, Standing};
 use crate::store::{self, Figure, LaunchKind, LaunchState, Store};
 
 pub use page::html;
+pub use readers::{LinkReport, ReadersReport, Seen};
 pub use text::{Ink, plain};
 
 /// Copies counted by where they stand. `recipients` is always the sum of the eight standings.
@@ -123,6 +125,11 @@ pub struct CampaignReport {
     pub by_site: Vec<SiteReport>,
     /// Why copies failed, the most frequent reason first.
     pub failures: Vec<ReasonReport>,
+    /// Why delivered copies bounced later, the most frequent reason first; they are part of `failures`.
+    pub bounces: Vec<ReasonReport>,
+    /// What readers did.
+    #[serde(flatten)]
+    pub readers: ReadersReport,
     /// Why copies are deferred, the most frequent reason first.
     #[serde(skip)]
     pub deferrals: Vec<ReasonReport>,
@@ -148,15 +155,17 @@ pub fn report(store: &Store, launch: LaunchId) -> Result<Option<CampaignReport>,
     let rate = if seconds > 0.0 { counts.delivered as f64 / seconds } else { 0.0 };
     Ok(Some(CampaignReport {
         campaign: row.campaign,
-        edition: edition.map_or_else(String::new, |edition| data_encoding::HEXLOWER.encode(&edition.hash)),
+        edition: edition.as_ref().map_or_else(String::new, |row| data_encoding::HEXLOWER.encode(&row.hash)),
         counts,
         started: Some(row.started),
         finished: row.finished,
         seconds,
         rate: (rate * 100.0).round() / 100.0,
         by_site: by_site(&figures),
-        failures: reasons(store, launch, &figures, Standing::Failed)?,
-        deferrals: reasons(store, launch, &figures, Standing::Deferred)?,
+        failures: reasons(store, launch, &figures, |figure| figure.standing == Standing::Failed)?,
+        bounces: reasons(store, launch, &figures, |figure| figure.standing == Standing::Failed && figure.late)?,
+        readers: readers::readers(store, launch, edition.as_ref().map_or(&[], |row| &row.frozen))?,
+        deferrals: reasons(store, launch, &figures, |figure| figure.standing == Standing::Deferred)?,
         state: row.state,
         kind: row.kind,
     }))
@@ -177,15 +186,15 @@ fn reasons(
     store: &Store,
     launch: LaunchId,
     figures: &[Figure],
-    standing: Standing,
+    chosen: impl Fn(&Figure) -> bool,
 ) -> Result<Vec<ReasonReport>, store::Error> {
-    let mut counted: BTreeMap<&str, (Class, u64)> = BTreeMap::new();
-    for figure in figures.iter().filter(|figure| figure.standing == standing) {
+    let mut counted: BTreeMap<&str, (Class, Standing, u64)> = BTreeMap::new();
+    for figure in figures.iter().filter(|figure| chosen(figure)) {
         let class = figure.class.unwrap_or(Class::Undetermined);
-        counted.entry(class.word()).or_insert((class, 0)).1 += figure.copies;
+        counted.entry(class.word()).or_insert((class, figure.standing, 0)).2 += figure.copies;
     }
     let mut rows = Vec::new();
-    for (class, count) in counted.into_values() {
+    for (class, standing, count) in counted.into_values() {
         rows.push(ReasonReport { class, count, sample: printable(&store.sample(launch, standing, class)?) });
     }
     rows.sort_by_key(|row| std::cmp::Reverse(row.count));

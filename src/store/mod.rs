@@ -14,6 +14,7 @@ mod sqlite;
 mod subscriptions;
 mod suppressions;
 mod upkeep;
+mod visits;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use people::{
 pub use subscriptions::SubscriptionRow;
 pub use suppressions::{Reason, SuppressionRow};
 pub use upkeep::StoreMarks;
+pub use visits::{Deeds, LinkFigure, Readers, Reading, Visit, VisitRow, Visitor};
 
 use sqlite::Backend;
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::suppressions::suppress;
 use super::{Error, Reason, Store, SuppressionRow};
 use crate::base::{Address, ContactId, LaunchId, ListId, Timestamp};
-use crate::mail::Recipient;
+use crate::mail::{Consent, Recipient};
 
 /// A contact on record.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -349,7 +349,7 @@ impl Store {
     /// What a copy for this contact is printed from; `None` when the contact is gone.
     pub fn recipient(&self, contact: ContactId) -> Result<Option<Recipient>, Error> {
         self.backend.read(|db| {
-            db.prepare_cached("SELECT address, name, fields FROM contacts WHERE id = ?1")?
+            db.prepare_cached("SELECT address, name, fields, consent FROM contacts WHERE id = ?1")?
                 .query_row([contact.0], |row| {
                     let address: String = row.get(0)?;
                     Ok(Recipient {
@@ -357,6 +357,7 @@ impl Store {
                         address: Address::parse(&address).map_err(|why| unreadable(0, why))?,
                         name: row.get(1)?,
                         fields: fields(row, 2)?,
+                        consent: consent_of(row.get(3)?),
                     })
                 })
                 .optional()
@@ -511,10 +512,22 @@ pub(super) fn note(
     detail: &str,
     at: Timestamp,
 ) -> rusqlite::Result<()> {
+    note_of(db, contact, None, kind, detail, at)
+}
+
+/// As [`note`], for what came of a copy of this launch.
+pub(super) fn note_of(
+    db: &Connection,
+    contact: ContactId,
+    launch: Option<LaunchId>,
+    kind: &str,
+    detail: &str,
+    at: Timestamp,
+) -> rusqlite::Result<()> {
     db.prepare_cached(
-        "INSERT INTO events (contact, kind, detail, at) SELECT id, ?2, ?3, ?4 FROM contacts WHERE id = ?1",
+        "INSERT INTO events (contact, kind, detail, at, launch) SELECT id, ?2, ?3, ?4, ?5 FROM contacts WHERE id = ?1",
     )?
-    .execute(params![contact.0, kind, detail, at.as_ms()])
+    .execute(params![contact.0, kind, detail, at.as_ms(), launch.map(|launch| launch.0)])
     .map(drop)
 }
 
@@ -589,6 +602,9 @@ impl<'a> Importing<'a> {
             self.update(&known, row)?;
             known.0
         };
+        if row.fields.contains(CONSENT_COLUMNS) {
+            consent_from_columns(self.db, id, &row.fields)?;
+        }
         self.join(id, row, is_new)?;
         self.bar(row)
     }
@@ -652,6 +668,52 @@ impl<'a> Importing<'a> {
             self.counts.barred += u64::from(suppress(self.db, &new)?);
         }
         Ok(())
+    }
+}
+
+/// What the names of the columns that state consent begin with.
+const CONSENT_COLUMNS: &str = "\"consent_";
+/// Bits of `contacts.consent`: said yes, said no.
+const OPENS: (u8, u8) = (1, 2);
+const CLICKS: (u8, u8) = (4, 8);
+
+pub(super) fn consent_of(bits: u8) -> Consent {
+    let said = |(yes, no): (u8, u8)| match (bits & yes > 0, bits & no > 0) {
+        (_, true) => Some(false),
+        (true, false) => Some(true),
+        (false, false) => None,
+    };
+    Consent { opens: said(OPENS), clicks: said(CLICKS) }
+}
+
+pub(super) fn consent_bits(consent: Consent) -> u8 {
+    let bit = |said: Option<bool>, (yes, no)| said.map_or(0, |said| if said { yes } else { no });
+    bit(consent.opens, OPENS) | bit(consent.clicks, CLICKS)
+}
+
+/// Takes the consent to tracking that an import states. What the contact said before stands: a no is never turned into a yes,
+/// a yes is withdrawn by a no.
+fn consent_from_columns(db: &Connection, contact: u32, fields: &str) -> rusqlite::Result<()> {
+    let fields: Map<String, Value> = serde_json::from_str(fields).map_err(|why| unreadable(2, why))?;
+    let said = |column: &str| yes_or_no(fields.get(column)?);
+    let stated = Consent { opens: said("consent_opens"), clicks: said("consent_clicks") };
+    // with both bits set the no counts, so that a later yes changes nothing
+    db.prepare_cached("UPDATE contacts SET consent = consent | ?2 WHERE id = ?1")?
+        .execute(params![contact, consent_bits(stated)])
+        .map(drop)
+}
+
+/// What a cell of a consent column says; `None` when it says nothing.
+fn yes_or_no(cell: &Value) -> Option<bool> {
+    match cell {
+        Value::Bool(said) => Some(*said),
+        Value::Number(number) => Some(number.as_f64() != Some(0.0)),
+        Value::String(text) => match text.trim().to_lowercase().as_str() {
+            "yes" | "y" | "true" | "1" | "ja" | "oui" | "si" | "sí" | "x" => Some(true),
+            "no" | "n" | "false" | "0" | "nein" | "non" => Some(false),
+            _ => None,
+        },
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

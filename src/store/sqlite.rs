@@ -44,7 +44,9 @@ impl Backend {
             let failed = |why: std::io::Error| Error::Open { path: path.clone(), why: why.to_string() };
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
-        make_private(&path).map_err(|why| Error::Open { path: path.clone(), why: why.to_string() })?;
+        if path.as_os_str() != ":memory:" {
+            make_private(&path).map_err(|why| Error::Open { path: path.clone(), why: why.to_string() })?;
+        }
         let mut connection = connect(&path)?;
         let told = |error| told(&path, &error);
         connection.pragma_update(None, "journal_mode", "wal").map_err(told)?;

@@ -1,10 +1,12 @@
 //! What a recipient does about their own subscriptions: leave, leave all, think better of it.
 
-use rusqlite::params;
+use rusqlite::{Connection, OptionalExtension, params};
 
-use super::people::note;
-use super::{Error, MembershipStatus, Store};
-use crate::base::{ContactId, EnvelopeId, ListId, Timestamp};
+use super::people::{consent_bits, consent_of, note_of};
+use super::suppressions::suppress;
+use super::{Error, MembershipStatus, Reason, Store, SuppressionRow};
+use crate::base::{ContactId, EnvelopeId, LaunchId, ListId, Timestamp};
+use crate::mail::Consent;
 
 /// A contact's place on a list, as the contact's own page shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,14 +46,14 @@ impl Store {
         })
     }
 
-    /// Takes a contact off these lists, each with an event of its own; durable when it returns. Gives how many it was
-    /// still on: leaving twice is no error.
-    pub async fn leave(&self, contact: ContactId, lists: Vec<ListId>, now: Timestamp) -> Result<usize, Error> {
+    /// Takes the contact of a copy off these lists, each with an event of its own; durable when it returns. Gives how many
+    /// it was still on: leaving twice is no error.
+    pub async fn leave(&self, copy: EnvelopeId, lists: Vec<ListId>, now: Timestamp) -> Result<usize, Error> {
         self.backend
             .write(move |db| {
                 let mut left = 0;
                 for list in lists {
-                    let row = params![contact.0, list.0, now.as_ms()];
+                    let row = params![copy.contact().0, list.0, now.as_ms()];
                     let changed = db
                         .prepare_cached(
                             "UPDATE memberships SET status = 1, since = ?3 \
@@ -59,7 +61,7 @@ impl Store {
                         )?
                         .execute(row)?;
                     if changed > 0 {
-                        note_list(db, contact, "unsubscribed", list, now)?;
+                        note_list(db, copy, "unsubscribed", list, now)?;
                     }
                     left += changed;
                 }
@@ -72,7 +74,7 @@ impl Store {
     /// whether it was.
     pub async fn rejoin(
         &self,
-        contact: ContactId,
+        copy: EnvelopeId,
         list: ListId,
         earliest: Timestamp,
         now: Timestamp,
@@ -82,25 +84,102 @@ impl Store {
                 let changed = db.execute(
                     "UPDATE memberships SET status = 0, since = ?4 \
                      WHERE contact = ?1 AND list = ?2 AND status = 1 AND since >= ?3",
-                    params![contact.0, list.0, earliest.as_ms(), now.as_ms()],
+                    params![copy.contact().0, list.0, earliest.as_ms(), now.as_ms()],
                 )?;
                 if changed > 0 {
-                    note_list(db, contact, "resubscribed", list, now)?;
+                    note_list(db, copy, "resubscribed", list, now)?;
                 }
                 Ok(changed > 0)
             })
             .await
     }
+
+    /// Bars the address of a copy whose recipient called it spam; durable when it returns. Gives whether it was not barred
+    /// before; nothing happens once the contact was erased.
+    pub async fn complained(&self, copy: EnvelopeId, now: Timestamp) -> Result<bool, Error> {
+        self.backend
+            .write(move |db| {
+                let found = db
+                    .prepare_cached(
+                        "SELECT c.address, l.campaign FROM contacts c JOIN launches l ON l.id = ?1 WHERE c.id = ?2",
+                    )?
+                    .query_row(params![copy.launch().0, copy.contact().0], |row| {
+                        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+                    })
+                    .optional()?;
+                let Some((address, campaign)) = found else { return Ok(false) };
+                if !has_event(db, copy, "complained")? {
+                    note_of(db, copy.contact(), Some(copy.launch()), "complained", &campaign, now)?;
+                }
+                suppress(db, &SuppressionRow { address, reason: Reason::Complaint, detail: campaign, since: now })
+            })
+            .await
+    }
+
+    /// What a contact said about being tracked; nothing when the contact is no longer known.
+    pub fn consent(&self, contact: ContactId) -> Result<Consent, Error> {
+        self.backend.read(|db| {
+            let said = db
+                .prepare_cached("SELECT consent FROM contacts WHERE id = ?1")?
+                .query_row([contact.0], |row| row.get(0))
+                .optional()?;
+            Ok(said.map(consent_of).unwrap_or_default())
+        })
+    }
+
+    /// Records what the recipient of a copy says about being tracked, with an event when it is something else than before;
+    /// durable when it returns. What is not said stays as it was.
+    pub async fn set_consent(&self, copy: EnvelopeId, consent: Consent, now: Timestamp) -> Result<(), Error> {
+        self.backend
+            .write(move |db| {
+                let contact = copy.contact();
+                let Some(known) = db
+                    .prepare_cached("SELECT consent FROM contacts WHERE id = ?1")?
+                    .query_row([contact.0], |row| row.get(0).map(consent_of))
+                    .optional()?
+                else {
+                    return Ok(());
+                };
+                let new = Consent { opens: consent.opens.or(known.opens), clicks: consent.clicks.or(known.clicks) };
+                if new == known {
+                    return Ok(());
+                }
+                db.execute("UPDATE contacts SET consent = ?2 WHERE id = ?1", params![contact.0, consent_bits(new)])?;
+                let word = |said: Option<bool>| said.map_or("nothing", |said| if said { "yes" } else { "no" });
+                let detail = format!("opens: {}, clicks: {}", word(new.opens), word(new.clicks));
+                note_of(db, contact, Some(copy.launch()), "consent", &detail, now)
+            })
+            .await
+    }
+
+    /// How many recipients of a launch answered it by leaving a list, and how many by calling it spam.
+    pub fn answers(&self, launch: LaunchId) -> Result<(u64, u64), Error> {
+        self.backend.read(|db| {
+            db.prepare_cached(
+                "SELECT count(DISTINCT contact) FILTER (WHERE kind = 'unsubscribed'), \
+                 count(DISTINCT contact) FILTER (WHERE kind = 'complained') FROM events \
+                 WHERE launch = ?1 AND kind IN ('unsubscribed', 'complained')",
+            )?
+            .query_row([launch.0], |row| Ok((row.get(0)?, row.get(1)?)))
+        })
+    }
+
+    /// Whether the recipient of a copy left a list by it, and whether they called it spam.
+    pub fn answered(&self, copy: EnvelopeId) -> Result<(bool, bool), Error> {
+        self.backend.read(|db| Ok((has_event(db, copy, "unsubscribed")?, has_event(db, copy, "complained")?)))
+    }
 }
 
-fn note_list(
-    db: &rusqlite::Connection,
-    contact: ContactId,
-    kind: &str,
-    list: ListId,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
+fn has_event(db: &Connection, copy: EnvelopeId, kind: &str) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM events WHERE launch = ?1 AND kind = ?2 AND contact = ?3")?.exists(params![
+        copy.launch().0,
+        kind,
+        copy.contact().0
+    ])
+}
+
+fn note_list(db: &Connection, copy: EnvelopeId, kind: &str, list: ListId, now: Timestamp) -> rusqlite::Result<()> {
     let name: String =
         db.prepare_cached("SELECT name FROM lists WHERE id = ?1")?.query_row([list.0], |row| row.get(0))?;
-    note(db, contact, kind, &name, now)
+    note_of(db, copy.contact(), Some(copy.launch()), kind, &name, now)
 }

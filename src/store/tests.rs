@@ -282,3 +282,25 @@ async fn a_bounce_for_somebody_erased_is_counted_without_them() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_import_states_consent_to_tracking_and_never_overrules_a_no() {
+    let store = Store::open("sqlite::memory:", ".".as_ref(), Threads::Inline).unwrap();
+    let consent = |opens, clicks| crate::mail::Consent { opens, clicks };
+    for (opens, expected) in [
+        ("maybe", consent(None, Some(false))),
+        ("yes", consent(Some(true), Some(false))),
+        ("Nein", consent(Some(false), Some(false))),
+        ("yes", consent(Some(false), Some(false))),
+    ] {
+        let ada = person("ada@example.com", json!({"consent_opens": opens, "consent_clicks": false}));
+        import(&store, "news", vec![ada], OnConflict::Overwrite).await;
+        assert_eq!(store.consent(ContactId(1)).unwrap(), expected);
+        assert_eq!(store.recipient(ContactId(1)).unwrap().unwrap().consent, expected);
+    }
+    let copy = EnvelopeId::new(launch(&store, vec![]).await, ContactId(1));
+    store.set_consent(copy, consent(Some(true), None), NOW).await.unwrap();
+    assert_eq!(store.consent(ContactId(1)).unwrap(), consent(Some(true), Some(false)));
+    let last = store.events(ContactId(1)).unwrap().pop().unwrap();
+    assert_eq!((last.kind.as_str(), last.detail.as_str()), ("consent", "opens: yes, clicks: no"));
+}

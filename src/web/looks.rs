@@ -77,6 +77,11 @@ impl Looks {
         Ok(Looks { templates, style })
     }
 
+    /// What is said when the record failed: nothing was changed.
+    pub(super) fn sorry(&self) -> Response {
+        self.page("sorry", StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({}))
+    }
+
     /// A page. One that cannot be rendered, because a template of the workspace asks for what is not there, is logged and
     /// answered in plain words: what the request did has been done.
     pub(super) fn page(&self, name: &str, status: StatusCode, values: &impl Serialize) -> Response {

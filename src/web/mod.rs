@@ -4,6 +4,7 @@
 
 mod looks;
 mod subscriptions;
+mod track;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use looks::{Looks, LooksError};
+pub use track::Tracker;
 
 use crate::base::Seal;
 use crate::store::Store;
@@ -38,6 +40,8 @@ pub struct Pages {
     pub clock: Arc<dyn Clock>,
     /// How they look.
     pub looks: Arc<Looks>,
+    /// Notes what readers do with their copies.
+    pub tracker: Tracker,
 }
 
 /// The pages as routes.
@@ -46,6 +50,8 @@ pub fn router(pages: Pages) -> Router {
         .route("/u/{token}", get(subscriptions::ask).post(subscriptions::leave))
         .route("/u/{token}/all", axum::routing::post(subscriptions::leave_all))
         .route("/u/{token}/undo", axum::routing::post(subscriptions::undo))
+        .route("/c/{token}", get(track::click))
+        .route("/o/{token}", get(track::open))
         .route("/style.css", get(looks::style))
         .fallback(looks::not_found)
         .layer(DefaultBodyLimit::max(BODY_MAX))

@@ -69,7 +69,7 @@ pub(super) async fn undo(State(pages): State<Pages>, Path(token): Path<String>) 
     let now = pages.clock.now();
     let come_back = async {
         for row in pages.store.subscriptions(copy)?.iter().filter(|row| row.of_copy) {
-            pages.store.rejoin(copy.contact(), row.list, now - UNDO, now).await?;
+            pages.store.rejoin(copy, row.list, now - UNDO, now).await?;
         }
         let rows = pages.store.subscriptions(copy)?;
         Ok::<_, store::Error>(rows.into_iter().filter(|row| row.status == MembershipStatus::Subscribed).collect())
@@ -92,7 +92,7 @@ async fn depart(
     let Some(copy) = opened(pages, token) else { return Ok(None) };
     let rows = pages.store.subscriptions(copy)?;
     let lists: Vec<ListId> = rows.iter().filter(|row| chosen(row)).map(|row| row.list).collect();
-    pages.store.leave(copy.contact(), lists, pages.clock.now()).await?;
+    pages.store.leave(copy, lists, pages.clock.now()).await?;
     Ok(Some(pages.store.subscriptions(copy)?))
 }
 
@@ -111,7 +111,7 @@ async fn farewell(pages: Pages, token: &str, left: Result<Option<Vec<Subscriptio
 /// The store failed: nothing was promised, and the sender of a one-click POST will try again.
 fn sorry(pages: &Pages, why: &store::Error) -> Response {
     tracing::error!(%why, "a subscription could not be changed");
-    pages.looks.page("sorry", StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({}))
+    pages.looks.sorry()
 }
 
 fn opened(pages: &Pages, token: &str) -> Option<EnvelopeId> {

@@ -5,9 +5,14 @@ use axum::http::{Method, Request, Response, StatusCode, header};
 use tower::ServiceExt;
 
 use super::*;
-use crate::base::{Address, CampaignName, ContactId, EnvelopeId, ListId, Purpose, SealKey, Timestamp};
-use crate::mail::InDoubt;
-use crate::store::{LaunchKind, LaunchOptions, MembershipStatus, NewContact, NewLaunch, OnConflict, Threads};
+use crate::base::{Address, CampaignName, ContactId, EnvelopeId, ListId, Purpose, SealKey, Timestamp, Token};
+use crate::compose::{ConsentRule, Edition, FromField, Missing, Tracking};
+use crate::mail::{Class, Consent, InDoubt, Outcome, Standing};
+use crate::outcome::Policy;
+use crate::store::{
+    LaunchKind, LaunchOptions, MembershipStatus, NewContact, NewLaunch, OnConflict, PlannedRow, Readers, Reading,
+    Threads,
+};
 use crate::world::SimulatedClock;
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_465_234_500);
@@ -27,14 +32,14 @@ async fn house() -> House {
         let ada = NewContact {
             address: Address::parse("ada@example.org").unwrap(),
             name: "Ada".to_owned(),
-            fields: serde_json::Map::new(),
+            fields: [("city".to_owned(), "Ulm".into())].into_iter().collect(),
             bucket: 0,
         };
         store.import_batch(vec![ada], list, import, OnConflict::Fill, NOW).await.unwrap();
         lists.push(list);
     }
     let campaign = CampaignName::parse("welcome").unwrap();
-    let edition = store.put_edition([1; 32], &campaign, b"{}".to_vec(), NOW).await.unwrap();
+    let edition = store.put_edition([1; 32], &campaign, edition().to_bytes(), NOW).await.unwrap();
     let launch = NewLaunch {
         campaign,
         kind: LaunchKind::Campaign,
@@ -44,16 +49,93 @@ async fn house() -> House {
         lists: vec![lists[0]],
     };
     let launch = store.create_launch(launch, NOW).await.unwrap();
+    let (tracker, _) = Tracker::start(store.clone());
     let pages = Pages {
         store,
         seal: Seal::new(vec![SealKey::new('a', &[7; 32]).unwrap()]).unwrap(),
         clock: Arc::new(SimulatedClock::starting(NOW)),
         looks: Arc::new(Looks::load(std::path::Path::new("/nowhere")).unwrap()),
+        tracker,
     };
     House { pages, copy: EnvelopeId::new(launch, ContactId(1)) }
 }
 
+/// What every copy of the launch leads to, beside the pages.
+const LINKS: [&str; 3] = ["https://shop.example/?to={{city}}", "https://shop.example/b", "https://shop.example/c"];
+
+fn edition() -> Edition {
+    Edition {
+        format: Edition::FORMAT,
+        campaign: "welcome".into(),
+        subject: "Hello".into(),
+        from: FromField { name: "News".into(), address: "news@example.com".into() },
+        reply_to: None,
+        headers: Vec::new(),
+        html: "<p>Hello {{name}}, from {{city}}. <a href=\"https://shop.example/b\">Shop</a></p>".into(),
+        text: "Hello {{name}}.\n".into(),
+        inline: Vec::new(),
+        attachments: Vec::new(),
+        lists: vec!["news".into()],
+        postal_address: "Example Ltd".into(),
+        base_url: "https://mail.example.com".into(),
+        mailto_domain: "bounce.example.com".into(),
+        bounce_domain: "bounce.example.com".into(),
+        sender_id: "examplecom".into(),
+        missing: Missing::Default,
+        in_doubt: InDoubt::Resend,
+        tracking: Tracking { opens: true, clicks: true, consent: ConsentRule::OptOut },
+        links: LINKS.map(str::to_owned).to_vec(),
+    }
+}
+
+const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+
 impl House {
+    fn token(&self, purpose: Purpose, extra: u16) -> Token {
+        self.pages.seal.mint(self.copy, purpose, extra)
+    }
+
+    /// Puts the copy on record as delivered a minute ago.
+    async fn deliver(&self) {
+        let row = PlannedRow {
+            contact: self.copy.contact(),
+            standing: Standing::Waiting,
+            barred: None,
+            site: "example.org".into(),
+        };
+        let at = self.pages.clock.now() - Duration::from_secs(60);
+        self.pages.store.record_batch(self.copy.launch(), 0, vec![row], at).await.unwrap();
+        let outcome = Outcome {
+            envelope: self.copy,
+            state: Standing::Delivered,
+            class: Class::Delivered,
+            code: Some(250),
+            enhanced: None,
+            stage: None,
+            text: "ok".into(),
+            host: None,
+            site: None,
+            tries: 1,
+            doubtful: 0,
+            at,
+        };
+        self.pages.store.settle(1, vec![outcome], Arc::new(Policy::default())).await.unwrap();
+    }
+
+    async fn visit(&self, method: Method, path: &str, agent: &str) -> Response<Body> {
+        let request = Request::builder().method(method).uri(path).header("user-agent", agent);
+        let response = router(self.pages.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        // the clerk of visits has its turn
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        response
+    }
+
+    fn reading(&self) -> Reading {
+        self.pages.store.reading(self.copy.launch()).unwrap()
+    }
+
     fn path(&self) -> String {
         format!("/u/{}", self.pages.seal.mint(self.copy, Purpose::Unsubscribe, 0))
     }
@@ -195,4 +277,88 @@ async fn a_list_name_is_text_whatever_stands_in_it() {
     let page = house.pages.looks.page("unsubscribe", StatusCode::OK, &subscriptions::Shown::new("t", &[row]));
     let page = text(page).await;
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script>"), "{page}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_click_goes_to_the_frozen_target_and_nowhere_else_and_is_counted() {
+    let house = house().await;
+    house.deliver().await;
+    let click = format!("/c/{}", house.token(Purpose::Click, 0));
+    for path in [click.clone(), format!("{click}?u=https://evil.example/&to=https://evil.example/")] {
+        let response = house.visit(Method::GET, &path, FIREFOX).await;
+        assert_eq!(response.status(), StatusCode::FOUND);
+        assert_eq!(response.headers()[header::LOCATION], "https://shop.example/?to=Ulm");
+        assert_eq!(response.headers()[header::REFERRER_POLICY], "no-referrer");
+        assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+    }
+    let head = house.visit(Method::HEAD, &click, FIREFOX).await;
+    assert_eq!(head.status(), StatusCode::FOUND);
+    for token in [house.token(Purpose::Click, 3), house.token(Purpose::Open, 0)] {
+        assert_eq!(house.visit(Method::GET, &format!("/c/{token}"), FIREFOX).await.status(), StatusCode::NOT_FOUND);
+    }
+    let Reading { opened, clicked, links } = house.reading();
+    assert_eq!(opened, Readers::default());
+    assert_eq!(clicked, Readers { people: 1, by_proxy: 0, machines: 0 });
+    assert_eq!((links.len(), links[0].number, links[0].times), (1, 0, 2));
+    // the link still leads there for somebody who was erased; of whom nothing is recorded
+    house.pages.store.erase("ada@example.org".to_owned(), vec![1], NOW).await.unwrap();
+    let response = house.visit(Method::GET, &click, FIREFOX).await;
+    assert_eq!(response.headers()[header::LOCATION], "https://shop.example/?to=");
+    assert_eq!(house.reading(), Reading::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pixel_is_the_same_for_everybody_and_counts_people_proxies_and_machines_apart() {
+    for (agent, people, by_proxy, machines) in
+        [(FIREFOX, 1, 0, 0), ("Mozilla/5.0 (via ggpht.com GoogleImageProxy)", 1, 1, 0), ("Mozilla/5.0", 0, 0, 1)]
+    {
+        let house = house().await;
+        house.deliver().await;
+        let mut pictures = Vec::new();
+        for token in [house.token(Purpose::Open, 0).to_string(), "forged".to_owned()] {
+            let response = house.visit(Method::GET, &format!("/o/{token}"), agent).await;
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(response.headers()[header::CONTENT_TYPE], "image/gif");
+            assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+            pictures.push(to_bytes(response.into_body(), 1000).await.unwrap());
+        }
+        assert_eq!(pictures[0], pictures[1]);
+        house.visit(Method::HEAD, &format!("/o/{}", house.token(Purpose::Open, 0)), agent).await;
+        assert_eq!(house.reading().opened, Readers { people, by_proxy, machines });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_follows_every_link_at_once_or_comes_too_soon_is_a_machine() {
+    let house = house().await;
+    house.deliver().await;
+    for number in 0..3 {
+        house.visit(Method::GET, &format!("/c/{}", house.token(Purpose::Click, number)), FIREFOX).await;
+        tokio::time::advance(Duration::from_millis(500)).await;
+    }
+    assert_eq!(house.reading().clicked, Readers { people: 0, by_proxy: 0, machines: 1 });
+    // a person comes later
+    tokio::time::advance(Duration::from_secs(60)).await;
+    house.visit(Method::GET, &format!("/c/{}", house.token(Purpose::Click, 1)), FIREFOX).await;
+    assert_eq!(house.reading().clicked, Readers { people: 1, by_proxy: 0, machines: 0 });
+
+    let house = self::house().await;
+    house.visit(Method::GET, &format!("/o/{}", house.token(Purpose::Open, 0)), FIREFOX).await;
+    assert_eq!(house.reading(), Reading::default(), "no such copy is on record");
+    house.deliver().await;
+    house.visit(Method::GET, &format!("/o/{}", house.token(Purpose::Open, 0)), FIREFOX).await;
+    assert_eq!(house.reading().opened, Readers { people: 1, by_proxy: 0, machines: 0 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_withdrawn_consent_counts_for_mail_that_was_sent_before() {
+    let house = house().await;
+    house.deliver().await;
+    let no = Consent { opens: Some(false), clicks: None };
+    house.pages.store.set_consent(house.copy, no, NOW).await.unwrap();
+    let response = house.visit(Method::GET, &format!("/o/{}", house.token(Purpose::Open, 0)), FIREFOX).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    house.visit(Method::GET, &format!("/c/{}", house.token(Purpose::Click, 1)), FIREFOX).await;
+    let reading = house.reading();
+    assert_eq!((reading.opened.people, reading.clicked.people), (0, 1));
 }

@@ -35,7 +35,7 @@ fn a_short_definition_is_enough() {
 fn what_is_wrong_is_shown_at_its_place() {
     for (line, message, at) in [
         ("segment = \"x\"", "`segment` is not available in this version", "segment"),
-        ("tracking = { opens = true }", "`tracking` is not available in this version", "tracking"),
+        ("tracking = { reads = true }", "unknown field `reads`", "reads"),
         ("exclude = []", "`exclude` is not available in this version", "exclude"),
         ("start_at = \"x\"", "`start_at` is not available in this version", "start_at"),
         ("windows = []", "`windows` is not available in this version", "windows"),

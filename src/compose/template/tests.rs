@@ -7,8 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::base::{ContactId, EditionId, LaunchId, SealKey, Timestamp};
 use crate::compose::edition::tests::sample;
-use crate::compose::{Asset, Missing};
-use crate::mail::Lane;
+use crate::compose::{Asset, ConsentRule, Missing, Tracking};
+use crate::mail::{Consent, Lane};
 
 fn seal() -> Seal {
     Seal::new(vec![SealKey::new('a', &[7; 32]).unwrap()]).unwrap()
@@ -36,6 +36,7 @@ fn recipient(name: &str, city: &str) -> Recipient {
         address: Address::parse("ada@example.net").unwrap(),
         name: name.into(),
         fields: fields.as_object().unwrap().clone(),
+        consent: Default::default(),
     }
 }
 
@@ -314,4 +315,39 @@ proptest! {
         let expected: String = city.chars().filter(|c| *c == '\n' || *c == '\t' || !c.is_control()).collect();
         prop_assert_eq!(text.trim_end_matches('\n'), format!("{expected}|"));
     }
+}
+
+#[test]
+fn tracked_copies_carry_sealed_links_and_the_pixel_and_others_carry_nothing() {
+    let mut edition = sample();
+    edition.html =
+        "<body><a href=\"https://a.example/?x={{city}}\">x</a> <a href=\"{{unsubscribe_url}}\">u</a></body>".into();
+    edition.text = "https://a.example/?x={{city}} {{unsubscribe_url}}\n".into();
+    edition.tracking = Tracking { opens: true, clicks: true, consent: ConsentRule::OptIn };
+    edition.links = crate::compose::trackable(&edition.html, &edition.text, &edition.base_url);
+    let mut ada = recipient("Ada", "Ulm");
+    let decoded = |message: &Message| {
+        let parsed = MessageParser::new().parse(&message.bytes).unwrap();
+        (parsed.body_html(0).unwrap().into_owned(), parsed.body_text(0).unwrap().into_owned())
+    };
+    let (html, text) = decoded(&print(&edition, &ada).unwrap());
+    assert!(html.contains("https://a.example/?x=Ulm") && !html.contains("/c/") && !html.contains("/o/"), "{html}");
+    assert!(text.contains("https://a.example/?x=Ulm"));
+
+    ada.consent = Consent { opens: Some(true), clicks: Some(true) };
+    let (html, text) = decoded(&print(&edition, &ada).unwrap());
+    let click = html.split("/c/").nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!(seal().open(click, Purpose::Click), Some((envelope(5).id, 0)));
+    let pixel = html.split("/o/").nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!(seal().open(pixel, Purpose::Open), Some((envelope(5).id, 0)));
+    assert!(text.contains(&format!("/c/{click} ")) && !html.contains("a.example") && html.contains("/u/"), "{text}");
+
+    ada.consent.opens = Some(false);
+    let (html, _) = decoded(&print(&edition, &ada).unwrap());
+    assert!(html.contains("/c/") && !html.contains("/o/"));
+    // what a template asks of its links it still asks of them
+    edition.html = format!("{{{{#if name}}}}{}{{{{/if}}}}", edition.html);
+    ada.consent.opens = Some(true);
+    let (html, _) = decoded(&print(&edition, &ada).unwrap());
+    assert!(html.contains(&format!("/c/{click}")) && html.contains("/o/"));
 }

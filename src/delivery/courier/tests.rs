@@ -309,6 +309,8 @@ fn edition() -> Edition {
         sender_id: "examplecom".into(),
         missing: Missing::Error,
         in_doubt: InDoubt::Resend,
+        tracking: Default::default(),
+        links: Vec::new(),
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use handlebars::Handlebars;
 use serde::Serialize;
 
-use super::{CampaignReport, Counts, ReasonReport, SiteReport, grouped, lasted, moment, percent};
+use super::{
+    CampaignReport, Counts, LinkReport, ReadersReport, ReasonReport, Seen, SiteReport, grouped, lasted, moment, percent,
+};
 use crate::base::{LaunchId, Timestamp};
 use crate::store::{self, Store};
 
@@ -41,6 +43,35 @@ struct Page<'a> {
     sites: Vec<SiteLine>,
     more_sites: Option<String>,
     reasons: Vec<ReasonTable>,
+    readers: Option<ReadersPart>,
+}
+
+/// What readers did.
+#[derive(Serialize)]
+struct ReadersPart {
+    note: &'static str,
+    deeds: Vec<Deed>,
+    links: Vec<LinkLine>,
+}
+
+/// One thing that readers did, with a bar of people and machines.
+#[derive(Serialize)]
+struct Deed {
+    name: &'static str,
+    count: String,
+    share: String,
+    about: String,
+    bar: Vec<Part>,
+}
+
+/// One link of the campaign.
+#[derive(Serialize)]
+struct LinkLine {
+    url: String,
+    people: String,
+    times: String,
+    machines: String,
+    bar: Vec<Part>,
 }
 
 /// One part of a bar.
@@ -130,11 +161,13 @@ pub fn html(store: &Store, launch: LaunchId, report: &CampaignReport) -> Result<
         more_sites: more_sites(&report.by_site),
         reasons: [
             reason_table("Why copies failed", "failed", &report.failures),
+            reason_table("Bounced after they were delivered", "failed", &report.bounces),
             reason_table("Why copies wait for another attempt", "deferred", &report.deferrals),
         ]
         .into_iter()
         .filter(|table| !table.lines.is_empty())
         .collect(),
+        readers: readers(report),
     };
     let mut printer = Handlebars::new();
     printer.set_strict_mode(true);
@@ -236,6 +269,81 @@ fn site_line(row: &SiteReport) -> SiteLine {
         share: percent(counts.delivered, counts.recipients),
         bar: bar(counts),
     }
+}
+
+fn readers(report: &CampaignReport) -> Option<ReadersPart> {
+    let ReadersReport { unsubscribed, complained, opened, clicked, links } = &report.readers;
+    let delivered = report.counts.delivered + report.counts.bounced_late;
+    let mut deeds = Vec::new();
+    deeds.extend(opened.map(|seen| seen_deed("Opened", seen)));
+    deeds.extend(clicked.map(|seen| seen_deed("Clicked", seen)));
+    for (name, count, about) in [
+        ("Unsubscribed", *unsubscribed, "left a list by their copy"),
+        ("Complained", *complained, "called their copy spam"),
+    ] {
+        if count > 0 || !deeds.is_empty() {
+            let bar = parts(&[("", count, "failed")], delivered);
+            let share = percent(count, delivered);
+            deeds.push(Deed { name, count: grouped(count), share, about: about.to_owned(), bar });
+        }
+    }
+    let most = links.iter().map(|link| link.readers.people + link.readers.machines).max().unwrap_or(0);
+    let line = |link: &LinkReport| LinkLine {
+        url: link.url.clone(),
+        people: grouped(link.readers.people),
+        times: grouped(link.times),
+        machines: grouped(link.readers.machines),
+        bar: parts(
+            &[("people", link.readers.people, "delivered"), ("machines alone", link.readers.machines, "waiting")],
+            most,
+        ),
+    };
+    let is_partial = [opened, clicked].iter().any(|seen| seen.is_some_and(|seen| seen.of < report.counts.delivered));
+    (!deeds.is_empty()).then(|| ReadersPart {
+        note: match is_partial {
+            true => "Only copies whose recipients agreed to be tracked are counted.",
+            false => "",
+        },
+        deeds,
+        links: links.iter().take(SITES_MAX).map(line).collect(),
+    })
+}
+
+fn seen_deed(name: &'static str, Seen { readers, of }: Seen) -> Deed {
+    let seen = readers.people - readers.by_proxy;
+    let machines = readers.machines.min(of.saturating_sub(readers.people));
+    Deed {
+        name,
+        count: grouped(readers.people),
+        share: percent(readers.people, of),
+        about: format!(
+            "of {} by people, {} of them seen through an image proxy; {} by machines alone",
+            grouped(of),
+            grouped(readers.by_proxy),
+            grouped(readers.machines)
+        ),
+        bar: parts(
+            &[
+                ("people", seen, "delivered"),
+                ("image proxies", readers.by_proxy, "proxy"),
+                ("machines alone", machines, "waiting"),
+            ],
+            of,
+        ),
+    }
+}
+
+/// Parts of a bar that may stay shorter than the whole; what is not nothing is wide enough to be seen.
+fn parts(counts: &[(&'static str, u64, &'static str)], whole: u64) -> Vec<Part> {
+    let mut x = 0.0;
+    let mut parts = Vec::new();
+    for (name, count, tone) in counts.iter().filter(|(_, count, _)| *count > 0 && whole > 0) {
+        let width = (*count as f64 / whole as f64 * WIDTH).max(PART_MIN).min(WIDTH - x);
+        let title = format!("{name}: {} ({})", grouped(*count), percent(*count, whole));
+        parts.push(Part { x: units(x), width: units(width), tone, title });
+        x += width;
+    }
+    parts
 }
 
 fn more_sites(sites: &[SiteReport]) -> Option<String> {

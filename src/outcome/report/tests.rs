@@ -86,8 +86,9 @@ async fn the_json_is_the_promised_object_and_its_sums_hold() {
     let report = report(&store, launch).unwrap().unwrap();
     let json = serde_json::to_value(&report).unwrap();
     let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
-    let promised = "attempts barred bounced_late by_site campaign cancelled deferred delivered edition failed failures \
-                    finished in_doubt possible_doubles rate recipients seconds skipped started waiting";
+    let promised = "attempts barred bounced_late bounces by_site campaign cancelled clicked complained deferred delivered \
+                    edition failed failures finished in_doubt links opened possible_doubles rate recipients seconds \
+                    skipped started unsubscribed waiting";
     let mut sorted = keys.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, promised.split_whitespace().collect::<Vec<_>>());
@@ -106,6 +107,7 @@ async fn the_json_is_the_promised_object_and_its_sums_hold() {
     let failures: Vec<_> = report.failures.iter().map(|row| (row.class.word(), row.count, &*row.sample)).collect();
     assert_eq!(failures[0], ("hard.unknown_user", 1, "550 5.1.1 <b>nobody</b> \"here\"  [31m"));
     assert_eq!(failures[1], ("soft.quota", 1, "full"));
+    assert_eq!((report.bounces.len(), report.bounces[0].class.word(), report.bounces[0].count), (1, "soft.quota", 1));
 }
 
 #[tokio::test]

@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 
-use super::{CampaignReport, Counts, ReasonReport, SiteReport, grouped, lasted, moment, percent};
+use super::{CampaignReport, Counts, ReadersReport, ReasonReport, Seen, SiteReport, grouped, lasted, moment, percent};
 use crate::store::{LaunchKind, LaunchState};
 
 /// Sites listed one by one.
 const SITES_MAX: usize = 15;
+/// Links listed one by one.
+const LINKS_MAX: usize = 20;
 /// The longest bar.
 const BAR: usize = 30;
 /// Characters shown of a sample answer.
@@ -54,8 +56,10 @@ pub fn plain(report: &CampaignReport, ink: Ink) -> String {
     let mut text = String::new();
     write_head(&mut text, report, ink);
     write_counts(&mut text, &report.counts, ink);
+    write_readers(&mut text, report, ink);
     write_sites(&mut text, &report.by_site, ink);
     write_reasons(&mut text, "why copies failed", &report.failures, ink);
+    write_reasons(&mut text, "of those, bounced after delivery", &report.bounces, ink);
     write_reasons(&mut text, "why copies wait for another attempt", &report.deferrals, ink);
     text.truncate(text.trim_end().len());
     text
@@ -135,6 +139,45 @@ fn write_counts(text: &mut String, counts: &Counts, ink: Ink) {
     ];
     for (count, what) in asides.iter().filter(|(count, _)| *count > 0) {
         let _ = writeln!(text, "  {:<10}  {:>width$}  {what}", "", grouped(*count));
+    }
+    text.push('\n');
+}
+
+fn write_readers(text: &mut String, report: &CampaignReport, ink: Ink) {
+    let ReadersReport { unsubscribed, complained, opened, clicked, links } = &report.readers;
+    let delivered = report.counts.delivered + report.counts.bounced_late;
+    let mut lines = Vec::new();
+    for (name, seen) in [("opened", opened), ("clicked", clicked)] {
+        let Some(Seen { readers, of }) = seen else { continue };
+        let by_proxy = match readers.by_proxy {
+            0 => String::new(),
+            some => format!(", {} of them seen through an image proxy", grouped(some)),
+        };
+        lines.push(format!(
+            "  {name:<12}  {} of {} ({}){by_proxy}; by machines alone: {}",
+            grouped(readers.people),
+            grouped(*of),
+            percent(readers.people, *of),
+            grouped(readers.machines)
+        ));
+    }
+    for (name, count) in [("unsubscribed", *unsubscribed), ("complained", *complained)] {
+        if count > 0 || !lines.is_empty() {
+            lines.push(format!("  {name:<12}  {} ({})", grouped(count), percent(count, delivered)));
+        }
+    }
+    if lines.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "{}\n{}", ink.paint(Tone::Strong, "what readers did"), lines.join("\n"));
+    let followed = links.iter().filter(|link| link.times > 0 || link.readers.machines > 0);
+    for link in followed.take(LINKS_MAX) {
+        let url: String = link.url.chars().take(SAMPLE_MAX).collect();
+        let _ = writeln!(text, "  {:>12}  {url}", grouped(link.readers.people));
+    }
+    if [opened, clicked].iter().any(|seen| seen.is_some_and(|seen| seen.of < report.counts.delivered)) {
+        let note = "  only copies whose recipients agreed to be tracked are counted (links.tracking_consent)";
+        let _ = writeln!(text, "{}", ink.paint(Tone::Dim, note));
     }
     text.push('\n');
 }

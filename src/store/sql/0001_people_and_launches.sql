@@ -6,7 +6,11 @@ CREATE TABLE contacts (
     fields  TEXT    NOT NULL DEFAULT '{}',
     bucket  INTEGER NOT NULL,
     created INTEGER NOT NULL,
-    changed INTEGER NOT NULL
+    changed INTEGER NOT NULL,
+    -- What may be noted of how they read: 1 opens, 2 no opens, 4 clicks, 8 no clicks; 0: nothing was said.
+    consent INTEGER NOT NULL DEFAULT 0,
+    -- Gets no campaign before this time.
+    paused  INTEGER
 ) STRICT;
 
 CREATE TABLE lists (
@@ -53,16 +57,19 @@ CREATE TABLE erased (
     since INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What happened to a contact beside being mailed: imported, suppressed, released, unsubscribed.
+-- What happened to a contact beside being mailed: imported, suppressed, released, unsubscribed; launch is that of the copy
+-- it came from, where there is one.
 CREATE TABLE events (
     id      INTEGER PRIMARY KEY,
     contact INTEGER NOT NULL REFERENCES contacts (id) ON DELETE CASCADE,
     kind    TEXT    NOT NULL,
     detail  TEXT    NOT NULL DEFAULT '',
-    at      INTEGER NOT NULL
+    at      INTEGER NOT NULL,
+    launch  INTEGER
 ) STRICT;
 
 CREATE INDEX events_by_contact ON events (contact);
+CREATE INDEX events_by_launch ON events (launch, kind, contact) WHERE launch IS NOT NULL;
 
 -- Frozen content, addressed by its hash.
 CREATE TABLE editions (
@@ -162,6 +169,22 @@ CREATE TRIGGER copy_moved AFTER UPDATE OF site, standing, class, late, tries, do
     ON CONFLICT (launch, site, standing, class, late) DO UPDATE SET copies = copies + 1,
         tries = tries + excluded.tries, doubtful = doubtful + excluded.doubtful, last = max(last, excluded.last);
 END;
+
+-- What readers did with a copy. Link 0 is the pixel, the links of the edition count from 1. One row per copy and link,
+-- however often it happens: how often by a person, by the image proxy of a mail program, by a machine.
+CREATE TABLE visits (
+    launch  INTEGER NOT NULL,
+    contact INTEGER NOT NULL REFERENCES contacts (id) ON DELETE CASCADE,
+    link    INTEGER NOT NULL,
+    person  INTEGER NOT NULL,
+    proxy   INTEGER NOT NULL,
+    machine INTEGER NOT NULL,
+    first   INTEGER NOT NULL,
+    last    INTEGER NOT NULL,
+    PRIMARY KEY (launch, contact, link)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX visits_by_contact ON visits (contact);
 
 -- Single numbers: `epoch` and `outcome`, by which queue and store prove that they belong together.
 CREATE TABLE marks (

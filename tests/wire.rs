@@ -12,10 +12,10 @@ use mailshot::base::{Address, ContactId, EnvelopeId, LaunchId};
 use mailshot::config::Secret;
 use mailshot::mail::{Message, Reply, Stage};
 use mailshot::smtp::{
-    Connection, Copy, CopySource, Ending, Error, Hello, Login, Patience, Receipt, Refused, Security, Timeouts,
-    TlsClient,
+    Associations, Connection, Copy, CopySource, Ending, Error, Hello, Login, Patience, Receipt, Refused, Security,
+    Timeouts, TlsClient, Verified,
 };
-use mailshot::world::Stream;
+use mailshot::world::{Stream, Tlsa};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -228,6 +228,7 @@ async fn refusal<F: Future<Output = ()>>(hello: Hello, tls: TlsClient, host: imp
 /// A certificate for mx.example.org by an authority of our own: the server's side, and the authority's file.
 struct Authority {
     acceptor: TlsAcceptor,
+    leaf: CertificateDer<'static>,
     _folder: tempfile::TempDir,
     file: PathBuf,
 }
@@ -243,7 +244,7 @@ impl Authority {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ca.pem");
         std::fs::write(&file, authority.pem()).unwrap();
-        Authority { acceptor: acceptor(leaf.der().clone(), &key), _folder: folder, file }
+        Authority { acceptor: acceptor(leaf.der().clone(), &key), leaf: leaf.der().clone(), _folder: folder, file }
     }
 
     fn trusted(&self) -> TlsClient {
@@ -796,7 +797,7 @@ async fn s_032_what_was_offered_in_clear_is_forgotten_inside_tls() {
         offered.dsn && !offered.pipelining && offered.size.is_none() && offered.auth.is_empty() && !offered.starttls
     );
     let facts = connection.tls().unwrap();
-    assert_eq!((facts.version, facts.verified, facts.resumed), ("TLSv1.3", false, false));
+    assert_eq!((facts.version, facts.verified, facts.resumed), ("TLSv1.3", Verified::No, false));
     assert!(facts.cipher.starts_with("TLS13_"), "{}", facts.cipher);
 }
 
@@ -823,7 +824,7 @@ async fn s_033_demanded_tls_that_is_not_offered_or_refused_never_becomes_clear_t
             host.goodbye().await;
         });
         assert!(matches!(refused.await.heard, Err(Error::Tls(_))));
-        let refused = refusal(hello(security), web(), async |mut host| {
+        let refused = refusal(hello(security.clone()), web(), async |mut host| {
             host.greet("STARTTLS").await;
             host.expect("STARTTLS").await;
             host.say("454 4.7.0 not now\r\n").await;
@@ -865,7 +866,7 @@ async fn a_certificate_is_checked_where_that_is_demanded() {
     };
     let verified = hello(Security::Verified);
     let (connection, ()) = tokio::join!(open(stream, &verified, &trusted), far);
-    assert!(connection.unwrap().tls().unwrap().verified);
+    assert_eq!(connection.unwrap().tls().unwrap().verified, Verified::Authority);
     let wrong_name = Hello { host: "mx.example.net".into(), ..hello(Security::Verified) };
     for (hello, tls) in [(wrong_name, trusted), (verified, web())] {
         let refused = refusal(hello, tls, async |mut host| {
@@ -876,6 +877,39 @@ async fn a_certificate_is_checked_where_that_is_demanded() {
         });
         let Err(Error::Tls(why)) = refused.await.heard else { panic!("an invalid certificate") };
         assert!(why.contains("certificate"), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn s_034_a_certificate_is_compared_with_what_the_zone_announces() {
+    let authority = Authority::new();
+    let digest = |data: &[u8]| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, data).as_ref().to_vec();
+    let right = Tlsa { usage: 3, selector: 0, matching: 1, data: digest(&authority.leaf) };
+    let wrong = Tlsa { data: vec![7; 32], ..right.clone() };
+    for (record, verified) in [(right, Some(Verified::Zone)), (wrong, None)] {
+        let announced = Security::Announced(Arc::new(Associations::usable(&[record]).unwrap()));
+        let (stream, mut host) = sockets().await;
+        let far = async {
+            host.greet("STARTTLS").await;
+            host.expect("STARTTLS").await;
+            host.say("220 go\r\n").await;
+            if let Ok(mut host) = host.tls(&authority.acceptor).await
+                && verified.is_some()
+            {
+                host.ehlo("").await;
+            }
+        };
+        // Nobody knows the authority, and the name is another one: neither counts.
+        let hello = Hello { host: "mx.example.net".into(), ..hello(announced) };
+        let tls = web();
+        let (connection, ()) = tokio::join!(open(stream, &hello, &tls), far);
+        match (connection, verified) {
+            (Ok(connection), Some(_)) => assert_eq!(connection.tls().map(|facts| facts.verified), verified),
+            (Err(Refused { stage: Stage::Secure, heard: Err(Error::Tls(why)) }), None) => {
+                assert!(why.contains("DANE"), "{why}");
+            }
+            (other, _) => panic!("{:?}", other.err()),
+        }
     }
 }
 

@@ -168,7 +168,7 @@ async fn read(desk: &Desk, files: &[PathBuf], record: bool) -> Result<Exit, Erro
         )));
     }
     let clock = match record {
-        true => Some(World::real(&desk.settings().resolver).map_err(Error::failed)?.clock),
+        true => Some(World::real(desk.settings().name_service()).map_err(Error::failed)?.clock),
         false => None,
     };
     let mut tally = Tally::default();

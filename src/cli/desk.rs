@@ -66,7 +66,7 @@ impl Desk {
 
     /// The outside world, its name service as the settings say.
     pub fn world(&self) -> Result<World, Error> {
-        Ok(World::real(&self.settings().resolver)?)
+        Ok(World::real(self.settings().name_service())?)
     }
 
     /// Wall time.

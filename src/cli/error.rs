@@ -88,7 +88,7 @@ impl From<crate::config::Error> for Error {
 impl From<crate::world::Error> for Error {
     fn from(error: crate::world::Error) -> Error {
         match error {
-            crate::world::Error::NameServer(_) => Error::usage(error.to_string()),
+            crate::world::Error::NameServer(_) | crate::world::Error::Anchor { .. } => Error::usage(error.to_string()),
             crate::world::Error::Resolver(_) => Error::failed(error),
         }
     }

@@ -245,6 +245,6 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
 /// Logs go to standard error; `MAILSHOT_LOG` chooses what, as in `info` or `mailshot::delivery=debug`.
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MAILSHOT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,hickory_net=error,hickory_resolver=error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

@@ -84,7 +84,8 @@ impl Settings {
     /// Makes paths absolute and reads secrets from their files.
     fn resolve(&mut self, folder: &Path) -> Result<(), Error> {
         let listener = [&mut self.listener.tls_cert, &mut self.listener.tls_key];
-        let own = [&mut self.tls_ca, &mut self.relay.password_file].into_iter().chain(listener);
+        let own =
+            [&mut self.tls_ca, &mut self.dnssec_anchor, &mut self.relay.password_file].into_iter().chain(listener);
         let mailboxes =
             self.mailbox.iter_mut().flat_map(|mailbox| [&mut mailbox.password_file, &mut mailbox.token_file]);
         for path in own.chain(mailboxes).flatten() {

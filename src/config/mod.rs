@@ -16,6 +16,7 @@ pub use reference::{Key, commented_example};
 pub use secret::Secret;
 
 use crate::base::{Rate, Span};
+use crate::world::{Dnssec, NameService};
 
 /// Declares a section of the settings: the struct, its defaults, and the words of its keys for the reference.
 macro_rules! section {
@@ -49,6 +50,11 @@ section! {
         /// Name servers to ask, as "IP" or "IP:PORT", one or a list; empty: those of the system.
         #[serde(deserialize_with = "one_or_many")]
         resolver: Vec<String> = Vec::new(),
+        /// Whether names are proved by DNSSEC, which DANE (RFC 7672) needs: "auto", where the name servers pass the proofs
+        /// on; "on": what is not proved, nor proved to be unsigned, is not used; "off".
+        dnssec: Dnssec = Dnssec::Auto,
+        /// A file of DNSKEY records to begin the proofs with, instead of the root's keys; for zones of one's own.
+        dnssec_anchor: Option<PathBuf> = None,
         /// The port mail hosts listen on; anything but 25 is for tests.
         smtp_port: u16 = 25,
         /// Whether mail hosts may have loopback and private addresses; for tests and inner networks only.
@@ -279,6 +285,13 @@ pub enum TrackingConsent {
     OptIn,
     /// All but those who said no.
     OptOut,
+}
+
+impl Settings {
+    /// Whom to ask for names, and what to believe.
+    pub fn name_service(&self) -> NameService<'_> {
+        NameService { servers: &self.resolver, dnssec: self.dnssec, anchor: self.dnssec_anchor.as_deref() }
+    }
 }
 
 /// How a mailbox is read.

@@ -514,6 +514,7 @@ fn security(demand: Demand) -> Security {
         Demand::Opportunistic => Security::Opportunistic,
         Demand::Required => Security::Required,
         Demand::Verified => Security::Verified,
+        Demand::Announced(announced) => Security::Announced(announced),
         Demand::Implicit => Security::Implicit,
     }
 }

@@ -10,12 +10,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::base::Domain;
-use crate::config::shaping::SiteShape;
+use crate::config::shaping::{SiteShape, Tls};
 use crate::delivery::route::{Host, Route};
 use crate::delivery::source::Source;
 use crate::delivery::tls_policy::{BrokenTls, Demand};
 use crate::delivery::trouble::Fault;
 use crate::mail::{Reply, Stage};
+use crate::smtp::Associations;
 use crate::world::{DnsError, Stream, World, is_inward};
 
 /// Addresses of one host that are looked at (C-09).
@@ -58,6 +59,16 @@ pub struct Shut {
     pub heard: Result<Reply, Fault>,
 }
 
+/// What a host's zone says of its certificate.
+enum Announced {
+    /// Nothing.
+    Nothing,
+    /// Something that no certificate could be compared with.
+    Unusable,
+    /// These.
+    Certificates(Associations),
+}
+
 /// Dials, and remembers what failed.
 pub struct Dialler {
     world: World,
@@ -87,21 +98,11 @@ impl Dialler {
     where
         F: Future<Output = Result<C, Shut>>,
     {
-        let demand = match (&route.via, &route.policy) {
-            (Some(via), _) => Demand::of_relay(via.tls),
-            (None, Some(_)) => Demand::Verified,
-            (None, None) => Demand::of_site(shape.tls),
-        };
         let mut last = Trouble { stage: Stage::Route, host: None, heard: Err(Fault::NoAddress) };
         let mut tries = 0;
         for host in route.order(&*self.world.dice) {
-            if !route.admits(&host.name, true) {
-                let fault = Fault::Tls(format!("the domain's MTA-STS policy does not name {}", host.name));
-                last = Trouble { stage: Stage::Secure, host: host.domain(), heard: Err(fault) };
-                continue;
-            }
-            let addresses = match self.addresses(host, route, source).await {
-                Ok(addresses) => addresses,
+            let (addresses, proved) = match self.addresses(host, route, source).await {
+                Ok(found) => found,
                 Err(fault) => {
                     // Where an earlier host was reached, its answer says more; and a domain is refused for poison
                     // only when nothing else is wrong with its hosts.
@@ -112,12 +113,19 @@ impl Dialler {
                     continue;
                 }
             };
+            let demand = match self.demand(host, route, shape, proved).await {
+                Ok(demand) => demand,
+                Err((stage, fault)) => {
+                    last = Trouble { stage, host: host.domain(), heard: Err(fault) };
+                    continue;
+                }
+            };
             for address in addresses {
                 if tries == TRIES_MAX {
                     return Err(last);
                 }
                 tries += 1;
-                match self.one(host, SocketAddr::new(address, route.port), source, shape, demand, &mut open).await {
+                match self.one(host, SocketAddr::new(address, route.port), source, shape, &demand, &mut open).await {
                     Ok(connection) => {
                         return Ok(Dialled { connection, host: host.domain(), address });
                     }
@@ -137,6 +145,53 @@ impl Dialler {
         Err(last)
     }
 
+    /// What the connection to this host must have. What its zone announces goes before the domain's policy, and replaces
+    /// it (RFC 8461 §2).
+    async fn demand(
+        &self,
+        host: &Host,
+        route: &Route,
+        shape: &SiteShape,
+        proved: bool,
+    ) -> Result<Demand, (Stage, Fault)> {
+        if let Some(via) = &route.via {
+            return Ok(Demand::of_relay(via.tls));
+        }
+        let asked = proved && route.proved && shape.tls != Tls::Disabled;
+        let announced = if asked { self.announced(host, route.port).await? } else { Announced::Nothing };
+        if let Announced::Certificates(associations) = announced {
+            return Ok(Demand::Announced(Arc::new(associations)));
+        }
+        if !route.admits(&host.name, true) {
+            let why = format!("the domain's MTA-STS policy does not name {}", host.name);
+            return Err((Stage::Secure, Fault::Tls(why)));
+        }
+        let demand = if route.policy.is_some() { Demand::Verified } else { Demand::of_site(shape.tls) };
+        Ok(match announced {
+            Announced::Unusable => demand.at_least_required(),
+            Announced::Nothing | Announced::Certificates(_) => demand,
+        })
+    }
+
+    /// What the host's zone says of its certificate. Trouble of the name service makes the host one that cannot be used
+    /// now: who can silence it must not be able to make us trust anybody (RFC 7672 §2.1.2).
+    async fn announced(&self, host: &Host, port: u16) -> Result<Announced, (Stage, Fault)> {
+        let Some(name) = host.domain() else { return Ok(Announced::Nothing) };
+        match self.world.dns.tlsa(&name, port).await {
+            Ok(answer) if answer.secure => {
+                Ok(Associations::usable(&answer.records).map_or(Announced::Unusable, Announced::Certificates))
+            }
+            Ok(_) | Err(DnsError::NoSuchName { .. } | DnsError::NoRecords { .. }) => Ok(Announced::Nothing),
+            Err(error @ DnsError::Unavailable { .. }) => {
+                let why = format!(
+                    "what the zone of {host} says of its certificate (TLSA) cannot be had: {error}",
+                    host = host.name
+                );
+                Err((Stage::Route, Fault::Unreachable(why)))
+            }
+        }
+    }
+
     /// One address: TCP, then `open`; after a failed handshake once more in clear, where that is allowed.
     async fn one<C, F>(
         &self,
@@ -144,15 +199,15 @@ impl Dialler {
         to: SocketAddr,
         source: &Source,
         shape: &SiteShape,
-        demand: Demand,
+        demand: &Demand,
         open: &mut impl FnMut(Box<dyn Stream>, Arc<str>, Demand) -> F,
     ) -> Result<C, Shut>
     where
         F: Future<Output = Result<C, Shut>>,
     {
-        let demand = self.broken_tls.adjust(demand, &host.name, Instant::now());
+        let demand = self.broken_tls.adjust(demand.clone(), &host.name, Instant::now());
         let stream = self.connect(host, to, source, shape).await?;
-        match open(stream, host.name.clone(), demand).await {
+        match open(stream, host.name.clone(), demand.clone()).await {
             Err(Shut { heard: Err(Fault::Tls(_)), .. }) if demand.may_fall_back() => {
                 // The socket is spoilt by the handshake; a new one speaks clear text (C-40).
                 self.broken_tls.remember(&host.name, Instant::now());
@@ -183,11 +238,12 @@ impl Dialler {
         Err(Shut { stage: Stage::Connect, heard: Err(fault) })
     }
 
-    /// The addresses of a host to dial, in order: those of a family that failed lately come last.
-    async fn addresses(&self, host: &Host, route: &Route, source: &Source) -> Result<Vec<IpAddr>, Fault> {
+    /// The addresses of a host to dial, in order, and whether DNSSEC proved them: those of a family that failed lately
+    /// come last.
+    async fn addresses(&self, host: &Host, route: &Route, source: &Source) -> Result<(Vec<IpAddr>, bool), Fault> {
         let relay = route.via.is_some();
-        let mut found = match host.address {
-            Some(address) => vec![address],
+        let (mut found, proved) = match host.address {
+            Some(address) => (vec![address], false),
             None => self.look_up(host, source.is_v6() || relay && source.address.is_none()).await?,
         };
         found.truncate(ADDRESSES_MAX);
@@ -201,13 +257,13 @@ impl Dialler {
         }
         let now = Instant::now();
         found.sort_by_key(|address| self.is_dead(host, *address, now));
-        Ok(found)
+        Ok((found, proved))
     }
 
-    async fn look_up(&self, host: &Host, v6: bool) -> Result<Vec<IpAddr>, Fault> {
+    async fn look_up(&self, host: &Host, v6: bool) -> Result<(Vec<IpAddr>, bool), Fault> {
         let Some(name) = host.domain() else { return Err(Fault::NoAddress) };
         match self.world.dns.addresses(&name, v6).await {
-            Ok(answer) => Ok(answer.records),
+            Ok(answer) => Ok((answer.records, answer.secure)),
             Err(DnsError::NoSuchName { .. } | DnsError::NoRecords { .. }) => Err(Fault::NoAddress),
             Err(error @ DnsError::Unavailable { .. }) => Err(Fault::Unreachable(error.to_string())),
         }

@@ -60,6 +60,9 @@ pub struct Route {
     pub port: u16,
     /// The relay everything goes through, when there is one.
     pub via: Option<Arc<Via>>,
+    /// Whether DNSSEC proved that these are the hosts; only then is it worth asking what their zones say of their
+    /// certificates (RFC 7672 §2.2.1).
+    pub proved: bool,
     /// The policy of the domain that names its hosts and demands verified TLS (RFC 8461).
     pub policy: Option<Arc<Policy>>,
 }
@@ -69,7 +72,7 @@ impl Route {
     pub fn through(via: Via) -> Route {
         let host = Host { name: via.host.as_str().into(), preference: 0, address: via.address };
         let site = via.to_string().into();
-        Route { site, hosts: [host].into(), port: via.port, via: Some(Arc::new(via)), policy: None }
+        Route { site, hosts: [host].into(), port: via.port, via: Some(Arc::new(via)), proved: false, policy: None }
     }
 
     /// Whether a connection to `host` may carry mail of this route: where a policy holds, only one to a host that it names
@@ -229,7 +232,7 @@ impl Finder {
 
     async fn look_up(&self, domain: &Domain) -> (Found, Duration) {
         match self.dns.mx(domain).await {
-            Ok(answer) => (self.by_mx(domain, answer.records), answer.ttl),
+            Ok(answer) => (self.by_mx(domain, answer.records, answer.secure), answer.ttl),
             Err(DnsError::NoRecords { .. }) => self.implicit(domain).await,
             Err(DnsError::NoSuchName { name, ttl }) => {
                 let text = format!("the domain {name} does not exist");
@@ -240,7 +243,7 @@ impl Finder {
     }
 
     /// The hosts of the MX records; the root among others is malformed and passed over (C-05).
-    fn by_mx(&self, domain: &Domain, mut records: Vec<Mx>) -> Found {
+    fn by_mx(&self, domain: &Domain, mut records: Vec<Mx>, proved: bool) -> Found {
         if let [Mx { target: None, .. }] = records.as_slice() {
             let text = format!("{domain} takes no mail (null MX)");
             return Err(NoRoute::failed(556, EnhancedCode(5, 1, 10), text));
@@ -260,7 +263,7 @@ impl Finder {
             let text = format!("no MX record of {domain} names a host");
             return Err(NoRoute::deferred(EnhancedCode(4, 4, 4), text));
         }
-        Ok(Arc::new(self.to(hosts)))
+        Ok(Arc::new(self.to(hosts, proved)))
     }
 
     /// Without MX records the domain itself is the host, if it has an address (RFC 5321 §5.1).
@@ -268,7 +271,7 @@ impl Finder {
         match self.dns.addresses(domain, true).await {
             Ok(answer) => {
                 let host = Host { name: domain.as_str().into(), preference: 0, address: None };
-                (Ok(Arc::new(self.to(vec![host]))), answer.ttl)
+                (Ok(Arc::new(self.to(vec![host], answer.secure))), answer.ttl)
             }
             Err(DnsError::NoSuchName { ttl, .. } | DnsError::NoRecords { ttl, .. }) => {
                 let text = format!("{domain} has neither an MX record nor an address");
@@ -278,8 +281,8 @@ impl Finder {
         }
     }
 
-    fn to(&self, hosts: Vec<Host>) -> Route {
-        Route { site: self.site(&hosts), hosts: hosts.into(), port: self.port, via: None, policy: None }
+    fn to(&self, hosts: Vec<Host>, proved: bool) -> Route {
+        Route { site: self.site(&hosts), hosts: hosts.into(), port: self.port, via: None, proved, policy: None }
     }
 
     /// The site's name, from the hosts of the best preference.

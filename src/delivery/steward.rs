@@ -869,10 +869,13 @@ impl Steward {
     }
 }
 
-/// What tells doors apart: the hosts in their order, and the policy that binds them.
+/// What tells doors apart: the hosts in their order, whether they are proved, and the policy that binds them.
 fn door_of(route: &Route) -> Arc<str> {
     let hosts = route.hosts.iter().map(|host| format!("{}:{}", host.preference, host.name));
     let mut key: Vec<String> = hosts.collect();
+    if route.proved {
+        key.push("proved".to_owned());
+    }
     if let Some(policy) = &route.policy {
         key.push(format!("{policy:?}"));
     }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::config::shaping::Tls;
 use crate::delivery::via::ViaTls;
+use crate::smtp::Associations;
 
 /// How long a host with a failing handshake is spoken to in clear at once (C-40). Short: hosts get mended, and clear
 /// text is the worse way.
@@ -17,7 +18,7 @@ const BROKEN_TTL: Duration = Duration::from_secs(3600);
 const BROKEN_MAX: usize = 10_000;
 
 /// What one connection must have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Demand {
     /// No TLS, also where STARTTLS is offered.
     Clear,
@@ -27,6 +28,8 @@ pub enum Demand {
     Required,
     /// STARTTLS always, with a certificate valid for the host's name.
     Verified,
+    /// STARTTLS always, with a certificate that the host's zone announces (RFC 7672).
+    Announced(Arc<Associations>),
     /// TLS from the first byte, with a certificate valid for the host's name (RFC 8314 §3.3).
     Implicit,
 }
@@ -51,11 +54,19 @@ impl Demand {
         }
     }
 
+    /// TLS at least: for a host whose zone announces certificates, but none that could be compared (RFC 7672 §2.2).
+    pub fn at_least_required(self) -> Demand {
+        match self {
+            Demand::Clear | Demand::Opportunistic => Demand::Required,
+            firm @ (Demand::Required | Demand::Verified | Demand::Announced(_) | Demand::Implicit) => firm,
+        }
+    }
+
     /// Whether a failed handshake may be followed by clear text, on a new connection.
-    pub fn may_fall_back(self) -> bool {
+    pub fn may_fall_back(&self) -> bool {
         match self {
             Demand::Opportunistic => true,
-            Demand::Clear | Demand::Required | Demand::Verified | Demand::Implicit => false,
+            Demand::Clear | Demand::Required | Demand::Verified | Demand::Announced(_) | Demand::Implicit => false,
         }
     }
 }
@@ -97,7 +108,7 @@ mod tests {
         broken.remember(&host, now);
         assert_eq!(broken.adjust(Demand::Opportunistic, &host, now), Demand::Clear);
         for firm in [Demand::Required, Demand::Verified, Demand::Implicit] {
-            assert_eq!(broken.adjust(firm, &host, now), firm);
+            assert_eq!(broken.adjust(firm.clone(), &host, now), firm);
         }
         assert_eq!(broken.adjust(Demand::Opportunistic, &host, now + BROKEN_TTL), Demand::Opportunistic);
         assert_eq!(broken.adjust(Demand::Opportunistic, "other.example.org", now), Demand::Opportunistic);

@@ -272,7 +272,7 @@ impl Bench {
         let ledger = SledLedger::open(&folder, self.workspace.settings().queue.cache_mb, durability)?;
         let parts = Parts {
             workspace: self.workspace.clone(),
-            world: World::real(&self.workspace.settings().resolver)?,
+            world: World::real(self.workspace.settings().name_service())?,
             store: self.store.clone(),
             threads: Threads::Own,
             place: place(&folder),

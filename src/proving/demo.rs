@@ -24,7 +24,7 @@ use crate::proving::script::{Fate, Moment, Script};
 use crate::proving::verifier::Verifier;
 use crate::queue::{Durability, SledLedger};
 use crate::store::{self, LaunchOptions, OnConflict, Store, Threads};
-use crate::world::{World, Zone};
+use crate::world::{Dnssec, NameService, World, Zone};
 
 /// What the receiver is told.
 const SCRIPT: &str = include_str!("demo.toml");
@@ -156,7 +156,8 @@ impl Demo {
     /// Sends the sample campaign and waits until every copy is final. `show` gets the report as it grows.
     pub async fn send(&self, show: impl FnMut(&CampaignReport)) -> Result<Ending, DemoError> {
         let store = self.workspace.store(Threads::Own)?;
-        let world = World { dns: Arc::new(self.zone()), ..World::real(&["127.0.0.1".to_owned()])? };
+        let nobody = NameService { servers: &["127.0.0.1".to_owned()], dnssec: Dnssec::Off, anchor: None };
+        let world = World { dns: Arc::new(self.zone()), ..World::real(nobody)? };
         self.import(&store, &world).await?;
         let name = CampaignName::parse(SAMPLE_CAMPAIGN).expect("the sample has a name");
         let ready = Ready::check(&self.workspace, &store, &name, &LaunchOptions::default())?;

@@ -14,7 +14,7 @@ use super::reply::{Heard, excerpt};
 use super::session::{Copy, Ending, Patience, Receipt, Session, Step};
 use super::tls::Proof;
 use super::wire::{Wire, within};
-use super::{Error, Extensions, Login, TlsClient, TlsFacts};
+use super::{Associations, Error, Extensions, Login, TlsClient, TlsFacts, Verified};
 use crate::base::EnvelopeId;
 use crate::mail::{Reply, Stage};
 use crate::world::Stream;
@@ -35,7 +35,7 @@ pub trait CopySource: Send {
 }
 
 /// What a connection must have of TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Security {
     /// None, also where STARTTLS is offered.
     Clear,
@@ -45,6 +45,8 @@ pub enum Security {
     Required,
     /// STARTTLS always, with a certificate valid for the host's name.
     Verified,
+    /// STARTTLS always, with a certificate that the host's zone announces (RFC 7672).
+    Announced(Arc<Associations>),
     /// TLS from the first byte, with a certificate valid for the host's name (RFC 8314 §3.3).
     Implicit,
 }
@@ -313,11 +315,12 @@ impl<'h> Door<'h> {
 
     /// STARTTLS, where it is offered or demanded; then EHLO again.
     async fn starttls(mut self, tls: &TlsClient) -> Result<Door<'h>, Refused> {
-        let proof = match self.hello.security {
+        let proof = match &self.hello.security {
             Security::Clear | Security::Implicit => return Ok(self),
             Security::Opportunistic if !self.extensions.starttls => return Ok(self),
             Security::Opportunistic | Security::Required => Proof::None,
             Security::Verified => Proof::Name,
+            Security::Announced(announced) => Proof::Zone(announced.clone()),
         };
         if !self.extensions.starttls {
             goodbye(&mut self.wire, self.hello.timeouts.quit).await;
@@ -357,7 +360,7 @@ impl<'h> Door<'h> {
 
     /// Logs in: only where the host has proved its name inside TLS, so that no one else learns the password (C-46, C-47).
     async fn log_in(&mut self, login: &Login) -> Result<(), Refused> {
-        if !self.tls.as_ref().is_some_and(|facts| facts.verified) {
+        if !self.tls.as_ref().is_some_and(|facts| facts.verified != Verified::No) {
             let why = "a login is sent only where the host has proved its name: use smtp+starttls:// or smtps://";
             return Err(at(Stage::Secure)(Error::Credentials(why.into())));
         }

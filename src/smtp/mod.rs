@@ -1,14 +1,15 @@
 //! The protocol, both sides. Knows nothing of campaigns or queues.
 //!
 //! The sending side, from the ground up: [`reply`] and [`extensions`] read what a host says, [`command`] writes what we
-//! say, [`dots`] makes a message safe for DATA; [`session`] decides what is said when, without any I/O; [`tls`] and
-//! [`auth`] secure a connection; `wire` moves bytes within time limits; [`connection`] carries a session over a stream.
+//! say, [`dots`] makes a message safe for DATA; [`session`] decides what is said when, without any I/O; [`tls`], [`dane`]
+//! and [`auth`] secure a connection; `wire` moves bytes within time limits; [`connection`] carries a session over a stream.
 //! The receiving side is [`server`].
 
 pub mod auth;
 pub mod classify;
 pub mod command;
 pub mod connection;
+pub mod dane;
 pub mod dots;
 pub mod extensions;
 pub mod reply;
@@ -22,9 +23,10 @@ use std::time::Duration;
 
 pub use auth::Login;
 pub use connection::{Connection, CopySource, Hello, Refused, Security, Timeouts};
+pub use dane::Associations;
 pub use extensions::Extensions;
 pub use session::{Copy, Ending, Patience, Receipt};
-pub use tls::{TlsClient, TlsError, TlsFacts};
+pub use tls::{TlsClient, TlsError, TlsFacts, Verified};
 
 /// What was heard instead of a reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

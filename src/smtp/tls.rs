@@ -13,6 +13,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, ProtocolVersion
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::Associations;
 use crate::world::Stream;
 
 /// Hosts whose sessions are remembered for resumption.
@@ -38,19 +39,32 @@ pub struct TlsFacts {
     pub version: &'static str,
     /// The cipher suite by its name at IANA.
     pub cipher: String,
-    /// Whether the certificate was proved valid for the host's name.
-    pub verified: bool,
+    /// How the host has proved that it is the one.
+    pub verified: Verified,
     /// Whether an earlier session with the host was taken up again.
     pub resumed: bool,
 }
 
-/// Whether the host must prove its name.
+/// How a host has proved that it is the one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verified {
+    /// Not at all.
+    No,
+    /// By a certificate for its name that a known authority has signed.
+    Authority,
+    /// By a certificate that its zone announces (DANE).
+    Zone,
+}
+
+/// Whether the host must prove its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Proof {
     /// Any certificate will do: the line is secret, the other end unknown (RFC 7435).
     None,
     /// The certificate must be valid for the host's name.
     Name,
+    /// The certificate must be one that the host's zone announces.
+    Zone(Arc<Associations>),
 }
 
 /// The settings of all handshakes, built once and shared; cheap to clone.
@@ -58,6 +72,7 @@ pub(super) enum Proof {
 pub struct TlsClient {
     unverified: TlsConnector,
     verified: TlsConnector,
+    provider: Arc<CryptoProvider>,
 }
 
 impl TlsClient {
@@ -71,8 +86,10 @@ impl TlsClient {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .build()
             .expect("a store with the authorities of the Web is not empty");
-        let unverified = connector(provider.clone(), Arc::new(AnyCertificate(provider.clone())));
-        Ok(TlsClient { unverified, verified: connector(provider, verifier) })
+        let any = OwnVerifier { announced: None, provider: provider.clone() };
+        let sessions = || Resumption::in_memory_sessions(SESSIONS_MAX);
+        let unverified = connector(provider.clone(), Arc::new(any), sessions());
+        Ok(TlsClient { unverified, verified: connector(provider.clone(), verifier, sessions()), provider })
     }
 
     /// The settings that verify certificates, for whoever speaks another protocol over TLS.
@@ -89,30 +106,43 @@ impl TlsClient {
     ) -> Result<(Box<dyn Stream>, TlsFacts), String> {
         let name =
             ServerName::try_from(host.to_owned()).map_err(|_| format!("`{host}` cannot stand in a certificate"))?;
-        let connector = match proof {
-            Proof::None => &self.unverified,
-            Proof::Name => &self.verified,
+        let (connector, verified) = match proof {
+            Proof::None => (self.unverified.clone(), Verified::No),
+            Proof::Name => (self.verified.clone(), Verified::Authority),
+            Proof::Zone(announced) => (self.announced(announced), Verified::Zone),
         };
         let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
-        let facts = facts(&stream, proof);
+        let facts = facts(&stream, verified);
         Ok((Box::new(stream), facts))
+    }
+}
+
+impl TlsClient {
+    /// The settings for one host. Its sessions are not taken up again: what is announced may change meanwhile.
+    fn announced(&self, announced: Arc<Associations>) -> TlsConnector {
+        let verifier = OwnVerifier { announced: Some(announced), provider: self.provider.clone() };
+        connector(self.provider.clone(), Arc::new(verifier), Resumption::disabled())
     }
 }
 
 /// Each kind of proof has settings of its own, and so memory of its own: a session begun unverified must not be resumed
 /// as a verified one.
-fn connector(provider: Arc<CryptoProvider>, verifier: Arc<dyn ServerCertVerifier>) -> TlsConnector {
+fn connector(
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ServerCertVerifier>,
+    resumption: Resumption,
+) -> TlsConnector {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider knows TLS 1.2 and 1.3")
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+    config.resumption = resumption;
     TlsConnector::from(Arc::new(config))
 }
 
-fn facts(stream: &TlsStream<Box<dyn Stream>>, proof: Proof) -> TlsFacts {
+fn facts(stream: &TlsStream<Box<dyn Stream>>, verified: Verified) -> TlsFacts {
     let (_, session) = stream.get_ref();
     let version = match session.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
@@ -122,7 +152,7 @@ fn facts(stream: &TlsStream<Box<dyn Stream>>, proof: Proof) -> TlsFacts {
     TlsFacts {
         version,
         cipher: cipher.to_owned(),
-        verified: proof == Proof::Name,
+        verified,
         resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
     }
 }
@@ -136,19 +166,25 @@ fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), String>
     if some { Ok(()) } else { Err("there is no certificate in it".into()) }
 }
 
-/// Takes any certificate, but still wants the handshake signed with its key.
+/// Takes the announced certificates, or any when none are announced, but always wants the handshake signed with its key.
 #[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+struct OwnVerifier {
+    announced: Option<Arc<Associations>>,
+    provider: Arc<CryptoProvider>,
+}
 
-impl ServerCertVerifier for AnyCertificate {
+impl ServerCertVerifier for OwnVerifier {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
+        host: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
         _: &[u8],
-        _: UnixTime,
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(announced) = &self.announced {
+            announced.accept(host, above, name, now, &self.provider)?;
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -158,7 +194,7 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -167,11 +203,11 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

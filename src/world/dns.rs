@@ -1,20 +1,24 @@
 //! The name service by hickory-resolver: the only file that knows it. Tells a name that does not exist from one without
-//! records and from a service in trouble (C-01), and bounds how long answers hold (C-09).
+//! records and from a service in trouble (C-01), bounds how long answers hold (C-09), and has them proved by DNSSEC.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as HickoryDnsError, NetError};
+use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 
-use super::{Answer, Dns, DnsError, Error, Mx};
+use super::{Answer, Dns, DnsError, Dnssec, Error, Mx, NameService, Tlsa};
 use crate::base::Domain;
 
 /// No answer is kept for less (C-09).
@@ -30,24 +34,33 @@ const QUESTIONS_MAX: usize = 4096;
 /// Records of one answer that are looked at (C-09).
 const RECORDS_MAX: usize = 100;
 
+/// Answers without a proof, before any with one, after which name servers are taken not to pass proofs on.
+const UNPROVED_MAX: u32 = 8;
+
 /// Asks the name servers.
 pub(super) struct Resolver {
-    inner: TokioResolver,
+    asker: Asker,
 }
 
 impl Resolver {
-    /// A resolver that asks `servers`, each `IP` or `IP:PORT`; with none, those of the system.
-    pub(super) fn new(servers: &[String]) -> Result<Resolver, Error> {
-        let unusable = |error: NetError| Error::Resolver(error.to_string());
-        let mut builder = if servers.is_empty() {
-            TokioResolver::builder_tokio().map_err(unusable)?
-        } else {
-            let servers = servers.iter().map(|text| name_server(text)).collect::<Result<_, _>>()?;
-            let config = ResolverConfig::from_parts(None, vec![], servers);
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    /// A resolver that asks these name servers.
+    pub(super) fn new(names: NameService<'_>) -> Result<Resolver, Error> {
+        let NameService { servers, dnssec, anchor } = names;
+        let prover = match dnssec {
+            Dnssec::Off => None,
+            Dnssec::Auto | Dnssec::On => {
+                let mut builder = builder(servers)?;
+                builder.options_mut().validate = true;
+                if let Some(path) = anchor {
+                    builder = builder.with_trust_anchor(Arc::new(anchors(path)?));
+                }
+                let inner = builder.build().map_err(unusable)?;
+                let is_strict = dnssec == Dnssec::On;
+                Some(Prover { inner, is_strict, has_proved: AtomicBool::default(), unproved: AtomicU32::default() })
+            }
         };
-        tune(builder.options_mut());
-        Ok(Resolver { inner: builder.build().map_err(unusable)? })
+        let plain = builder(servers)?.build().map_err(unusable)?;
+        Ok(Resolver { asker: Asker { plain, prover: prover.map(Arc::new) } })
     }
 
     /// Asks for records of one type, and turns what comes back into an answer.
@@ -57,11 +70,11 @@ impl Resolver {
         kind: RecordType,
         read: fn(&RData) -> Option<T>,
     ) -> BoxFuture<'static, Result<Answer<T>, DnsError>> {
-        let (resolver, name) = (self.inner.clone(), name.clone());
+        let (asker, name) = (self.asker.clone(), name.clone());
         async move {
             // The final dot keeps the search list of the system out of it.
             let full = Name::from_ascii(format!("{name}.")).map_err(|error| unavailable(&name, &error))?;
-            match resolver.lookup(full, kind).await {
+            match asker.lookup(full, kind).await {
                 Ok(lookup) => answer(&name, kind, &lookup, read),
                 Err(error) => Err(refusal(&name, &error)),
             }
@@ -116,7 +129,7 @@ impl Dns for Resolver {
     }
 
     fn text(&self, name: &str) -> BoxFuture<'static, Result<Answer<String>, DnsError>> {
-        let (resolver, name) = (self.inner.clone(), name.to_owned());
+        let (asker, name) = (self.asker.clone(), name.to_owned());
         async move {
             let Some(domain) = domain_behind(&name) else {
                 let name = Domain::parse("invalid").expect("a plain label is a domain");
@@ -124,7 +137,7 @@ impl Dns for Resolver {
             };
             let full = Name::from_ascii(format!("{}.", name.trim_end_matches('.')))
                 .map_err(|error| unavailable(&domain, &error))?;
-            match resolver.lookup(full, RecordType::TXT).await {
+            match asker.lookup(full, RecordType::TXT).await {
                 Ok(lookup) => answer(&domain, RecordType::TXT, &lookup, joined_text),
                 Err(error) => Err(refusal(&domain, &error)),
             }
@@ -141,6 +154,113 @@ impl Dns for Resolver {
             _ => None,
         })
     }
+
+    fn tlsa(&self, host: &Domain, port: u16) -> BoxFuture<'static, Result<Answer<Tlsa>, DnsError>> {
+        let (prover, host) = (self.asker.prover.clone(), host.clone());
+        async move {
+            // Unproved they would be worth nothing (RFC 7672 §2.2).
+            let Some(prover) = prover else { return Err(DnsError::NoRecords { name: host, ttl: NEGATIVE_TTL }) };
+            let full = Name::from_ascii(format!("_{port}._tcp.{host}.")).map_err(|error| unavailable(&host, &error))?;
+            match prover.inner.lookup(full, RecordType::TLSA).await {
+                Ok(lookup) => answer(&host, RecordType::TLSA, &lookup, association),
+                Err(error) => Err(refusal(&host, &error)),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// What a question goes through.
+#[derive(Clone)]
+struct Asker {
+    plain: TokioResolver,
+    prover: Option<Arc<Prover>>,
+}
+
+impl Asker {
+    async fn lookup(&self, name: Name, kind: RecordType) -> Result<Lookup, NetError> {
+        let Some(prover) = self.prover.as_ref().filter(|prover| prover.is_of_use()) else {
+            return self.plain.lookup(name, kind).await;
+        };
+        let heard = prover.inner.lookup(name.clone(), kind).await;
+        match prover.believes(&heard) {
+            true => heard,
+            false => self.plain.lookup(name, kind).await,
+        }
+    }
+}
+
+/// Has answers proved from the trust anchors down.
+struct Prover {
+    inner: TokioResolver,
+    is_strict: bool,
+    has_proved: AtomicBool,
+    unproved: AtomicU32,
+}
+
+impl Prover {
+    /// Whether the name servers seem to pass proofs on.
+    fn is_of_use(&self) -> bool {
+        self.is_strict
+            || self.has_proved.load(Ordering::Relaxed)
+            || self.unproved.load(Ordering::Relaxed) < UNPROVED_MAX
+    }
+
+    /// Whether this is the last word. One that could not be proved is not, unless proof is demanded; trouble on the way
+    /// is no matter of proof.
+    fn believes(&self, heard: &Result<Lookup, NetError>) -> bool {
+        match heard {
+            Err(NetError::Dns(HickoryDnsError::DnssecBogus)) if !self.is_strict => {
+                if self.unproved.fetch_add(1, Ordering::Relaxed) + 1 == UNPROVED_MAX
+                    && !self.has_proved.load(Ordering::Relaxed)
+                {
+                    tracing::info!(
+                        "the name servers pass no proofs on (DNSSEC): names are taken unproved, and DANE is not followed"
+                    );
+                }
+                false
+            }
+            Ok(lookup) => {
+                if lookup.answers().iter().any(|record| record.proof.is_secure()) {
+                    self.has_proved.store(true, Ordering::Relaxed);
+                }
+                true
+            }
+            Err(_) => true,
+        }
+    }
+}
+
+fn unusable(error: NetError) -> Error {
+    Error::Resolver(error.to_string())
+}
+
+fn builder(servers: &[String]) -> Result<ResolverBuilder<TokioRuntimeProvider>, Error> {
+    let mut builder = if servers.is_empty() {
+        TokioResolver::builder_tokio().map_err(unusable)?
+    } else {
+        let servers = servers.iter().map(|text| name_server(text)).collect::<Result<_, _>>()?;
+        let config = ResolverConfig::from_parts(None, vec![], servers);
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    };
+    tune(builder.options_mut());
+    Ok(builder)
+}
+
+/// The keys in a file, each a DNSKEY record of its zone.
+fn anchors(path: &Path) -> Result<TrustAnchors, Error> {
+    let wrong = |why: String| Error::Anchor { path: path.to_owned(), why };
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    if !text.lines().any(|line| !line.trim_start().starts_with(';') && line.contains("DNSKEY")) {
+        return Err(wrong("there is no key in it".to_owned()));
+    }
+    text.parse::<TrustAnchors>().map_err(|error| wrong(error.to_string()))
+}
+
+fn association(data: &RData) -> Option<Tlsa> {
+    let RData::TLSA(tlsa) = data else { return None };
+    let (usage, selector, matching) = (tlsa.cert_usage.into(), tlsa.selector.into(), tlsa.matching.into());
+    Some(Tlsa { usage, selector, matching, data: tlsa.cert_data.clone() })
 }
 
 /// Our limits over hickory's defaults; the search list and dots are out of play because names end in a dot.
@@ -180,16 +300,24 @@ fn answer<T>(
     if records.is_empty() {
         return Err(DnsError::NoRecords { name: name.clone(), ttl });
     }
-    let secure = wanted().all(|record| record.proof.is_secure());
+    // The aliases on the way count too.
+    let secure = lookup.answers().iter().all(|record| record.proof.is_secure());
     Ok(Answer { records, ttl, secure })
 }
 
 /// What the absence of an answer means.
 fn refusal(name: &Domain, error: &NetError) -> DnsError {
-    let NetError::Dns(HickoryDnsError::NoRecordsFound(none)) = error else { return unavailable(name, error) };
-    let ttl = none.negative_ttl.map_or(NEGATIVE_TTL, |secs| Duration::from_secs(secs.into()));
+    let (code, negative_ttl) = match error {
+        NetError::Dns(HickoryDnsError::NoRecordsFound(none)) => (none.response_code, none.negative_ttl),
+        // An absence that was proved, or whose zone is proved to be unsigned.
+        NetError::Dns(HickoryDnsError::Nsec { response, proof: Proof::Secure | Proof::Insecure, .. }) => {
+            (response.response_code, response.negative_ttl())
+        }
+        _ => return unavailable(name, error),
+    };
+    let ttl = negative_ttl.map_or(NEGATIVE_TTL, |secs| Duration::from_secs(secs.into()));
     let ttl = ttl.clamp(TTL_FLOOR, TTL_CEILING);
-    match none.response_code {
+    match code {
         ResponseCode::NXDomain => DnsError::NoSuchName { name: name.clone(), ttl },
         ResponseCode::NoError => DnsError::NoRecords { name: name.clone(), ttl },
         code => unavailable(name, &code),

@@ -11,6 +11,7 @@ mod simulated;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,38 @@ pub enum Error {
     /// The resolver could not be set up.
     #[error("the name service cannot be used: {0}; name servers can be given by the setting `resolver`")]
     Resolver(String),
+    /// The file of trust anchors cannot be read, or holds none.
+    #[error("dnssec_anchor: {}: {why}; it must hold DNSKEY records", path.display())]
+    Anchor {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Whether the answers of the name service are proved by DNSSEC (RFC 4035).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dnssec {
+    /// Never.
+    Off,
+    /// Where the name servers pass the proofs on. What cannot be proved is taken unproved.
+    #[default]
+    Auto,
+    /// Always: what is not proved, nor proved to be unsigned, counts as trouble of the name service.
+    On,
+}
+
+/// Whom to ask for names, and what to believe.
+#[derive(Debug, Clone, Copy)]
+pub struct NameService<'s> {
+    /// Name servers as `IP` or `IP:PORT`; none: those of the system.
+    pub servers: &'s [String],
+    /// Whether answers are proved.
+    pub dnssec: Dnssec,
+    /// A file of DNSKEY records to begin with instead of the root's.
+    pub anchor: Option<&'s Path>,
 }
 
 /// Wall time.
@@ -89,6 +122,19 @@ pub struct Answer<T> {
     pub secure: bool,
 }
 
+/// What a zone says of a host's certificate (TLSA, RFC 6698 §2.1), as it stands there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Tlsa {
+    /// Which certificate is meant, and what it must fulfil besides.
+    pub usage: u8,
+    /// Which part of it.
+    pub selector: u8,
+    /// How that part is given.
+    pub matching: u8,
+    /// The part, or its hash.
+    pub data: Vec<u8>,
+}
+
 /// The name service.
 pub trait Dns: Send + Sync {
     /// The MX records of a domain, in the order they came.
@@ -99,6 +145,8 @@ pub trait Dns: Send + Sync {
     fn text(&self, name: &str) -> BoxFuture<'static, Result<Answer<String>, DnsError>>;
     /// The host name an address points to (PTR).
     fn pointer(&self, address: IpAddr) -> BoxFuture<'static, Result<Answer<Domain>, DnsError>>;
+    /// What its zone says of the certificate of the host at a TCP port; worth asking where its addresses are proved.
+    fn tlsa(&self, host: &Domain, port: u16) -> BoxFuture<'static, Result<Answer<Tlsa>, DnsError>>;
 }
 
 /// A connection's bytes.
@@ -142,12 +190,11 @@ pub fn machine_clock() -> Arc<dyn Clock> {
 }
 
 impl World {
-    /// The real one: the system's clock, sockets and chance, and the name servers given as `IP` or `IP:PORT`; without
-    /// any, those of the system.
-    pub fn real(name_servers: &[String]) -> Result<World, Error> {
+    /// The real one: the system's clock, sockets and chance, and the name service as it is described.
+    pub fn real(names: NameService<'_>) -> Result<World, Error> {
         Ok(World {
             clock: Arc::new(clock::SystemClock),
-            dns: Arc::new(dns::Resolver::new(name_servers)?),
+            dns: Arc::new(dns::Resolver::new(names)?),
             net: Arc::new(net::Sockets),
             dice: Arc::new(SeededDice::from_entropy()),
         })

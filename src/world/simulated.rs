@@ -1,7 +1,7 @@
 //! The simulated twins: time that follows tokio's, a table of names, a table of hosts. For tests and the simulation;
 //! nothing here opens a socket or reads the machine's clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use futures_util::future::{self, BoxFuture};
 use tokio::time::Instant;
 
 pub use super::dice::SeededDice;
-use super::{Answer, Clock, Dns, DnsError, Mx, Net, Stream};
+use super::{Answer, Clock, Dns, DnsError, Mx, Net, Stream, Tlsa};
 use crate::base::{Domain, Timestamp};
 
 /// How long a table's answers hold.
@@ -45,6 +45,9 @@ pub struct Zone {
     text: BTreeMap<String, Vec<String>>,
     pointers: BTreeMap<IpAddr, Domain>,
     down: BTreeMap<Domain, String>,
+    tlsa: BTreeMap<(Domain, u16), Vec<Tlsa>>,
+    tlsa_down: BTreeMap<Domain, String>,
+    secure: BTreeSet<Domain>,
 }
 
 impl Zone {
@@ -72,6 +75,24 @@ impl Zone {
         self
     }
 
+    /// Adds a TLSA record of a host at a TCP port.
+    pub fn tlsa(mut self, host: &Domain, port: u16, record: Tlsa) -> Zone {
+        self.tlsa.entry((host.clone(), port)).or_default().push(record);
+        self
+    }
+
+    /// Makes every question about the certificate of a host end in SERVFAIL.
+    pub fn tlsa_down(mut self, host: &Domain, why: &str) -> Zone {
+        self.tlsa_down.insert(host.clone(), why.to_owned());
+        self
+    }
+
+    /// Makes the answers about a name proved by DNSSEC.
+    pub fn secure(mut self, name: &Domain) -> Zone {
+        self.secure.insert(name.clone());
+        self
+    }
+
     /// Makes every question about a name end in SERVFAIL.
     pub fn down(mut self, name: &Domain, why: &str) -> Zone {
         self.down.insert(name.clone(), why.to_owned());
@@ -92,7 +113,7 @@ impl Zone {
 
     fn answer<T: Clone>(&self, name: &Domain, records: Option<Vec<T>>) -> Result<Answer<T>, DnsError> {
         match records.filter(|records| !records.is_empty() && !self.down.contains_key(name)) {
-            Some(records) => Ok(Answer { records, ttl: TTL, secure: false }),
+            Some(records) => Ok(Answer { records, ttl: TTL, secure: self.secure.contains(name) }),
             None => Err(self.absent(name)),
         }
     }
@@ -113,6 +134,13 @@ impl Dns for Zone {
         let domain = Domain::parse(name.trim_start_matches(|c| c != '.').trim_start_matches('.'))
             .unwrap_or_else(|_| Domain::parse("invalid").expect("a plain label is a domain"));
         future::ready(self.answer(&domain, found)).boxed()
+    }
+
+    fn tlsa(&self, host: &Domain, port: u16) -> BoxFuture<'static, Result<Answer<Tlsa>, DnsError>> {
+        let trouble =
+            self.tlsa_down.get(host).map(|why| DnsError::Unavailable { name: host.clone(), why: why.clone() });
+        let found = self.tlsa.get(&(host.clone(), port)).cloned();
+        future::ready(trouble.map_or_else(|| self.answer(host, found), Err)).boxed()
     }
 
     fn pointer(&self, address: IpAddr) -> BoxFuture<'static, Result<Answer<Domain>, DnsError>> {

@@ -36,6 +36,11 @@ const SCENES: &[Scene] = &[
         play: scenes::mx,
     },
     Scene {
+        name: "s_034_dane_with_a_signed_zone_decides_whether_postfix_gets_anything",
+        needs: &[Need::Root, Need::Postfix, Need::Nsd, Need::Ldns],
+        play: scenes::dane,
+    },
+    Scene {
         name: "reports_of_a_postfix_that_finds_out_late_come_home_and_bar_exactly_the_unknown",
         needs: &[Need::Root, Need::Postfix],
         play: scenes::late_bounces,

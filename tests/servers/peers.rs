@@ -17,6 +17,8 @@ pub enum Need {
     Dovecot,
     /// A name server.
     Nsd,
+    /// What signs zones.
+    Ldns,
     /// dkimpy, in the system's Python.
     Dkimpy,
     /// Mail::DKIM, for Perl.
@@ -36,6 +38,7 @@ impl Need {
             Need::Postfix => Path::new("/usr/sbin/smtp-sink").exists() && Path::new("/usr/sbin/postfix").exists(),
             Need::Dovecot => Path::new("/usr/sbin/dovecot").exists(),
             Need::Nsd => Path::new("/usr/sbin/nsd").exists(),
+            Need::Ldns => Path::new("/usr/bin/ldns-signzone").exists(),
             Need::Dkimpy => runs("/usr/bin/python3", &["-c", "import dkim"]),
             Need::MailDkim => runs("perl", &["-MMail::DKIM::Verifier", "-e", "1"]),
             Need::Root => is_root(),
@@ -49,6 +52,7 @@ impl fmt::Display for Need {
             Need::Postfix => "postfix",
             Need::Dovecot => "dovecot",
             Need::Nsd => "nsd",
+            Need::Ldns => "ldnsutils",
             Need::Dkimpy => "python3-dkim",
             Need::MailDkim => "libmail-dkim-perl",
             Need::Root => "to be run as root",
@@ -160,6 +164,8 @@ pub struct Postfix {
     etc: PathBuf,
     /// The certificate authority that signed its certificate for `localhost`.
     pub authority: PathBuf,
+    /// Its certificate.
+    pub certificate: PathBuf,
     log: PathBuf,
 }
 
@@ -206,7 +212,7 @@ impl Postfix {
         fs::write(etc.join("master.cf"), master(port)).expect("master.cf");
         run("/usr/sbin/postfix", &["-c", &etc.display().to_string(), "start"]);
         wait_for("Postfix", || listens(port));
-        Postfix { port, etc, authority, log }
+        Postfix { port, etc, authority, certificate: base.join("cert.pem"), log }
     }
 
     /// What it wrote down.
@@ -250,7 +256,10 @@ fn master(port: u16) -> String {
     text
 }
 
-/// An authority and a certificate of it for `localhost`; gives the authority's file.
+/// Names in the certificates of the scenes.
+const NAMES: [&str; 2] = ["localhost", "mx-below.people.example"];
+
+/// An authority and a certificate of it for `localhost`; gives the authority's file. The host's file holds both.
 fn certificate(base: &Path) -> PathBuf {
     let mut root = rcgen::CertificateParams::new(Vec::new()).expect("no names");
     root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -258,11 +267,11 @@ fn certificate(base: &Path) -> PathBuf {
     let root_certificate = root.self_signed(&root_key).expect("a certificate");
     let issuer = rcgen::Issuer::new(root, root_key);
     let key = rcgen::KeyPair::generate().expect("a key");
-    let host = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let host = rcgen::CertificateParams::new(NAMES.map(str::to_owned)).expect("names");
     let signed = host.signed_by(&key, &issuer).expect("a certificate");
     let authority = base.join("authority.pem");
     fs::write(&authority, root_certificate.pem()).expect("the authority");
-    fs::write(base.join("cert.pem"), signed.pem()).expect("the certificate");
+    fs::write(base.join("cert.pem"), signed.pem() + &root_certificate.pem()).expect("the certificate");
     fs::write(base.join("key.pem"), key.serialize_pem()).expect("the key");
     authority
 }
@@ -365,7 +374,38 @@ pub struct NameServer {
 impl NameServer {
     /// Serves `records` (lines of a zone file) below `zone`.
     pub fn start(scratch: &Path, zone: &str, records: &str) -> NameServer {
-        let (base, port) = (open_folder(scratch.join("nsd")), free_port());
+        let base = open_folder(scratch.join("nsd"));
+        fs::write(base.join("zone"), zone_file(zone, records)).expect("the zone");
+        NameServer::serve(&base, zone)
+    }
+
+    /// The same, signed by keys of its own; gives the file with these keys too. `tamper` may change the zone afterwards.
+    pub fn signed(
+        scratch: &Path,
+        zone: &str,
+        records: &str,
+        tamper: impl FnOnce(String) -> String,
+    ) -> (NameServer, PathBuf) {
+        let base = open_folder(scratch.join("nsd"));
+        let plain = base.join("zone.unsigned");
+        fs::write(&plain, zone_file(zone, records)).expect("the zone");
+        let ldns = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program).args(arguments).current_dir(&base).output().expect("ldns runs");
+            assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        let keygen =
+            |kind: &[&str]| ldns("/usr/bin/ldns-keygen", &[&["-a", "ECDSAP256SHA256"], kind, &[zone]].concat());
+        let (above, below) = (keygen(&["-k"]), keygen(&[]));
+        ldns("/usr/bin/ldns-signzone", &["-n", "-o", zone, "-f", "zone.signed", "zone.unsigned", &above, &below]);
+        let signed = fs::read_to_string(base.join("zone.signed")).expect("the signed zone");
+        fs::write(base.join("zone"), tamper(signed)).expect("the zone");
+        let anchor = base.join(format!("{above}.key"));
+        (NameServer::serve(&base, zone), anchor)
+    }
+
+    fn serve(base: &Path, zone: &str) -> NameServer {
+        let port = free_port();
         let text = format!(
             "server:\n  ip-address: 127.0.0.1@{port}\n  username: \"\"\n  chroot: \"\"\n  zonesdir: \"{base}\"\n  database: \"\"\n  \
              pidfile: \"{base}/nsd.pid\"\n  xfrdfile: \"{base}/xfrd.state\"\n  zonelistfile: \"{base}/zone.list\"\n  \
@@ -373,11 +413,6 @@ impl NameServer {
              zone:\n  name: {zone}\n  zonefile: zone\n",
             base = base.display()
         );
-        let head = format!(
-            "$ORIGIN {zone}.\n$TTL 60\n@ IN SOA ns.{zone}. hostmaster.{zone}. 1 3600 600 86400 60\n@ IN NS ns.{zone}.\n\
-             ns IN A 127.0.0.1\n"
-        );
-        fs::write(base.join("zone"), head + records).expect("the zone");
         let file = base.join("nsd.conf");
         fs::write(&file, text).expect("nsd.conf");
         let mut command = Command::new("/usr/sbin/nsd");
@@ -386,6 +421,13 @@ impl NameServer {
         wait_for("NSD", || listens(port));
         NameServer { port, _server: server }
     }
+}
+
+fn zone_file(zone: &str, records: &str) -> String {
+    format!(
+        "$ORIGIN {zone}.\n$TTL 60\n@ IN SOA ns.{zone}. hostmaster.{zone}. 1 3600 600 86400 60\n@ IN NS ns.{zone}.\n\
+         ns IN A 127.0.0.1\n{records}"
+    )
 }
 
 fn run(program: &str, arguments: &[&str]) {

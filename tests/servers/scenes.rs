@@ -1,8 +1,10 @@
 //! The scenes: one campaign, three ways to other people's servers.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
 use crate::mail::{self, Seen};
@@ -82,6 +84,64 @@ pub fn mx() {
     assert_well_received(&mail::read(workspace.scratch(), &workspace.keys(), &messages), 120);
     let log = postfix.log();
     assert!(log.contains("TLS connection established"), "opportunistic TLS was not used: {log}");
+}
+
+/// The data of a TLSA record: SHA-256 of a certificate in a PEM file, counted from 0.
+fn fingerprint(file: &Path, which: usize) -> String {
+    let certificates = CertificateDer::pem_file_iter(file).expect("a PEM file");
+    let certificate = certificates.skip(which).map(|one| one.expect("a certificate")).next().expect("a certificate");
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &certificate);
+    data_encoding::HEXLOWER.encode(digest.as_ref())
+}
+
+pub fn dane() {
+    let mut workspace = Workspace::new();
+    let kinds = ["right", "below", "plain", "odd", "wrong", "stranger", "forged"];
+    let domains = kinds.map(|kind| format!("{kind}.people.example"));
+    let domains: Vec<&str> = domains.iter().map(String::as_str).collect();
+    workspace.addresses(domains.iter().map(|domain| format!("reader@{domain}")));
+    let sink = SmtpSink::start(workspace.scratch());
+    let postfix = Postfix::start(workspace.scratch(), &Door::Mx(&domains), sink.port);
+    let mut records: String =
+        kinds.iter().map(|kind| format!("{kind} IN MX 10 mx-{kind}\nmx-{kind} IN A 127.0.0.1\n")).collect();
+    let (own, above) = (fingerprint(&postfix.certificate, 0), fingerprint(&postfix.certificate, 1));
+    let nobody = "00".repeat(32);
+    for (kind, usage, data) in [
+        ("right", "3 0 1", &own),
+        ("below", "2 0 1", &above),
+        // usages for the Web are none for mail: TLS, whoever it is
+        ("odd", "1 0 1", &own),
+        ("wrong", "3 0 1", &nobody),
+        // its authority is announced, but the certificate is for another name
+        ("stranger", "2 0 1", &above),
+        ("forged", "3 0 1", &nobody),
+    ] {
+        records.push_str(&format!("_{}._tcp.mx-{kind} IN TLSA {usage} {data}\n", postfix.port));
+    }
+    // Somebody on the way puts in the certificate of the host, but cannot sign it.
+    let forge = |zone: String| {
+        let lines = zone.lines().map(|line| match line.contains("_tcp.mx-forged") && line.contains("\tTLSA\t") {
+            true => line.replace(&nobody, &own),
+            false => line.to_owned(),
+        });
+        lines.collect::<Vec<_>>().join("\n") + "\n"
+    };
+    let (names, anchor) = NameServer::signed(workspace.scratch(), "people.example", &records, forge);
+    workspace.set("RESOLVER", format!("127.0.0.1:{}", names.port));
+    workspace.set("DNSSEC_ANCHOR", anchor.display());
+    workspace.set("SMTP_PORT", postfix.port);
+    workspace.set("ALLOW_PRIVATE", true);
+    let report = workspace.send(&[]);
+    assert_eq!((&report["delivered"], &report["deferred"]), (&Value::from(4), &Value::from(3)), "{report}");
+    let outcomes = String::from_utf8(workspace.run(&["export", "outcomes"]).stdout).expect("text");
+    let line = |kind: &str| outcomes.lines().find(|line| line.contains(&format!("@{kind}."))).expect("its line");
+    for kind in ["right", "below", "plain", "odd"] {
+        assert!(line(kind).contains("delivered"), "{outcomes}");
+    }
+    for (kind, why) in [("wrong", "DANE"), ("stranger", "not valid for name"), ("forged", "TLSA")] {
+        assert!(line(kind).contains("deferred") && line(kind).contains(why), "{outcomes}");
+    }
+    println!("{outcomes}");
 }
 
 /// A host that knows nobody whose name starts with `unknown`.

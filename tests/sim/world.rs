@@ -14,7 +14,7 @@ use mailshot::engine::{Crew, Engine, Handle, Parts, Ready, Workspace};
 use mailshot::queue::{Error, Ledger, MemoryLedger, Move, Pair};
 use mailshot::sign::{Algorithm, create_key};
 use mailshot::store::{LaunchOptions, NewContact, OnConflict, Reason, Store, SuppressionRow, Threads};
-use mailshot::world::{Answer, Clock, Dns, DnsError, Mx, SeededDice, SimulatedClock, World, Zone};
+use mailshot::world::{Answer, Clock, Dns, DnsError, Mx, SeededDice, SimulatedClock, Tlsa, World, Zone};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -154,6 +154,10 @@ impl Dns for Names {
 
     fn text(&self, name: &str) -> BoxFuture<'static, Result<Answer<String>, DnsError>> {
         Dns::text(&self.zone, name)
+    }
+
+    fn tlsa(&self, host: &Domain, port: u16) -> BoxFuture<'static, Result<Answer<Tlsa>, DnsError>> {
+        Dns::tlsa(&self.zone, host, port)
     }
 
     fn pointer(&self, address: std::net::IpAddr) -> BoxFuture<'static, Result<Answer<Domain>, DnsError>> {

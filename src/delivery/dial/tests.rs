@@ -12,7 +12,7 @@ use crate::config::shaping::{Shaping, Tls};
 use crate::delivery::sts::Policy;
 use crate::delivery::via::Via;
 use crate::mail::EnhancedCode;
-use crate::world::{NetTable, Zone};
+use crate::world::{NetTable, Tlsa, Zone};
 
 const A: &str = "a.example.net";
 const B: &str = "b.example.net";
@@ -52,7 +52,7 @@ fn dialler(hosts: &[(&str, &str, Tcp)]) -> Dialler {
 fn route(hosts: &[(u16, &str)]) -> Route {
     let hosts =
         hosts.iter().map(|(preference, host)| Host { name: (*host).into(), preference: *preference, address: None });
-    Route { site: "example.net".into(), hosts: hosts.collect(), port: 25, via: None, policy: None }
+    Route { site: "example.net".into(), hosts: hosts.collect(), port: 25, via: None, proved: false, policy: None }
 }
 
 fn source(address: Option<&str>) -> Source {
@@ -67,6 +67,15 @@ fn reply(code: u16) -> Result<Reply, Fault> {
     Ok(Reply { code, enhanced: EnhancedCode::parse("4.3.2"), text: "no".into() })
 }
 
+/// Two hosts that are there, and what the zone of the first says of its certificate.
+fn announcing(zone: impl FnOnce(Zone) -> Zone) -> Dialler {
+    let up = [(A, "198.51.100.1", Tcp::Up), (B, "198.51.100.2", Tcp::Up)];
+    let names = Zone::default().address(&name(A), ip("198.51.100.1")).address(&name(B), ip("198.51.100.2"));
+    let mut dialler = dialler(&up);
+    dialler.world.dns = Arc::new(zone(names));
+    dialler
+}
+
 /// Dials with doors that answer by host name, and returns the outcome with the doors knocked at.
 async fn dial(
     dialler: &Dialler,
@@ -77,7 +86,7 @@ async fn dial(
     let mut knocked = Vec::new();
     let found = dialler
         .dial(route, &source(None), &shape(tls), |_, host, demand| {
-            let answer = door(&host, demand);
+            let answer = door(&host, demand.clone());
             knocked.push((host, demand));
             ready(answer)
         })
@@ -186,7 +195,7 @@ async fn hosts_without_addresses_defer_and_a_lost_source_ends_at_once() {
 async fn a_family_that_failed_comes_last_for_ten_minutes() {
     let dialler = dialler(&[(A, "2001:db8::1", Tcp::Up), (A, "198.51.100.1", Tcp::Refused)]);
     let via = Route { port: 25, ..Route::through(Via::parse("smtp://a.example.net").unwrap()) };
-    let order = async || dialler.addresses(&via.hosts[0], &via, &source(None)).await.unwrap();
+    let order = async || dialler.addresses(&via.hosts[0], &via, &source(None)).await.unwrap().0;
     assert_eq!(order().await, [ip("2001:db8::1"), ip("198.51.100.1")]);
     dialler.remember_dead(&via.hosts[0], ip("2001:db8::9"));
     assert_eq!(order().await, [ip("198.51.100.1"), ip("2001:db8::1")]);
@@ -239,4 +248,60 @@ async fn a_policy_leaves_only_the_hosts_it_names_and_never_clear_text() {
     assert_eq!(found.unwrap_err().heard, Err(Fault::Tls("expired".into())));
     assert_eq!(knocked.len(), 1, "no second knock in clear");
     assert!(!route.admits(A, true) && !route.admits(B, false) && route.admits(B, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s_034_what_a_proved_zone_announces_is_demanded() {
+    let announced = Tlsa { usage: 3, selector: 1, matching: 1, data: vec![7; 32] };
+    let unusable = Tlsa { usage: 1, ..announced.clone() };
+    let demand = Demand::Announced(Arc::new(Associations::usable(std::slice::from_ref(&announced)).unwrap()));
+    let proved = Route { proved: true, ..route(&[(10, A), (20, B)]) };
+    let signed = |record: &Tlsa| announcing(|zone| zone.secure(&name(A)).tlsa(&name(A), 25, record.clone()));
+    let knocks = async |dialler: &Dialler, route: &Route, broken: bool| {
+        let door = |host: &str, _| match broken && host == A {
+            true => shut(Stage::Secure, Err(Fault::Tls("another certificate".into()))),
+            false => Ok(()),
+        };
+        dial(dialler, route, Tls::Opportunistic, door).await
+    };
+
+    let (found, knocked) = knocks(&signed(&announced), &proved, false).await;
+    assert_eq!((found.unwrap().host, &knocked[0].1), (Some(name(A)), &demand), "a match");
+
+    let (found, knocked) = knocks(&signed(&announced), &proved, true).await;
+    assert_eq!(found.unwrap().host, Some(name(B)), "a mismatch leads to the next host");
+    assert_eq!(knocked, [(Arc::from(A), demand), (Arc::from(B), Demand::Opportunistic)], "and never to clear text");
+
+    let (_, knocked) = knocks(&signed(&unusable), &proved, false).await;
+    assert_eq!(knocked[0].1, Demand::Required, "TLS at least");
+
+    let bogus = announcing(|zone| zone.secure(&name(A)).tlsa_down(&name(A), "DNSSEC validation failed"));
+    let (found, knocked) = knocks(&bogus, &proved, false).await;
+    assert_eq!(
+        (found.unwrap().host, knocked.len()),
+        (Some(name(B)), 1),
+        "a host whose zone is tampered with is left out"
+    );
+    let only = Route { proved: true, ..route(&[(10, A)]) };
+    let trouble = knocks(&bogus, &only, false).await.0.unwrap_err();
+    assert!(matches!(&trouble.heard, Err(Fault::Unreachable(why)) if why.contains("TLSA")), "{trouble:?}");
+
+    let (_, knocked) = knocks(&signed(&announced), &route(&[(10, A)]), false).await;
+    assert_eq!(knocked[0].1, Demand::Opportunistic, "MX records that nobody signed lead anywhere");
+    let unsigned = announcing(|zone| zone.tlsa(&name(A), 25, announced.clone()));
+    assert_eq!(knocks(&unsigned, &proved, false).await.1[0].1, Demand::Opportunistic, "and so do addresses");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_zone_announces_replaces_the_domains_policy() {
+    let policy = Policy::parse("1", "version: STSv1\nmode: enforce\nmx: b.example.net\nmax_age: 60\n").unwrap();
+    let route = Route { proved: true, policy: Some(policy.into()), ..route(&[(10, A), (20, B)]) };
+    let announced = Tlsa { usage: 3, selector: 1, matching: 1, data: vec![7; 32] };
+    let dialler = announcing(|zone| zone.secure(&name(A)).tlsa(&name(A), 25, announced));
+    let (found, knocked) = dial(&dialler, &route, Tls::Opportunistic, |_, _| Ok(())).await;
+    assert_eq!(found.unwrap().host, Some(name(A)));
+    assert!(matches!(knocked[0].1, Demand::Announced(_)), "{knocked:?}");
+    let failing = |_: &str, _| shut(Stage::Secure, Err(Fault::Tls("another certificate".into())));
+    let (_, knocked) = dial(&dialler, &route, Tls::Opportunistic, failing).await;
+    assert_eq!(knocked[1], (Arc::from(B), Demand::Verified), "the next host announces nothing: the policy holds there");
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::base::Timestamp;
 use crate::config::Settings;
 use crate::mail::Verdict;
-use crate::world::{Answer, NetTable, SeededDice, Zone};
+use crate::world::{Answer, NetTable, SeededDice, Tlsa, Zone};
 
 fn name(text: &str) -> Domain {
     Domain::parse(text).unwrap()
@@ -130,6 +130,10 @@ impl Dns for Counting {
 
     fn text(&self, _: &str) -> BoxFuture<'static, Result<Answer<String>, DnsError>> {
         unreachable!("routes need no TXT")
+    }
+
+    fn tlsa(&self, _: &Domain, _: u16) -> BoxFuture<'static, Result<Answer<Tlsa>, DnsError>> {
+        unreachable!("routes need no TLSA")
     }
 
     fn pointer(&self, _: IpAddr) -> BoxFuture<'static, Result<Answer<Domain>, DnsError>> {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::base::Timestamp;
-use crate::world::{Answer, DnsError, Mx, NetTable, Stream, World, Zone};
+use crate::world::{Answer, DnsError, Mx, NetTable, Stream, Tlsa, World, Zone};
 
 const POLICY: &str = "version: STSv1\nmode: enforce\nmx: mx.example.org\nmx: *.backup.example.org\nmax_age: 86400\n";
 
@@ -45,6 +45,10 @@ impl Dns for Names {
         });
         let gone = DnsError::Unavailable { name: domain(), why: "SERVFAIL".into() };
         futures_util::future::ready(answer.ok_or(gone)).boxed()
+    }
+
+    fn tlsa(&self, host: &Domain, port: u16) -> BoxFuture<'static, Result<Answer<Tlsa>, DnsError>> {
+        Dns::tlsa(&self.zone, host, port)
     }
 
     fn pointer(&self, address: IpAddr) -> BoxFuture<'static, Result<Answer<Domain>, DnsError>> {

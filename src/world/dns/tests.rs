@@ -4,6 +4,10 @@ use tokio::net::UdpSocket;
 
 use super::*;
 
+fn plain(servers: &[String]) -> NameService<'_> {
+    NameService { servers, dnssec: Dnssec::Off, anchor: None }
+}
+
 const A: u16 = 1;
 const CNAME: u16 = 5;
 const PTR: u16 = 12;
@@ -97,7 +101,7 @@ async fn resolver() -> Resolver {
             let _ = socket.send_to(&respond(&buffer[..length]), from).await;
         }
     });
-    Resolver::new(&[at]).unwrap()
+    Resolver::new(plain(&[at])).unwrap()
 }
 
 fn name(text: &str) -> Domain {
@@ -148,7 +152,7 @@ async fn no_name_no_records_and_no_answer_are_three_things() {
 #[tokio::test]
 async fn a_wrong_name_server_is_refused_by_name() {
     for bad in ["dns.example.com", "127.0.0.1:99999", ""] {
-        assert!(matches!(Resolver::new(&[bad.to_owned()]), Err(Error::NameServer(text)) if text == bad));
+        assert!(matches!(Resolver::new(plain(&[bad.to_owned()])), Err(Error::NameServer(text)) if text == bad));
     }
 }
 

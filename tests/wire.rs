@@ -819,7 +819,7 @@ async fn s_033_a_failed_handshake_is_told_as_such() {
 #[tokio::test]
 async fn s_033_demanded_tls_that_is_not_offered_or_refused_never_becomes_clear_text() {
     for security in [Security::Required, Security::Verified] {
-        let refused = refusal(hello(security), web(), async |mut host| {
+        let refused = refusal(hello(security.clone()), web(), async |mut host| {
             host.greet("PIPELINING").await;
             host.goodbye().await;
         });

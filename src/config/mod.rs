@@ -53,7 +53,8 @@ section! {
         /// Whether names are proved by DNSSEC, which DANE (RFC 7672) needs: "auto", where the name servers pass the proofs
         /// on; "on": what is not proved, nor proved to be unsigned, is not used; "off".
         dnssec: Dnssec = Dnssec::Auto,
-        /// A file of DNSKEY records to begin the proofs with, instead of the root's keys; for zones of one's own.
+        /// A file of DNSKEY records to begin the proofs with, instead of the root's built-in ones: a root's, or all keys of
+        /// a zone. For names of one's own.
         dnssec_anchor: Option<PathBuf> = None,
         /// The port mail hosts listen on; anything but 25 is for tests.
         smtp_port: u16 = 25,

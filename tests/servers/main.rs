@@ -1,4 +1,4 @@
-//! Tests against mail software that others wrote: Postfix, Dovecot, NSD, and verifiers of signatures that share no code
+//! Tests against mail software that others wrote: Postfix, Exim, aiosmtpd, Dovecot, NSD, and verifiers of signatures that share no code
 //! with ours. Everything runs on loopback, on free ports, in scratch folders. What is not installed is skipped, and the
 //! run says so. `cargo test --test servers [FILTER]`.
 
@@ -39,6 +39,26 @@ const SCENES: &[Scene] = &[
         name: "s_034_dane_with_a_signed_zone_decides_whether_postfix_gets_anything",
         needs: &[Need::Root, Need::Postfix, Need::Nsd, Need::Ldns],
         play: scenes::dane,
+    },
+    Scene {
+        name: "s_035_mta_sts_with_a_policy_host_decides_whether_postfix_gets_anything",
+        needs: &[Need::Root, Need::Postfix, Need::Nsd, Need::Aiosmtpd, Need::Https],
+        play: scenes::mta_sts,
+    },
+    Scene {
+        name: "s_023_aiosmtpd_never_gets_more_mail_commands_than_it_announces",
+        needs: &[Need::Aiosmtpd],
+        play: scenes::limits,
+    },
+    Scene {
+        name: "exim_as_mx_with_starttls_gets_each_once_and_reports_with_our_envelope_id",
+        needs: &[Need::Root, Need::Postfix, Need::Exim, Need::Dkimpy],
+        play: scenes::exim,
+    },
+    Scene {
+        name: "smtp_sink_with_every_fault_loses_nothing_and_doubles_nothing",
+        needs: &[Need::Postfix, Need::Dkimpy],
+        play: scenes::sink_faults,
     },
     Scene {
         name: "reports_of_a_postfix_that_finds_out_late_come_home_and_bar_exactly_the_unknown",

@@ -19,6 +19,12 @@ pub enum Need {
     Nsd,
     /// What signs zones.
     Ldns,
+    /// Exim, beside Postfix: `.ci/run` puts it into target/exim.
+    Exim,
+    /// aiosmtpd, in the system's Python.
+    Aiosmtpd,
+    /// Port 443 of the loopback addresses behind the first.
+    Https,
     /// dkimpy, in the system's Python.
     Dkimpy,
     /// Mail::DKIM, for Perl.
@@ -39,6 +45,9 @@ impl Need {
             Need::Dovecot => Path::new("/usr/sbin/dovecot").exists(),
             Need::Nsd => Path::new("/usr/sbin/nsd").exists(),
             Need::Ldns => Path::new("/usr/bin/ldns-signzone").exists(),
+            Need::Exim => exim().is_some(),
+            Need::Aiosmtpd => runs("/usr/bin/python3", &["-c", "import aiosmtpd"]),
+            Need::Https => TcpListener::bind("127.0.0.2:443").is_ok() && TcpListener::bind("127.0.0.4:443").is_ok(),
             Need::Dkimpy => runs("/usr/bin/python3", &["-c", "import dkim"]),
             Need::MailDkim => runs("perl", &["-MMail::DKIM::Verifier", "-e", "1"]),
             Need::Root => is_root(),
@@ -53,6 +62,9 @@ impl fmt::Display for Need {
             Need::Dovecot => "dovecot",
             Need::Nsd => "nsd",
             Need::Ldns => "ldnsutils",
+            Need::Exim => "exim4-daemon-light unpacked into target/exim",
+            Need::Aiosmtpd => "python3-aiosmtpd",
+            Need::Https => "port 443 of 127.0.0.2 and 127.0.0.4",
             Need::Dkimpy => "python3-dkim",
             Need::MailDkim => "libmail-dkim-perl",
             Need::Root => "to be run as root",
@@ -126,13 +138,18 @@ pub struct SmtpSink {
 
 impl SmtpSink {
     pub fn start(scratch: &Path) -> SmtpSink {
+        SmtpSink::with(scratch, &[])
+    }
+
+    /// One with options of its own.
+    pub fn with(scratch: &Path, options: &[&str]) -> SmtpSink {
         let port = free_port();
         let folder = open_folder(scratch.join("captured"));
         let mut command = Command::new("/usr/sbin/smtp-sink");
         if is_root() {
             command.args(["-u", "nobody"]);
         }
-        command.args(["-d", "%M.", "-R"]).arg(&folder).args([&format!("127.0.0.1:{port}"), "1000"]);
+        command.args(options).args(["-d", "%M.", "-R"]).arg(&folder).args([&format!("127.0.0.1:{port}"), "1000"]);
         let server = start(&mut command, &scratch.join("smtp-sink.log"));
         wait_for("smtp-sink", || listens(port));
         SmtpSink { port, folder, _server: server }
@@ -162,8 +179,8 @@ pub enum Door<'a> {
 pub struct Postfix {
     pub port: u16,
     etc: PathBuf,
-    /// The certificate authority that signed its certificate for `localhost`.
-    pub authority: PathBuf,
+    /// What signed its certificate.
+    pub authority: Authority,
     /// Its certificate.
     pub certificate: PathBuf,
     log: PathBuf,
@@ -177,7 +194,8 @@ impl Postfix {
             fs::create_dir_all(base.join(part)).expect("a folder");
         }
         run("chown", &["postfix", &base.join("data").display().to_string()]);
-        let authority = certificate(&base);
+        let authority = Authority::new(&base);
+        authority.certify(&base, "", &NAMES, 2100);
         let (who, login) = match door {
             Door::Mx(domains) => (format!("relay_domains = {}\n", domains.join(" ")), String::new()),
             Door::Hasty { domain, returns: (back, at) } => {
@@ -256,24 +274,147 @@ fn master(port: u16) -> String {
     text
 }
 
-/// Names in the certificates of the scenes.
-const NAMES: [&str; 2] = ["localhost", "mx-below.people.example"];
+/// Names in the servers' certificates.
+const NAMES: [&str; 3] = ["localhost", "mx-below.people.example", "mx-good.people.example"];
 
-/// An authority and a certificate of it for `localhost`; gives the authority's file. The host's file holds both.
-fn certificate(base: &Path) -> PathBuf {
-    let mut root = rcgen::CertificateParams::new(Vec::new()).expect("no names");
-    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let root_key = rcgen::KeyPair::generate().expect("a key");
-    let root_certificate = root.self_signed(&root_key).expect("a certificate");
-    let issuer = rcgen::Issuer::new(root, root_key);
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let host = rcgen::CertificateParams::new(NAMES.map(str::to_owned)).expect("names");
-    let signed = host.signed_by(&key, &issuer).expect("a certificate");
-    let authority = base.join("authority.pem");
-    fs::write(&authority, root_certificate.pem()).expect("the authority");
-    fs::write(base.join("cert.pem"), signed.pem() + &root_certificate.pem()).expect("the certificate");
-    fs::write(base.join("key.pem"), key.serialize_pem()).expect("the key");
-    authority
+/// An authority nobody knows but who is told.
+pub struct Authority {
+    /// Its certificate.
+    pub file: PathBuf,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new(folder: &Path) -> Authority {
+        let mut root = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+        root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let pem = root.self_signed(&key).expect("a certificate").pem();
+        let file = folder.join("authority.pem");
+        fs::write(&file, &pem).expect("the authority");
+        Authority { file, issuer: rcgen::Issuer::new(root, key), pem }
+    }
+
+    /// A certificate for these names, valid until that year, in `cert.pem` with the authority's behind it, and its key in
+    /// `key.pem`; `which` stands before the names of both files.
+    pub fn certify(&self, folder: &Path, which: &str, names: &[&str], until: i32) -> [PathBuf; 2] {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut host = rcgen::CertificateParams::new(names).expect("names");
+        host.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        host.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let signed = host.signed_by(&key, &self.issuer).expect("a certificate");
+        let files = ["cert.pem", "key.pem"].map(|name| folder.join(format!("{which}{name}")));
+        fs::write(&files[0], signed.pem() + &self.pem).expect("the certificate");
+        fs::write(&files[1], key.serialize_pem()).expect("the key");
+        files
+    }
+}
+
+/// A policy host for MTA-STS on port 443, by Python's `http.server`.
+pub struct PolicyHost {
+    _server: Server,
+}
+
+impl PolicyHost {
+    /// Serves policies by the name of the host that is asked.
+    pub fn start(
+        scratch: &Path,
+        address: &str,
+        certificate: &[PathBuf; 2],
+        policies: &serde_json::Value,
+    ) -> PolicyHost {
+        let (script, known) = (scratch.join("policies.py"), scratch.join(format!("policies-{address}.json")));
+        fs::write(&script, include_str!("policies.py")).expect("the script");
+        fs::write(&known, policies.to_string()).expect("the policies");
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg(script).args([address, "443"]).args(certificate).arg(known);
+        let server = start(&mut command, &scratch.join(format!("policies-{address}.log")));
+        wait_for("the policy host", || TcpStream::connect((address, 443)).is_ok());
+        PolicyHost { _server: server }
+    }
+}
+
+/// A receiver on aiosmtpd.
+pub struct Aiosmtpd {
+    pub port: u16,
+    log: PathBuf,
+    _server: Server,
+}
+
+impl Aiosmtpd {
+    pub fn start(scratch: &Path, address: &str, port: u16, options: &[&str]) -> Aiosmtpd {
+        let (script, log) = (scratch.join("smtpd.py"), scratch.join(format!("smtpd-{port}.jsonl")));
+        fs::write(&script, include_str!("smtpd.py")).expect("the script");
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg(script).args([address, &port.to_string()]).arg(&log).args(options);
+        let server = start(&mut command, &scratch.join(format!("smtpd-{port}.log")));
+        wait_for("aiosmtpd", || TcpStream::connect((address, port)).is_ok());
+        Aiosmtpd { port, log, _server: server }
+    }
+
+    /// What it wrote down.
+    pub fn lines(&self) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+}
+
+/// Where Exim is; Debian does not let it be installed beside Postfix.
+fn exim() -> Option<PathBuf> {
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/exim/usr/sbin/exim4");
+    [unpacked, PathBuf::from("/usr/sbin/exim4")].into_iter().find(|path| path.exists())
+}
+
+/// Exim as an MX with STARTTLS: hands what it takes to another host, and knows nobody whose name starts with `unknown`.
+pub struct Exim {
+    pub port: u16,
+    log: PathBuf,
+    _server: Server,
+}
+
+impl Exim {
+    pub fn start(scratch: &Path, next_hop: u16) -> Exim {
+        let (base, port) = (open_folder(scratch.join("exim")), free_port());
+        Authority::new(&base).certify(&base, "", &["localhost"], 2100);
+        let program = exim().expect("it is there");
+        let text = format!(
+            "exim_path = {program}\nprimary_hostname = exim.receiver.example\nspool_directory = {base}/spool\n\
+             log_file_path = {base}/%slog\npid_file_path = {base}/pid\nlocal_interfaces = 127.0.0.1\n\
+             daemon_smtp_ports = {port}\ndisable_ipv6 = true\nhost_lookup =\nrfc1413_hosts =\nnever_users =\n\
+             exim_user = mail\nexim_group = mail\nkeep_environment =\ntls_advertise_hosts = *\ntls_certificate = {base}/cert.pem\n\
+             tls_privatekey = {base}/key.pem\ndsn_advertise_hosts = *\nsmtputf8_advertise_hosts = *\n\
+             chunking_advertise_hosts = *\nlog_selector = +tls_cipher +smtp_connection +8bitmime +pipelining\n\
+             smtp_accept_max = 0\nsmtp_accept_queue_per_connection = 0\nsmtp_accept_max_per_connection = 0\n\
+             acl_smtp_rcpt = accept\nacl_smtp_data = accept\nbegin routers\nnobody:\n  driver = redirect\n  \
+             local_parts = ^unknown\n  allow_fail\n  data = :fail: 5.1.1 nobody of that name\n\
+             utf:\n  driver = accept\n  domains = utf.example\n  transport = file\n\
+             all:\n  driver = manualroute\n  route_list = * 127.0.0.1 byname\n  self = send\n  transport = next\n\
+             begin transports\nfile:\n  driver = appendfile\n  file = {base}/utf\n  user = mail\n\
+             next:\n  driver = smtp\n  port = {next_hop}\n  allow_localhost\n  hosts_avoid_tls = *\n\
+             begin retry\n* * F,1m,3s\n",
+            program = program.display(),
+            base = base.display(),
+        );
+        let file = base.join("exim.conf");
+        fs::write(&file, text).expect("exim.conf");
+        for folder in [&base, &open_folder(base.join("spool"))] {
+            run("chown", &["-R", "mail:mail", &folder.display().to_string()]);
+        }
+        // Exim takes no settings that others could have written.
+        run("chown", &["root", &file.display().to_string()]);
+        let mut command = Command::new(&program);
+        command.arg("-C").arg(&file).args(["-bdf", "-q2s"]);
+        let server = start(&mut command, &scratch.join("exim.log"));
+        wait_for("Exim", || listens(port));
+        Exim { port, log: base.join("mainlog"), _server: server }
+    }
+
+    /// What it wrote down.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
 }
 
 /// Dovecot as the keeper of logins: every user, password `secret`.
@@ -308,8 +449,8 @@ pub struct Mailboxes {
     pub imaps: u16,
     pub imap: u16,
     pub pop3s: u16,
-    /// The certificate authority that signed its certificate for `localhost`.
-    pub authority: PathBuf,
+    /// What signed its certificate.
+    pub authority: Authority,
     folder: PathBuf,
     _server: Server,
 }
@@ -317,7 +458,8 @@ pub struct Mailboxes {
 impl Mailboxes {
     pub fn start(scratch: &Path) -> Mailboxes {
         let base = open_folder(scratch.join("mailboxes"));
-        let authority = certificate(&base);
+        let authority = Authority::new(&base);
+        authority.certify(&base, "", &NAMES, 2100);
         let folder = open_folder(base.join("mail"));
         let (imaps, imap, pop3s, pop3) = (free_port(), free_port(), free_port(), free_port());
         let listen = |name: &str, port: u16, tls: &str| {
@@ -376,10 +518,11 @@ impl NameServer {
     pub fn start(scratch: &Path, zone: &str, records: &str) -> NameServer {
         let base = open_folder(scratch.join("nsd"));
         fs::write(base.join("zone"), zone_file(zone, records)).expect("the zone");
-        NameServer::serve(&base, zone)
+        NameServer::serve(&base, zone, "")
     }
 
-    /// The same, signed by keys of its own; gives the file with these keys too. `tamper` may change the zone afterwards.
+    /// The same in a world of its own, whose root is signed too; gives the file with the root's key. `tamper` may change
+    /// the zone after it was signed.
     pub fn signed(
         scratch: &Path,
         zone: &str,
@@ -387,30 +530,38 @@ impl NameServer {
         tamper: impl FnOnce(String) -> String,
     ) -> (NameServer, PathBuf) {
         let base = open_folder(scratch.join("nsd"));
-        let plain = base.join("zone.unsigned");
-        fs::write(&plain, zone_file(zone, records)).expect("the zone");
         let ldns = |program: &str, arguments: &[&str]| {
             let output = Command::new(program).args(arguments).current_dir(&base).output().expect("ldns runs");
             assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
             String::from_utf8_lossy(&output.stdout).trim().to_owned()
         };
-        let keygen =
-            |kind: &[&str]| ldns("/usr/bin/ldns-keygen", &[&["-a", "ECDSAP256SHA256"], kind, &[zone]].concat());
-        let (above, below) = (keygen(&["-k"]), keygen(&[]));
-        ldns("/usr/bin/ldns-signzone", &["-n", "-o", zone, "-f", "zone.signed", "zone.unsigned", &above, &below]);
-        let signed = fs::read_to_string(base.join("zone.signed")).expect("the signed zone");
+        let sign = |zone: &str, text: String| {
+            let keygen =
+                |kind: &[&str]| ldns("/usr/bin/ldns-keygen", &[&["-a", "ECDSAP256SHA256"], kind, &[zone]].concat());
+            let (above, below) = (keygen(&["-k"]), keygen(&[]));
+            fs::write(base.join("unsigned"), text).expect("the zone");
+            ldns("/usr/bin/ldns-signzone", &["-n", "-o", zone, "-f", "signed", "unsigned", &above, &below]);
+            (fs::read_to_string(base.join("signed")).expect("the signed zone"), above)
+        };
+        let (signed, key) = sign(zone, zone_file(zone, records));
         fs::write(base.join("zone"), tamper(signed)).expect("the zone");
-        let anchor = base.join(format!("{above}.key"));
-        (NameServer::serve(&base, zone), anchor)
+        let delegation = fs::read_to_string(base.join(format!("{key}.ds"))).expect("the key's DS record");
+        let root = format!(
+            "$ORIGIN .\n$TTL 60\n. IN SOA ns.{zone}. hostmaster.{zone}. 1 3600 600 86400 60\n. IN NS ns.{zone}.\n\
+             {zone}. IN NS ns.{zone}.\nns.{zone}. IN A 127.0.0.1\n{delegation}"
+        );
+        let (signed, key) = sign(".", root);
+        fs::write(base.join("root"), signed).expect("the root");
+        (NameServer::serve(&base, zone, "zone:\n  name: .\n  zonefile: root\n"), base.join(format!("{key}.key")))
     }
 
-    fn serve(base: &Path, zone: &str) -> NameServer {
+    fn serve(base: &Path, zone: &str, more: &str) -> NameServer {
         let port = free_port();
         let text = format!(
             "server:\n  ip-address: 127.0.0.1@{port}\n  username: \"\"\n  chroot: \"\"\n  zonesdir: \"{base}\"\n  database: \"\"\n  \
              pidfile: \"{base}/nsd.pid\"\n  xfrdfile: \"{base}/xfrd.state\"\n  zonelistfile: \"{base}/zone.list\"\n  \
              xfrdir: \"{base}\"\n  server-count: 1\nremote-control:\n  control-enable: no\n\
-             zone:\n  name: {zone}\n  zonefile: zone\n",
+             zone:\n  name: {zone}\n  zonefile: zone\n{more}",
             base = base.display()
         );
         let file = base.join("nsd.conf");

@@ -8,7 +8,9 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
 use crate::mail::{self, Seen};
-use crate::peers::{Door, Logins, Mailboxes, NameServer, Postfix, SmtpSink, free_port, listens, wait_for};
+use crate::peers::{
+    Aiosmtpd, Door, Exim, Logins, Mailboxes, NameServer, PolicyHost, Postfix, SmtpSink, free_port, listens, wait_for,
+};
 use crate::workspace::Workspace;
 
 /// Everybody in the report is delivered, and nobody is anything else.
@@ -55,7 +57,7 @@ pub fn smarthost() {
     let sink = SmtpSink::start(workspace.scratch());
     let logins = Logins::start(workspace.scratch());
     let postfix = Postfix::start(workspace.scratch(), &Door::Smarthost { logins: logins.port }, sink.port);
-    workspace.set("TLS_CA", postfix.authority.display());
+    workspace.set("TLS_CA", postfix.authority.file.display());
     workspace.set("RELAY__USER", "newsletter");
     workspace.set("RELAY__PASSWORD", "secret");
     let report = workspace.send(&["--via", &format!("smtp+starttls://localhost:{}", postfix.port)]);
@@ -133,7 +135,7 @@ pub fn dane() {
     workspace.set("ALLOW_PRIVATE", true);
     let report = workspace.send(&[]);
     assert_eq!((&report["delivered"], &report["deferred"]), (&Value::from(4), &Value::from(3)), "{report}");
-    let outcomes = String::from_utf8(workspace.run(&["export", "outcomes"]).stdout).expect("text");
+    let outcomes = workspace.outcomes();
     let line = |kind: &str| outcomes.lines().find(|line| line.contains(&format!("@{kind}."))).expect("its line");
     for kind in ["right", "below", "plain", "odd"] {
         assert!(line(kind).contains("delivered"), "{outcomes}");
@@ -141,7 +143,139 @@ pub fn dane() {
     for (kind, why) in [("wrong", "DANE"), ("stranger", "not valid for name"), ("forged", "TLSA")] {
         assert!(line(kind).contains("deferred") && line(kind).contains(why), "{outcomes}");
     }
-    println!("{outcomes}");
+}
+
+pub fn mta_sts() {
+    let mut workspace = Workspace::new();
+    let kinds = ["good", "elsewhere", "testing", "expired", "stranger", "redirect", "oldhost"];
+    let domains = kinds.map(|kind| format!("{kind}.people.example"));
+    let domains: Vec<&str> = domains.iter().map(String::as_str).collect();
+    workspace.addresses(domains.iter().map(|domain| format!("reader@{domain}")));
+    let sink = SmtpSink::start(workspace.scratch());
+    let postfix = Postfix::start(workspace.scratch(), &Door::Mx(&domains), sink.port);
+    let policy =
+        |mode: &str, mx: &str| format!("version: STSv1\nmode: {mode}\nmx: {mx}.people.example\nmax_age: 86400\n");
+    let policies = serde_json::json!({
+        "mta-sts.good.people.example": policy("enforce", "mx-good"),
+        "mta-sts.elsewhere.people.example": policy("enforce", "other"),
+        "mta-sts.testing.people.example": policy("testing", "other"),
+        "mta-sts.expired.people.example": policy("enforce", "mx-expired"),
+        "mta-sts.stranger.people.example": policy("enforce", "*"),
+        "mta-sts.redirect.people.example": "https://mta-sts.elsewhere.people.example/.well-known/mta-sts.txt",
+        "mta-sts.oldhost.people.example": policy("enforce", "other"),
+    });
+    let hosts: Vec<String> = domains.iter().map(|domain| format!("mta-sts.{domain}")).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let certify =
+        |which: &str, names: &[&str], until| postfix.authority.certify(workspace.scratch(), which, names, until);
+    let _policies = PolicyHost::start(workspace.scratch(), "127.0.0.2", &certify("policies-", &hosts, 2100), &policies);
+    let _old = PolicyHost::start(workspace.scratch(), "127.0.0.4", &certify("old-", &hosts, 2021), &policies);
+    let expired = certify("expired-", &["mx-expired.people.example"], 2021).map(|file| file.display().to_string());
+    let [certificate, key] = &expired;
+    let gone = Aiosmtpd::start(workspace.scratch(), "127.0.0.3", postfix.port, &["--tls", certificate, key]);
+    let records: String = kinds
+        .iter()
+        .map(|kind| {
+            let mx = if *kind == "expired" { "127.0.0.3" } else { "127.0.0.1" };
+            let host = if *kind == "oldhost" { "127.0.0.4" } else { "127.0.0.2" };
+            format!(
+                "{kind} IN MX 10 mx-{kind}\nmx-{kind} IN A {mx}\nmta-sts.{kind} IN A {host}\n\
+                 _mta-sts.{kind} IN TXT \"v=STSv1; id=20261125;\"\n"
+            )
+        })
+        .collect();
+    let names = NameServer::start(workspace.scratch(), "people.example", &records);
+    workspace.set("RESOLVER", format!("127.0.0.1:{}", names.port));
+    workspace.set("TLS_CA", postfix.authority.file.display());
+    workspace.set("SMTP_PORT", postfix.port);
+    workspace.set("ALLOW_PRIVATE", true);
+    let report = workspace.send(&[]);
+    assert_eq!((&report["delivered"], &report["deferred"]), (&Value::from(4), &Value::from(3)), "{report}");
+    let outcomes = workspace.outcomes();
+    let line = |kind: &str| outcomes.lines().find(|line| line.contains(&format!("@{kind}."))).expect("its line");
+    for kind in ["good", "testing", "redirect", "oldhost"] {
+        assert!(line(kind).contains("delivered"), "{outcomes}");
+    }
+    for (kind, why) in [("elsewhere", "does not name"), ("expired", "expired"), ("stranger", "not valid for name")] {
+        assert!(line(kind).contains("deferred") && line(kind).contains(why), "{outcomes}");
+    }
+    assert_eq!(gone.lines(), [Value::Null; 0], "nothing reaches a host whose certificate has expired");
+}
+
+pub fn limits() {
+    let mut workspace = Workspace::new();
+    workspace.people(10, &["people.example"]);
+    let receiver = Aiosmtpd::start(workspace.scratch(), "127.0.0.1", free_port(), &["--mailmax", "3"]);
+    workspace.set("RELAY__CONNECTION_LIMIT", 1);
+    let report = workspace.send(&["--via", &format!("smtp://127.0.0.1:{}", receiver.port)]);
+    assert_all_delivered(&report, 10);
+    let lines = receiver.lines();
+    assert_eq!(lines.len(), 10, "never a MAIL above the limit");
+    let connections: BTreeSet<String> = lines.iter().map(|line| line["peer"].to_string()).collect();
+    assert_eq!(connections.len(), 4, "{connections:?}");
+}
+
+pub fn exim() {
+    let workspace = Workspace::new();
+    let people = (0..60).map(|n| format!("person{n}@people.example"));
+    let odd = ["jürgen@utf.example", "unknown@people.example"].map(str::to_owned);
+    workspace.addresses(people.chain(odd));
+    let sink = SmtpSink::start(workspace.scratch());
+    let exim = Exim::start(workspace.scratch(), sink.port);
+    let report = workspace.send(&["--via", &format!("smtp://127.0.0.1:{}", exim.port)]);
+    assert_all_delivered(&report, 62);
+    // 60 messages, and the report that nobody is called `unknown`, to the return path of that copy.
+    let messages = captured(&sink, 61);
+    let seen = mail::read(workspace.scratch(), &workspace.keys(), &messages);
+    let letters: Vec<Seen> = seen.into_iter().filter(|message| message.recipient.starts_with("person")).collect();
+    assert_well_received(&letters, 60);
+    let log = exim.log();
+    assert_eq!(log.matches(" P=esmtps ").count(), 61, "{log}");
+    assert_eq!(log.matches(" P=utf8esmtps ").count(), 1, "only the one that needs it: {log}");
+    assert!(log.contains("X=TLS1.3:"), "{log}");
+    let texts = messages.iter().map(|file| std::fs::read_to_string(file).expect("a message"));
+    let report = texts.into_iter().find(|text| text.contains("Action: failed")).expect("Exim's report");
+    assert!(report.contains("Original-Envelope-Id: ") || report.contains("X-Original-Envelope-Id"), "{report}");
+}
+
+/// Sends to smtp-sink with these options until all is delivered or nothing comes of it; gives the last report.
+fn through_faults(people: usize, options: &[&str]) -> (Workspace, SmtpSink, Value) {
+    let mut workspace = Workspace::new();
+    workspace.people(people, &["one.example", "two.example"]);
+    let sink = SmtpSink::with(workspace.scratch(), options);
+    for (key, value) in [("RETRY__FIRST", "1s"), ("RETRY__LONGEST", "1s"), ("RETRY__EXPIRES", "1h")] {
+        workspace.set(key, value);
+    }
+    workspace.set("RELAY__CONNECTION_LIMIT", 4);
+    let report = workspace.send(&["--via", &format!("smtp://127.0.0.1:{}", sink.port)]);
+    (workspace, sink, report)
+}
+
+pub fn sink_faults() {
+    let count = |report: &Value, key: &str| report[key].as_u64().expect("a number");
+    // Without any extension, or with slow answers, everything arrives once.
+    for options in [&["-e", "-p", "-8"][..], &["-w", "1"], &["-p"], &["-m", "2"]] {
+        let (workspace, sink, report) = through_faults(8, options);
+        assert_all_delivered(&report, 8);
+        assert_well_received(&mail::read(workspace.scratch(), &workspace.keys(), &captured(&sink, 8)), 8);
+    }
+    // Refused for good at each stage: failed, nothing sent. Refused for now, dropped or dismissed: deferred, nothing lost.
+    for (options, standing) in [
+        (["-f", "rcpt"], "failed"),
+        (["-f", "data"], "failed"),
+        (["-f", "."], "failed"),
+        (["-r", "mail"], "deferred"),
+        (["-r", "rcpt"], "deferred"),
+        (["-r", "."], "deferred"),
+        (["-q", "ehlo"], "deferred"),
+        (["-q", "rcpt"], "deferred"),
+        (["-q", "data"], "deferred"),
+        (["-Q", "mail"], "deferred"),
+    ] {
+        let (_workspace, sink, report) = through_faults(4, &options);
+        assert_eq!(count(&report, standing) + count(&report, "waiting"), 4, "{options:?}: {report}");
+        assert_eq!(sink.messages().len(), 0, "{options:?}");
+    }
 }
 
 /// A host that knows nobody whose name starts with `unknown`.
@@ -197,7 +331,7 @@ pub fn mailboxes() {
     let messages = captured(&sink, 9);
     let sent = mail::read(workspace.scratch(), &workspace.keys(), &messages);
     let mailboxes = Mailboxes::start(workspace.scratch());
-    workspace.set("TLS_CA", mailboxes.authority.display());
+    workspace.set("TLS_CA", mailboxes.authority.file.display());
     let password = workspace.scratch().join("password");
     std::fs::write(&password, "secret\n").expect("the password");
     let ordinary = "From: friend@example.org\nTo: me@example.com\nSubject: lunch?\n\nat noon\n".to_owned();

@@ -101,6 +101,13 @@ impl Workspace {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {}", text(&output)))
     }
 
+    /// What became of each copy of the sample campaign, as a table.
+    pub fn outcomes(&self) -> String {
+        let output = self.run(&["export", "outcomes", "welcome"]);
+        assert_eq!(output.status.code(), Some(0), "export: {}", text(&output));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
     /// The public keys, as lines `NAME<TAB>TXT`.
     pub fn keys(&self) -> String {
         let output = self.run(&["dkim", "records", "--json"]);

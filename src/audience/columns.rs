@@ -311,13 +311,14 @@ impl Columns {
         row.get(self.email)
     }
 
-    /// What a row says beside its address; `name` is the one written with the address.
-    pub fn read(&self, row: &Cells<'_>, name: &str) -> Result<Said, Unsaid> {
+    /// Reads what a row says beside its address into `said`; `name` is the one written with the address.
+    pub fn read(&self, row: &Cells<'_>, name: &str, said: &mut Said) -> Result<(), Unsaid> {
         let is_filled = |index: usize| !row.get(index).trim().is_empty();
         if row.len() > self.columns.len() && (self.columns.len()..row.len()).any(is_filled) {
             return Err(Unsaid::Cells(row.len(), self.columns.len()));
         }
-        let mut said = Said { fields: String::with_capacity(256), ..Said::default() };
+        said.standing = Standing::default();
+        said.fields.clear();
         said.fields.push('{');
         let (mut whole, mut first, mut last, mut keys) = ("", "", "", None);
         for (index, column) in self.columns.iter().enumerate() {
@@ -335,11 +336,12 @@ impl Columns {
             }
         }
         said.fields.push('}');
-        said.name = name_of(whole, first, last, name);
+        said.name.clear();
+        push_name(&mut said.name, whole, first, last, name);
         if let Some(keys) = keys {
             said.fields = merged(&said.fields, keys);
         }
-        Ok(said)
+        Ok(())
     }
 }
 
@@ -549,22 +551,17 @@ impl Finder<'_> {
     }
 }
 
-/// The name, on one line.
-fn name_of(whole: &str, first: &str, last: &str, with_address: &str) -> String {
-    let mut name = String::with_capacity(whole.len().max(first.len() + last.len() + 1));
+/// Writes the name, on one line.
+fn push_name(name: &mut String, whole: &str, first: &str, last: &str, with_address: &str) {
     let parts = if whole.trim().is_empty() { [first, last] } else { [whole, ""] };
     let parts = if parts.iter().all(|part| part.trim().is_empty()) { [with_address, ""] } else { parts };
-    for part in parts
-        .iter()
-        .flat_map(|part| part.split(|c: char| c.is_whitespace() || c.is_control()))
-        .filter(|part| !part.is_empty())
-    {
+    let words = parts.iter().flat_map(|part| part.split(|c: char| c.is_whitespace() || c.is_control()));
+    for word in words.filter(|word| !word.is_empty()) {
         if !name.is_empty() {
             name.push(' ');
         }
-        name.push_str(part);
+        name.push_str(word);
     }
-    name
 }
 
 fn push_field(json: &mut String, key: &str, value: &str) {
@@ -610,8 +607,9 @@ mod tests {
         let mut said = Vec::new();
         while let Some(row) = rows.next().unwrap() {
             let cells = row.cells.unwrap();
-            said.push(match columns.read(&cells, "") {
-                Ok(row) => format!("{} ({}) {} {:?}", columns.address(&cells), row.name, row.fields, row.standing),
+            let mut row = Said::default();
+            said.push(match columns.read(&cells, "", &mut row) {
+                Ok(()) => format!("{} ({}) {} {:?}", columns.address(&cells), row.name, row.fields, row.standing),
                 Err(why) => format!("{why:?}"),
             });
         }

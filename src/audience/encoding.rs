@@ -144,19 +144,14 @@ fn utf16_by_zeros(start: &[u8]) -> Option<&'static Encoding> {
 
 /// UTF-8 when there is more of it than what contradicts it; else what the detector takes it for.
 fn eight_bit(file: &mut File) -> io::Result<&'static Encoding> {
-    let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
     let mut seen = Seen::default();
-    let mut chunk = Vec::with_capacity(CHUNK + 4);
+    let mut chunk = Vec::with_capacity(CHUNK);
     file.rewind()?;
     loop {
         let carried = chunk.len();
         file.take((CHUNK - carried) as u64).read_to_end(&mut chunk)?;
         let is_last = chunk.len() < CHUNK;
         let rest = seen.look(&chunk, is_last);
-        if seen.detected < DETECTED_FROM && !chunk[carried..].is_ascii() {
-            seen.detected += chunk.len() - carried;
-            detector.feed(&chunk[carried..], is_last);
-        }
         if is_last {
             break;
         }
@@ -165,9 +160,29 @@ fn eight_bit(file: &mut File) -> io::Result<&'static Encoding> {
     if seen.faults == 0 || seen.letters >= seen.faults {
         return Ok(UTF_8);
     }
-    let guess = detector.guess(None, Utf8Detection::Deny);
+    let guess = guess(file)?;
     // only old Macs end their lines in a lone CR, and nobody else wrote their encoding
     Ok(if guess == WINDOWS_1252 && seen.returns > seen.feeds { MACINTOSH } else { guess })
+}
+
+/// What the detector takes the file for, which is not UTF-8.
+fn guess(file: &mut File) -> io::Result<&'static Encoding> {
+    let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
+    let mut chunk = vec![0; CHUNK];
+    let mut detected = 0;
+    file.rewind()?;
+    while detected < DETECTED_FROM {
+        let length = file.read(&mut chunk)?;
+        let is_last = length == 0;
+        if is_last || !chunk[..length].is_ascii() {
+            detector.feed(&chunk[..length], is_last);
+            detected += length;
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(detector.guess(None, Utf8Detection::Deny))
 }
 
 /// What the bytes of a file say about its encoding.
@@ -180,8 +195,6 @@ struct Seen {
     /// Line feeds, and carriage returns.
     feeds: usize,
     returns: usize,
-    /// Bytes given to the detector.
-    detected: usize,
 }
 
 impl Seen {
@@ -212,7 +225,8 @@ impl Seen {
 }
 
 fn beyond_ascii(text: &str) -> usize {
-    if text.is_ascii() { 0 } else { text.chars().filter(|c| !c.is_ascii()).count() }
+    // the first byte of every such character, and no other
+    text.bytes().filter(|byte| *byte >= 0xc0).count()
 }
 
 #[cfg(test)]

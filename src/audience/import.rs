@@ -8,18 +8,20 @@ use tokio::sync::mpsc;
 
 use super::Error;
 use super::cell::{self, Allowed};
+use super::columns::Said;
 use super::forgotten::Forgotten;
 use super::reject::{Refusal, RefusedRow, Rejects, Why};
 use super::source::{Found, Source};
 use super::table::Cells;
 use crate::base::{ListId, Timestamp, bucket};
-use crate::store::{self, ImportCounts, ImportRow, OnConflict, Store};
+use crate::store::{self, ImportBatch, ImportCounts, ImportRow, OnConflict, Store};
 
-/// A run of rows is sorted and handed on when it has grown to this, in bytes: two runs are in memory at any time. Sorted
-/// rows meet neighbouring pages of the record's index; the longer the run, the fewer pages are written twice.
-const RUN_BYTES: usize = 24 * 1024 * 1024;
-/// Rows written in one transaction: others wait for the record no longer than it takes.
-const BATCH: usize = 10_000;
+/// A run of rows is sorted and written in one transaction when it has grown to this, in bytes. Sorted rows meet
+/// neighbouring pages of the record's index: the longer the run, the fewer pages are written twice; the shorter, the sooner
+/// others get at the record.
+const RUN_BYTES: usize = 16 * 1024 * 1024;
+/// Runs in memory: one that is read, one that is written.
+const RUNS: usize = 2;
 /// Longest name of a list, in characters.
 const LIST_MAX: usize = 64;
 
@@ -123,27 +125,23 @@ pub async fn import<E: From<Error>>(
     let list = list_name(&options.list).ok_or_else(|| Error::ListName(options.list.clone()))?;
     let list_is_new = store.list(&list).map_err(|why| Error::Store { why, written: 0 })?.is_none();
     let found = source.found();
-    let (reader, mut runs) = Reader::start(source, &options)?;
+    let (reader, mut runs, empties) = Reader::start(source, &options)?;
     let file = found.file.clone();
     let counts = ImportCounts::default();
     let mut writing = Writing { store, file, list: list.clone(), options: &options, now, begun: None, counts, done: 0 };
     let mut known = 0;
-    while let Some(Run { rows, refused, mut progress }) = runs.recv().await {
+    while let Some(Run { batch, refused, mut progress }) = runs.recv().await {
         refused.iter().try_for_each(|row| told(News::Refused(row)))?;
-        let refused = progress.refused;
-        if options.dry_run {
-            known += writing.try_out(&rows)?;
-            progress.rows = writing.done + refused;
-            told(News::Progress(progress))?;
-            continue;
-        }
-        let mut rest = rows;
-        while !rest.is_empty() {
-            let later = rest.split_off(rest.len().min(BATCH));
-            writing.write(std::mem::replace(&mut rest, later)).await?;
-            progress.rows = writing.done + refused;
-            told(News::Progress(progress))?;
-        }
+        let empty = if options.dry_run {
+            known += writing.try_out(&batch)?;
+            batch.emptied()
+        } else {
+            writing.write(batch).await?
+        };
+        // the reader may have ended already
+        let _ = empties.try_send(empty);
+        progress.rows = writing.done + progress.refused;
+        told(News::Progress(progress))?;
     }
     let rejects = reader.join().expect("the reader does not panic")?;
     writing.finish().await?;
@@ -180,7 +178,10 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    async fn write(&mut self, batch: Vec<ImportRow>) -> Result<(), Error> {
+    async fn write(&mut self, batch: ImportBatch) -> Result<ImportBatch, Error> {
+        if batch.is_empty() {
+            return Ok(batch);
+        }
         let written = self.done;
         let failed = |why| Error::Store { why, written };
         let (list, import) = match self.begun {
@@ -188,10 +189,11 @@ impl Writing<'_> {
             None => self.begin().await.map_err(failed)?,
         };
         let rows = batch.len() as u64;
-        let counts = self.store.import_batch(batch, list, import, self.options.on_conflict, self.now).await;
-        self.counts += counts.map_err(failed)?;
+        let run = self.store.import_run(batch, list, import, self.options.on_conflict, self.now).await;
+        let (counts, empty) = run.map_err(failed)?;
+        self.counts += counts;
         self.done += rows;
-        Ok(())
+        Ok(empty)
     }
 
     async fn begin(&mut self) -> Result<(ListId, i64), store::Error> {
@@ -203,9 +205,9 @@ impl Writing<'_> {
     }
 
     /// How many of these contacts are known; for a trial.
-    fn try_out(&mut self, rows: &[ImportRow]) -> Result<u64, Error> {
-        let known = self.store.known(rows.iter().map(|row| row.address.as_str()));
-        self.done += rows.len() as u64;
+    fn try_out(&mut self, batch: &ImportBatch) -> Result<u64, Error> {
+        let known = self.store.known(batch.iter().map(|row| row.address));
+        self.done += batch.len() as u64;
         known.map_err(|why| Error::Store { why, written: 0 })
     }
 
@@ -218,7 +220,7 @@ impl Writing<'_> {
 
 /// A sorted run, the rows refused meanwhile, and how far the file was read when it was full.
 struct Run {
-    rows: Vec<ImportRow>,
+    batch: ImportBatch,
     refused: Vec<RefusedRow>,
     progress: Progress,
 }
@@ -230,17 +232,27 @@ struct Reader {
     forgotten: Forgotten,
     rejects: Rejects,
     runs: mpsc::Sender<Run>,
-    rows: Vec<ImportRow>,
+    empties: mpsc::Receiver<ImportBatch>,
+    batch: ImportBatch,
     refused: Vec<RefusedRow>,
-    /// Bytes of both.
-    bytes: usize,
+    /// Bytes of the refused rows.
+    refused_bytes: usize,
+    /// The row that is read.
+    said: Said,
+    address: String,
 }
 
 type Reading = std::thread::JoinHandle<Result<Rejects, Error>>;
+/// The reader's thread, the runs it gives, and where empty batches go back to.
+type Started = (Reading, mpsc::Receiver<Run>, mpsc::Sender<ImportBatch>);
 
 impl Reader {
-    fn start(source: Source, options: &ImportOptions) -> Result<(Reading, mpsc::Receiver<Run>), Error> {
-        let (runs, received) = mpsc::channel(1);
+    fn start(source: Source, options: &ImportOptions) -> Result<Started, Error> {
+        let (runs, received) = mpsc::channel(RUNS);
+        let (given_back, empties) = mpsc::channel(RUNS);
+        for _ in 1..RUNS {
+            given_back.try_send(ImportBatch::with_capacity(RUN_BYTES)).expect("there is room for all");
+        }
         let path = source.path.clone();
         let reader = Reader {
             source,
@@ -248,13 +260,16 @@ impl Reader {
             forgotten: options.forgotten.clone(),
             rejects: Rejects::default(),
             runs,
-            rows: Vec::new(),
+            empties,
+            batch: ImportBatch::with_capacity(RUN_BYTES),
             refused: Vec::new(),
-            bytes: 0,
+            refused_bytes: 0,
+            said: Said::default(),
+            address: String::new(),
         };
         let thread = std::thread::Builder::new().name("import-reader".into());
         let handle = thread.spawn(move || reader.read()).map_err(|why| Error::Read { path, why })?;
-        Ok((handle, received))
+        Ok((handle, received, given_back))
     }
 
     fn read(mut self) -> Result<Rejects, Error> {
@@ -264,64 +279,57 @@ impl Reader {
         while let Some(row) = rows.next().map_err(failed)? {
             match row.cells {
                 Ok(cells) if cells.is_blank() => {}
-                Ok(cells) => match self.contact(&cells) {
-                    Ok(contact) => self.add(contact),
-                    Err(why) => self.refuse(row.line, &why, Some(cells)),
-                },
+                Ok(cells) => {
+                    if let Err(why) = self.take(&cells) {
+                        self.refuse(row.line, &why, Some(cells));
+                    }
+                }
                 Err(flaw) => self.refuse(row.line, &Why::Flaw(flaw), None),
             }
-            if self.bytes >= RUN_BYTES && !self.hand_on() {
-                break;
+            if self.batch.bytes() + self.refused_bytes >= RUN_BYTES {
+                self.hand_on();
+                // none comes back when the writing side has given up
+                let Some(empty) = self.empties.blocking_recv() else { return Ok(self.rejects) };
+                self.batch = empty;
             }
         }
         self.hand_on();
         Ok(self.rejects)
     }
 
-    fn contact(&self, cells: &Cells<'_>) -> Result<ImportRow, Why> {
+    fn take(&mut self, cells: &Cells<'_>) -> Result<(), Why> {
         let (address, name) = cell::address(self.source.columns.address(cells), self.allowed).map_err(Why::Address)?;
-        let said = self.source.columns.read(cells, name).map_err(Why::Unsaid)?;
-        let (status, bar) = said.standing.parts();
-        let bucket = bucket(address.domain());
-        let address = address.to_string();
-        if self.forgotten.holds(&address) {
+        self.source.columns.read(cells, name, &mut self.said).map_err(Why::Unsaid)?;
+        self.address.clear();
+        address.write_to(&mut self.address);
+        if self.forgotten.holds(&self.address) {
             return Err(Why::Forgotten);
         }
-        Ok(ImportRow { address, name: said.name, fields: said.fields, bucket, status, bar })
-    }
-
-    fn add(&mut self, contact: ImportRow) {
-        let text = contact.address.capacity() + contact.name.capacity() + contact.fields.capacity();
-        self.bytes += size_of::<ImportRow>() + text;
-        self.rows.push(contact);
+        let (status, bar) = self.said.standing.parts();
+        let (name, fields) = (&self.said.name, &self.said.fields);
+        let bucket = bucket(address.domain());
+        self.batch.push(ImportRow { address: &self.address, name, fields, bucket, status, bar });
+        Ok(())
     }
 
     fn refuse(&mut self, line: u64, why: &Why, cells: Option<Cells<'_>>) {
         let row = RefusedRow::new(line, why, cells, self.source.columns.names().count());
         self.rejects.add(why, &row);
-        self.bytes += size_of::<RefusedRow>() + row.bytes();
+        self.refused_bytes += size_of::<RefusedRow>() + row.bytes();
         self.refused.push(row);
     }
 
-    /// Sorts the run and gives it to the writing side; `false` when that has given up. Rows of one address stay in the
-    /// order of the file.
-    fn hand_on(&mut self) -> bool {
-        let mut rows = std::mem::take(&mut self.rows);
-        rows.sort_by_cached_key(|row| sort_key(&row.address));
-        self.bytes = 0;
+    /// Sorts the run and gives it to the writing side.
+    fn hand_on(&mut self) {
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.sort();
+        self.refused_bytes = 0;
         let bytes = self.source.read.load(Ordering::Relaxed);
         let progress = Progress { bytes, size: self.source.size, rows: 0, refused: self.rejects.count() };
-        self.runs.blocking_send(Run { rows, refused: std::mem::take(&mut self.refused), progress }).is_ok()
+        let run = Run { batch, refused: std::mem::take(&mut self.refused), progress };
+        // nobody takes it when the writing side has given up; then no empty batch comes back either
+        let _ = self.runs.blocking_send(run);
     }
-}
-
-/// The beginning of an address without regard to case: as near to the order of the record's index as sorting needs to be.
-fn sort_key(address: &str) -> [u8; 24] {
-    let mut key = [0; 24];
-    for (place, byte) in key.iter_mut().zip(address.bytes()) {
-        *place = byte.to_ascii_lowercase();
-    }
-    key
 }
 
 #[cfg(test)]

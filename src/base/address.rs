@@ -124,6 +124,13 @@ impl Address {
         &self.domain
     }
 
+    /// Appends it to `text`.
+    pub fn write_to(&self, text: &mut String) {
+        text.push_str(&self.local);
+        text.push('@');
+        text.push_str(self.domain.as_str());
+    }
+
     /// Whether the local part can only be written in quotes (RFC 5321 §4.1.2): rare, and more often a slip than meant.
     pub fn is_quoted(&self) -> bool {
         self.local.starts_with('"')

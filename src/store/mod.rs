@@ -22,8 +22,8 @@ use std::sync::Arc;
 pub use copies::{CopyRow, Figure, Finding, Judge, Late, LateBounce, LookRow, Mailing, PlannedRow, Weight};
 pub use launches::{EditionRow, LaunchKind, LaunchOptions, LaunchRow, LaunchState, NewLaunch};
 pub use people::{
-    Candidate, ContactRow, EventRow, ImportCounts, ImportRow, ListRow, MembershipRow, MembershipStatus, NewContact,
-    OnConflict,
+    Candidate, ContactRow, EventRow, ImportBatch, ImportCounts, ImportRow, ListRow, MembershipRow, MembershipStatus,
+    NewContact, OnConflict,
 };
 pub use subscriptions::SubscriptionRow;
 pub use suppressions::{Reason, SuppressionRow};

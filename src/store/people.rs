@@ -39,14 +39,14 @@ pub struct NewContact {
 }
 
 /// A contact as an import found it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImportRow {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImportRow<'a> {
     /// Its address, in the form that [`Address`] prints.
-    pub address: String,
+    pub address: &'a str,
     /// Its name; empty when unknown.
-    pub name: String,
+    pub name: &'a str,
     /// Its columns: the text of a JSON object.
-    pub fields: String,
+    pub fields: &'a str,
     /// The bucket of its domain.
     pub bucket: u8,
     /// Its place on the list. Whoever is on the list already can only leave it by this, never come back.
@@ -55,16 +55,114 @@ pub struct ImportRow {
     pub bar: Option<Reason>,
 }
 
-impl From<NewContact> for ImportRow {
-    fn from(contact: NewContact) -> ImportRow {
-        ImportRow {
-            address: contact.address.to_string(),
-            name: contact.name,
-            fields: Value::Object(contact.fields).to_string(),
-            bucket: contact.bucket,
-            status: MembershipStatus::Subscribed,
-            bar: None,
+/// Contacts to be written in one transaction, their texts one behind the other in one place.
+#[derive(Debug, Clone, Default)]
+pub struct ImportBatch {
+    text: String,
+    rows: Vec<Place>,
+}
+
+/// Where the texts of a row lie, and the rest of it.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    start: u32,
+    address: u32,
+    name: u32,
+    fields: u32,
+    bucket: u8,
+    status: MembershipStatus,
+    bar: Option<Reason>,
+}
+
+impl ImportBatch {
+    /// An empty batch with room for so many bytes of text.
+    pub fn with_capacity(bytes: usize) -> ImportBatch {
+        ImportBatch { text: String::with_capacity(bytes), rows: Vec::new() }
+    }
+
+    /// Adds a row. The texts of a batch may take 4 GiB in all.
+    pub fn push(&mut self, row: ImportRow<'_>) {
+        let length = |text: &str| u32::try_from(text.len()).expect("a batch is far smaller than 4 GiB");
+        let start = length(&self.text);
+        let ImportRow { address, name, fields, bucket, status, bar } = row;
+        let (address_length, name_length, fields_length) = (length(address), length(name), length(fields));
+        self.rows.push(Place {
+            start,
+            address: address_length,
+            name: name_length,
+            fields: fields_length,
+            bucket,
+            status,
+            bar,
+        });
+        for text in [address, name, fields] {
+            self.text.push_str(text);
         }
+    }
+
+    /// The same room without the rows.
+    pub fn emptied(mut self) -> ImportBatch {
+        self.text.clear();
+        self.rows.clear();
+        self
+    }
+
+    /// How many rows it has.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Bytes it takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.text.len() + self.rows.len() * size_of::<Place>()
+    }
+
+    /// Sorts it by address, as near as writing needs it: neighbours in the record's index become neighbours here. Rows of
+    /// one address keep their order.
+    pub fn sort(&mut self) {
+        let text = &self.text;
+        self.rows.sort_by_cached_key(|row| {
+            let address = text[row.start as usize..][..row.address as usize].bytes();
+            let mut key = [0; 24];
+            key.iter_mut().zip(address).for_each(|(place, byte)| *place = byte.to_ascii_lowercase());
+            key
+        });
+    }
+
+    /// Its rows in order.
+    pub fn iter(&self) -> impl Iterator<Item = ImportRow<'_>> {
+        self.rows.iter().map(|row| {
+            let (address, rest) = self.text[row.start as usize..].split_at(row.address as usize);
+            let (name, rest) = rest.split_at(row.name as usize);
+            let fields = &rest[..row.fields as usize];
+            ImportRow { address, name, fields, bucket: row.bucket, status: row.status, bar: row.bar }
+        })
+    }
+}
+
+impl From<Vec<NewContact>> for ImportBatch {
+    fn from(contacts: Vec<NewContact>) -> ImportBatch {
+        let mut batch = ImportBatch::default();
+        for contact in contacts {
+            let fields = Value::Object(contact.fields).to_string();
+            let (status, bar) = (MembershipStatus::Subscribed, None);
+            let address = contact.address.to_string();
+            let row = ImportRow {
+                address: &address,
+                name: &contact.name,
+                fields: &fields,
+                bucket: contact.bucket,
+                status,
+                bar,
+            };
+            batch.push(row);
+        }
+        batch
     }
 }
 
@@ -283,22 +381,36 @@ impl Store {
 
     /// Writes a batch of contacts and puts them on a list, in one transaction. Best given in order of address. Nobody
     /// who left the list is put back, and no suppression is lifted.
-    pub async fn import_batch<R: Into<ImportRow> + Send + 'static>(
+    pub async fn import_batch(
         &self,
-        batch: Vec<R>,
+        batch: Vec<NewContact>,
         list: ListId,
         import: i64,
         on_conflict: OnConflict,
         now: Timestamp,
     ) -> Result<ImportCounts, Error> {
+        self.import_run(batch.into(), list, import, on_conflict, now).await.map(|(counts, _)| counts)
+    }
+
+    /// As [`Store::import_batch`]; gives the batch back, emptied, to be filled again.
+    pub async fn import_run(
+        &self,
+        batch: ImportBatch,
+        list: ListId,
+        import: i64,
+        on_conflict: OnConflict,
+        now: Timestamp,
+    ) -> Result<(ImportCounts, ImportBatch), Error> {
         let joining = Joining { list, source: import, now };
         self.backend
-            .write(move |db| {
+            .write_alone(move |db| {
                 let mut importing = Importing::new(db, joining, on_conflict)?;
-                for row in batch {
-                    importing.take(&row.into())?;
+                for row in batch.iter() {
+                    importing.take(&row)?;
                 }
-                Ok(importing.counts)
+                let counts = importing.counts;
+                drop(importing);
+                Ok((counts, batch.emptied()))
             })
             .await
     }
@@ -591,14 +703,14 @@ impl<'a> Importing<'a> {
         })
     }
 
-    fn take(&mut self, row: &ImportRow) -> rusqlite::Result<()> {
+    fn take(&mut self, row: &ImportRow<'_>) -> rusqlite::Result<()> {
         let now = self.joining.now.as_ms();
         let is_new = self.insert.execute(params![row.address, row.name, row.fields, row.bucket, now])? == 1;
         let id = if is_new {
             self.counts.added += 1;
             self.db.last_insert_rowid() as u32
         } else {
-            let known = find_contact(self.db, &row.address)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            let known = find_contact(self.db, row.address)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
             self.update(&known, row)?;
             known.0
         };
@@ -609,10 +721,10 @@ impl<'a> Importing<'a> {
         self.bar(row)
     }
 
-    fn update(&mut self, (id, name, fields): &Known, new: &ImportRow) -> rusqlite::Result<()> {
+    fn update(&mut self, (id, name, fields): &Known, new: &ImportRow<'_>) -> rusqlite::Result<()> {
         let parse = |text: &str| serde_json::from_str(text).map_err(|why| unreadable(2, why));
-        let (old, new_fields): (Map<String, Value>, Map<String, Value>) = (parse(fields)?, parse(&new.fields)?);
-        let (merged_name, merged) = merge((name, &old), (&new.name, &new_fields), self.on_conflict);
+        let (old, new_fields): (Map<String, Value>, Map<String, Value>) = (parse(fields)?, parse(new.fields)?);
+        let (merged_name, merged) = merge((name, &old), (new.name, &new_fields), self.on_conflict);
         if merged_name == name && merged == old {
             self.counts.unchanged += 1;
             return Ok(());
@@ -625,7 +737,7 @@ impl<'a> Importing<'a> {
     }
 
     /// Puts a contact on the list unless it is or was on it.
-    fn join(&mut self, contact: u32, row: &ImportRow, is_new: bool) -> rusqlite::Result<()> {
+    fn join(&mut self, contact: u32, row: &ImportRow<'_>, is_new: bool) -> rusqlite::Result<()> {
         let Joining { list, source, now } = self.joining;
         let status = row.status as i64;
         if self.join.execute(params![contact, list.0, row.bucket, status, source, now.as_ms()])? == 1 {
@@ -656,15 +768,15 @@ impl<'a> Importing<'a> {
         Ok(())
     }
 
-    fn bar(&mut self, row: &ImportRow) -> rusqlite::Result<()> {
+    fn bar(&mut self, row: &ImportRow<'_>) -> rusqlite::Result<()> {
         let is_suppressed = match &mut self.suppressed {
-            Some(suppressed) => suppressed.exists([&row.address])?,
+            Some(suppressed) => suppressed.exists([row.address])?,
             None => false,
         };
         self.counts.suppressed += u64::from(is_suppressed);
         if let Some(reason) = row.bar.filter(|_| !is_suppressed) {
             let detail = "stated by an import".to_owned();
-            let new = SuppressionRow { address: row.address.clone(), reason, detail, since: self.joining.now };
+            let new = SuppressionRow { address: row.address.to_owned(), reason, detail, since: self.joining.now };
             self.counts.barred += u64::from(suppress(self.db, &new)?);
         }
         Ok(())

@@ -11,6 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::migrate::migrate;
 use super::{Error, Threads};
 
+/// Pages in the write-ahead log, of 4 KiB each, at which they are copied into the file: often enough that the log stays
+/// small, seldom enough that a page changed again and again is copied once.
+const CHECKPOINT_PAGES: u32 = 8_000;
 /// Jobs that may wait for the writer.
 const WAITING_MAX: usize = 256;
 /// Jobs committed together.
@@ -27,6 +30,14 @@ const STATEMENTS_MAX: usize = 64;
 type Job = Box<dyn FnOnce(Result<&Connection, Error>) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
+/// What the writer is asked to do.
+enum Task {
+    /// Committed together with whatever else has piled up.
+    Shared(Job),
+    /// In a transaction of its own, which it begins and ends itself.
+    Alone(Box<dyn FnOnce(&Connection) + Send>),
+}
+
 pub(super) struct Backend {
     path: PathBuf,
     readers: Mutex<Vec<Connection>>,
@@ -34,7 +45,7 @@ pub(super) struct Backend {
 }
 
 enum Writer {
-    Thread(mpsc::Sender<Job>),
+    Thread(mpsc::Sender<Task>),
     Inline(Mutex<Connection>),
 }
 
@@ -53,6 +64,7 @@ impl Backend {
         connection.pragma_update(None, "synchronous", "full").map_err(told)?;
         connection.pragma_update(None, "secure_delete", "on").map_err(told)?;
         connection.pragma_update(None, "cache_size", -16_384).map_err(told)?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(told)?;
         migrate(&mut connection, &path)?;
         let writer = match threads {
             Threads::Inline => Writer::Inline(Mutex::new(connection)),
@@ -96,8 +108,27 @@ impl Backend {
             let done = db.and_then(|db| in_savepoint(db, work).map_err(|error| told(&path, &error)));
             Box::new(move |committed| drop(answer.send(done.and_then(|value| committed.map(|()| value)))))
         });
-        jobs.send(job).await.map_err(|_| Error::Closed)?;
+        jobs.send(Task::Shared(job)).await.map_err(|_| Error::Closed)?;
         answered.await.map_err(|_| Error::Closed)?
+    }
+
+    /// As [`Backend::write`], for work that changes many pages: in a transaction of its own, which needs no copy of every
+    /// page to be able to go back to where it began.
+    pub(super) async fn write_alone<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let jobs = match &self.writer {
+            Writer::Thread(jobs) => jobs,
+            Writer::Inline(connection) => {
+                return in_transaction(&lock(connection), work).map_err(|error| told(&self.path, &error));
+            }
+        };
+        let (answer, answered) = oneshot::channel();
+        let task = Task::Alone(Box::new(move |db| drop(answer.send(in_transaction(db, work)))));
+        jobs.send(task).await.map_err(|_| Error::Closed)?;
+        let done = answered.await.map_err(|_| Error::Closed)?;
+        done.map_err(|error| told(&self.path, &error))
     }
 
     fn write_inline<T>(
@@ -137,7 +168,7 @@ fn connect(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-fn start_writer(connection: Connection, path: PathBuf) -> Result<mpsc::Sender<Job>, Error> {
+fn start_writer(connection: Connection, path: PathBuf) -> Result<mpsc::Sender<Task>, Error> {
     let (jobs, waiting) = mpsc::channel(WAITING_MAX);
     let failed = |why: std::io::Error| Error::Open { path: path.clone(), why: why.to_string() };
     let name = "store-writer".to_owned();
@@ -145,32 +176,58 @@ fn start_writer(connection: Connection, path: PathBuf) -> Result<mpsc::Sender<Jo
         .name(name)
         .spawn({
             let path = path.clone();
-            move || write_groups(&connection, waiting, &path)
+            move || write_all(&connection, waiting, &path)
         })
         .map_err(failed)?;
     Ok(jobs)
 }
 
-/// The writer's life: take what has piled up, commit it once, answer all.
-fn write_groups(db: &Connection, mut waiting: mpsc::Receiver<Job>, path: &Path) {
-    while let Some(first) = waiting.blocking_recv() {
-        let begun = db.execute_batch("BEGIN IMMEDIATE").map_err(|error| told(path, &error));
-        let inside = || begun.clone().map(|()| db);
-        let mut answers = vec![first(inside())];
-        while answers.len() < GROUP_MAX
-            && let Ok(job) = waiting.try_recv()
-        {
-            answers.push(job(inside()));
-        }
-        let committed = begun.and_then(|()| db.execute_batch("COMMIT").map_err(|error| told(path, &error)));
-        if committed.is_err() && !db.is_autocommit() {
-            let _ = db.execute_batch("ROLLBACK");
-        }
-        for answer in answers {
-            answer(committed.clone());
+/// The writer's life.
+fn write_all(db: &Connection, mut waiting: mpsc::Receiver<Task>, path: &Path) {
+    let mut next = None;
+    while let Some(task) = next.take().or_else(|| waiting.blocking_recv()) {
+        match task {
+            Task::Alone(work) => work(db),
+            Task::Shared(first) => next = write_group(db, first, &mut waiting, path),
         }
     }
     let _ = db.execute_batch("PRAGMA optimize");
+}
+
+/// Takes what has piled up, commits it once, answers all. Gives the task it met that wants to be alone.
+fn write_group(db: &Connection, first: Job, waiting: &mut mpsc::Receiver<Task>, path: &Path) -> Option<Task> {
+    let begun = db.execute_batch("BEGIN IMMEDIATE").map_err(|error| told(path, &error));
+    let inside = || begun.clone().map(|()| db);
+    let mut answers = vec![first(inside())];
+    let mut alone = None;
+    while answers.len() < GROUP_MAX
+        && let Ok(task) = waiting.try_recv()
+    {
+        match task {
+            Task::Shared(job) => answers.push(job(inside())),
+            task @ Task::Alone(_) => {
+                alone = Some(task);
+                break;
+            }
+        }
+    }
+    let committed = begun.and_then(|()| db.execute_batch("COMMIT").map_err(|error| told(path, &error)));
+    if committed.is_err() && !db.is_autocommit() {
+        let _ = db.execute_batch("ROLLBACK");
+    }
+    for answer in answers {
+        answer(committed.clone());
+    }
+    alone
+}
+
+fn in_transaction<T>(db: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    db.execute_batch("BEGIN IMMEDIATE")?;
+    let done = work(db).and_then(|value| db.execute_batch("COMMIT").map(|()| value));
+    if done.is_err() && !db.is_autocommit() {
+        let _ = db.execute_batch("ROLLBACK");
+    }
+    done
 }
 
 fn in_savepoint<T>(db: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {

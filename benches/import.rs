@@ -47,7 +47,7 @@ async fn take_in(path: &Path) -> u64 {
 fn people() -> String {
     let mut text = String::from("email,first_name,last_name,city,country,plan,signup,score\n");
     for number in 0..ROWS {
-        let scattered = number as u64 * 0x9e37_79b9_7f4a_7c15 >> 20;
+        let scattered = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
         let row =
             format_args!("u{scattered:011x}@firm{}.example,Zoë,Müller,Köln,DE,pro,2024-05-06,{number}\n", number % 400);
         text.write_fmt(row).expect("a String takes everything");

@@ -95,9 +95,7 @@ pub enum Error {
     ListName(String),
     /// The record could not take it.
     #[error("{why}")]
-    #[diagnostic(help(
-        "{written} contacts of this file are on record, each of them whole; run the same import again: nobody is taken in twice"
-    ))]
+    #[diagnostic(help("{}", on_record(*written)))]
     Store {
         /// What the record said.
         why: store::Error,
@@ -133,9 +131,34 @@ impl Error {
     }
 }
 
+/// How far an import came that the record ended.
+fn on_record(written: u64) -> String {
+    match written {
+        0 => "nothing of this file is on record yet".to_owned(),
+        rows => format!(
+            "{rows} rows of this file are on record, each of them whole; the same import again goes over them, and nobody is taken in twice"
+        ),
+    }
+}
+
 /// At most twelve names, each in quotes.
 fn quoted(names: &[String]) -> String {
     let shown: Vec<String> = names.iter().take(12).map(|name| format!("`{name}`")).collect();
     let more = names.len() - shown.len();
     shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_cut_short_says_once_how_far_it_came() {
+        let told = |written| {
+            let error = Error::Store { why: store::Error::Full("audience.db".into()), written };
+            format!("{error}. {}", error.help().expect("there is a remedy"))
+        };
+        assert!(told(0).contains("nothing of this file") && !told(7).contains("nothing"), "{}", told(7));
+        assert!(told(7).contains("7 rows of this file"), "{}", told(7));
+    }
 }

@@ -49,7 +49,7 @@ pub enum Error {
         known: u32,
     },
     /// The disk is full.
-    #[error("the disk is full: {} could not grow; nothing was recorded. Make room and run the command again", .0.display())]
+    #[error("the disk is full: {} could not grow. Make room, then run the command again", .0.display())]
     Full(PathBuf),
     /// Another process holds the file for longer than we wait.
     #[error("{} is locked by another process (a backup?); run the command again when that has ended", .0.display())]

@@ -67,6 +67,7 @@ fn address(source: &Source, cells: &Cells<'_>) -> Result<String, Why> {
 /// A reason by our own word for it, or by that of another service.
 fn reason(cell: &str) -> Option<Reason> {
     let own = Reason::ALL.iter().copied().find(|reason| reason.word() == cell.trim());
+    let own = own.filter(|reason| *reason != Reason::Paused);
     own.or_else(|| match cell::Sign::Word.read(cell)? {
         Standing::Barred(reason) => Some(reason),
         Standing::Unsubscribed => Some(Reason::Unsubscribe),

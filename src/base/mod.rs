@@ -3,11 +3,13 @@
 mod address;
 mod bucket;
 mod id;
+mod network;
 mod seal;
 mod time;
 
 pub use address::{Address, AddressError, Domain};
 pub use bucket::{BUCKETS, bucket};
 pub use id::{CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, ListId, SourceId};
+pub use network::Network;
 pub use seal::{Purpose, Seal, SealError, SealKey, Token};
 pub use time::{Rate, Span, TimeError, Timestamp};

@@ -137,7 +137,8 @@ impl Plan {
                 continue;
             }
             let counted = candidate.planned_from.is_some();
-            let barred = candidate.suppressed;
+            let rests = candidate.paused.is_some_and(|until| until > now).then_some(Reason::Paused);
+            let barred = candidate.suppressed.or(rests);
             if !counted && !self.take(barred.is_none()) {
                 continue;
             }
@@ -175,7 +176,7 @@ pub fn new_envelope(launch: &LaunchRow, contact: ContactId, expires: Span, now: 
         edition: launch.edition,
         lane: match launch.kind {
             LaunchKind::Campaign => Lane::Bulk,
-            LaunchKind::Test => Lane::Urgent,
+            LaunchKind::Test | LaunchKind::Confirmation => Lane::Urgent,
         },
         tries: 0,
         source: None,
@@ -243,12 +244,19 @@ pub struct Share {
 }
 
 impl Survey {
-    /// Counts the members of the campaign's lists. `only` counts one domain alone; `top` is how many domains are named.
-    pub fn take(store: &Store, lists: &[ListId], only: Option<&Domain>, top: usize) -> Result<Survey, store::Error> {
+    /// Counts the members of the campaign's lists as they are `now`. `only` counts one domain alone; `top` is how many domains
+    /// are named.
+    pub fn take(
+        store: &Store,
+        lists: &[ListId],
+        only: Option<&Domain>,
+        top: usize,
+        now: Timestamp,
+    ) -> Result<Survey, store::Error> {
         let mut survey = Survey::default();
         let mut barred: BTreeMap<Reason, u64> = BTreeMap::new();
         let mut domains: BTreeMap<Box<str>, u64> = BTreeMap::new();
-        store.survey(lists, |address, reason| {
+        store.survey(lists, now, |address, reason| {
             let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
             if only.is_some_and(|only| !only.as_str().eq_ignore_ascii_case(domain)) {
                 return;

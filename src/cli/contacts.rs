@@ -6,9 +6,9 @@ use serde::Serialize;
 use crate::base::{Address, ContactId, Timestamp};
 use crate::cli::export::{Output, as_text, find_list};
 use crate::cli::{Desk, Error, Exit};
-use crate::mail::Standing;
+use crate::mail::{Consent, Standing};
 use crate::sign::create_seal;
-use crate::store::{ContactRow, EventRow, Mailing, MembershipRow, Store, SuppressionRow, VisitRow};
+use crate::store::{ContactRow, EventRow, Mailing, MembershipRow, SignupRow, Store, SuppressionRow, VisitRow};
 
 /// Most copies that are told of one contact.
 const HISTORY: usize = 100_000;
@@ -68,6 +68,12 @@ struct Dossier {
     copies: Vec<Copy>,
     /// What the contact did with them, as far as it may be noted.
     visits: Vec<VisitRow>,
+    /// The proof of lists that were joined on a page.
+    signups: Vec<SignupRow>,
+    /// What was said about being tracked.
+    consent: Consent,
+    /// Until when the contact rests.
+    paused: Option<Timestamp>,
 }
 
 /// A copy that was planned for the contact.
@@ -150,6 +156,9 @@ fn dossier(desk: &Desk, store: &Store, address: String) -> Result<Dossier, Error
         events: id.map(|id| store.events(id)).transpose()?.unwrap_or_default(),
         copies: copies.into_iter().map(copy).collect(),
         visits: id.map(|id| store.visits(id)).transpose()?.unwrap_or_default(),
+        signups: id.map(|id| store.signups(id)).transpose()?.unwrap_or_default(),
+        consent: id.map(|id| store.consent(id)).transpose()?.unwrap_or_default(),
+        paused: id.map(|id| store.paused(id)).transpose()?.flatten(),
         address,
         erased,
         contact,
@@ -245,6 +254,22 @@ impl Dossier {
         for copy in &self.copies {
             let value = format!("{} {}", copy.outcome.word(), copy.answer);
             rows.push(row("copy", &copy.campaign, value.trim(), &copy.at.to_string()));
+        }
+        for (name, said) in [("opens", self.consent.opens), ("clicks", self.consent.clicks)] {
+            let said = said.map(|said| if said { "yes" } else { "no" });
+            rows.extend(said.map(|said| row("tracking", name, said, "")));
+        }
+        rows.extend(self.paused.map(|until| row("paused", "until", &until.to_string(), "")));
+        for proof in &self.signups {
+            let asked =
+                format!("asked on {} from {} with {}: {}", proof.form, proof.client, proof.agent, proof.consent);
+            rows.push(row("signup", &proof.list, &asked, &proof.asked.to_string()));
+            if let (Some(at), Some(client)) = (proof.confirmed, &proof.confirmed_client) {
+                let agent = proof.confirmed_agent.as_deref().unwrap_or_default();
+                let confirmed =
+                    format!("confirmed from {client} with {agent}, by the request of launch {}", proof.launch);
+                rows.push(row("signup", &proof.list, &confirmed, &at.to_string()));
+            }
         }
         for visit in &self.visits {
             let what = visit.link.map_or("opened".to_owned(), |number| format!("followed link {number}"));

@@ -33,7 +33,7 @@ pub fn write(desk: &Desk, store: &Store, ready: &Ready, only: Option<&Domain>, f
                 break 'pages;
             }
             let Some(recipient) = store.recipient(row.id)?.filter(|one| is_meant(one, only)) else { continue };
-            if !store.is_recipient(row.id, &ready.lists)? {
+            if !store.is_recipient(row.id, &ready.lists, now)? {
                 continue;
             }
             let envelope = Envelope {

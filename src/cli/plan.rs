@@ -8,7 +8,7 @@ use clap::Args;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use crate::base::{Domain, ListId, Rate};
+use crate::base::{Domain, ListId, Rate, Timestamp};
 use crate::campaign::{Campaign, Left, Survey};
 use crate::cli::{Desk, Error, Exit};
 use crate::delivery::forecast::{Bound, Course, Forecast, Load, in_words};
@@ -89,7 +89,7 @@ pub(super) async fn foresee(
     let only = only.map_err(|why| usage(format!("--only-domain: {why}")))?;
     let rate = options.rate.as_deref().map(Rate::parse).transpose().map_err(|why| usage(format!("--rate: {why}")))?;
     let lists = campaign.list_ids(store)?;
-    let survey = survey(store.clone(), lists, only).await?;
+    let survey = survey(store.clone(), lists, only, desk.now()).await?;
     let recipients = options.limit.map_or(survey.recipients, |most| most.min(survey.recipients));
 
     let loads = match &via {
@@ -117,8 +117,8 @@ pub(super) async fn foresee(
 }
 
 /// The survey reads every member: not on a thread that others wait for.
-async fn survey(store: Store, lists: Vec<ListId>, only: Option<Domain>) -> Result<Survey, Error> {
-    let work = tokio::task::spawn_blocking(move || Survey::take(&store, &lists, only.as_ref(), usize::MAX));
+async fn survey(store: Store, lists: Vec<ListId>, only: Option<Domain>, now: Timestamp) -> Result<Survey, Error> {
+    let work = tokio::task::spawn_blocking(move || Survey::take(&store, &lists, only.as_ref(), usize::MAX, now));
     Ok(work.await.expect("a survey does not panic")?)
 }
 

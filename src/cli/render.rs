@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::Stdio;
 
 use clap::Args;
-use data_encoding::BASE64;
 use serde::Serialize;
 
 use crate::base::{Address, EditionId, EnvelopeId, LaunchId};
@@ -125,7 +124,7 @@ async fn show(desk: &Desk, edition: &Edition, template: &Template, recipient: &R
     let folder = desk.workspace().folder().join("state/preview");
     let file = folder.join(format!("{}.html", edition.campaign));
     let written =
-        std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, with_pictures(edition, words.html)));
+        std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, edition.with_pictures(words.html)));
     written.map_err(Error::failed)?;
     let file = file.canonicalize().map_err(Error::failed)?;
     if !is_opened(&file).await {
@@ -134,17 +133,6 @@ async fn show(desk: &Desk, edition: &Edition, template: &Template, recipient: &R
     desk.say(format!("subject: {}\n{}", words.subject, file.display()));
     desk.give(&serde_json::json!({ "campaign": edition.campaign, "subject": words.subject, "file": file }));
     Ok(Exit::Done)
-}
-
-/// The HTML with the inline pictures inside it, because a browser knows no parts of a message.
-fn with_pictures(edition: &Edition, html: String) -> String {
-    edition.inline.iter().fold(html, |html, picture| {
-        let id = picture.content_id.as_deref().unwrap_or_default();
-        html.replace(
-            &format!("cid:{id}"),
-            &format!("data:{};base64,{}", picture.media_type, BASE64.encode(&picture.bytes)),
-        )
-    })
 }
 
 /// Whether the system has a program for it.

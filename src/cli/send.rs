@@ -93,7 +93,7 @@ pub async fn run(desk: &Desk, args: SendArgs) -> Result<Exit, Error> {
     let options = LaunchOptions { via, limit, only_domain, rate };
     let ready = Ready::check(desk.workspace(), &store, &campaign, &options)?;
     let only = ready.options.only_domain.as_deref().and_then(|domain| Domain::parse(domain).ok());
-    let survey = Survey::take(&store, &ready.lists, only.as_ref(), DOMAINS_SHOWN)?;
+    let survey = Survey::take(&store, &ready.lists, only.as_ref(), DOMAINS_SHOWN, desk.now())?;
     if !desk.is_json() || !(yes || dry_run.is_some()) {
         show_plan(desk, &ready, &survey);
     }

@@ -9,16 +9,19 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::base::Address;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::owner::{GRACE, Owner};
 use crate::cli::{Desk, Error, Exit};
 use crate::config::Mailbox;
 use crate::delivery::source::host_name;
+use crate::delivery::via::Via;
+use crate::engine::Client;
 use crate::outcome::{Listener, Policy, ReturnDesk, collect};
 use crate::smtp::TlsClient;
 use crate::smtp::server::Protocol;
 use crate::store::{Store, Threads};
-use crate::web::{self, Looks, Pages, Tracker};
+use crate::web::{self, Door, Editions, Looks, Pages, Ring, Signups, Tracker};
 use crate::world::World;
 
 /// What is served.
@@ -42,7 +45,7 @@ pub async fn run(desk: &Desk, arguments: &Arguments) -> Result<Exit, Error> {
     let mut interrupt = Interrupt::listen()?;
     let mut doors = Doors::default();
     if arguments.only == Some(Part::Web) {
-        if !doors.open_pages(desk, &store).await? {
+        if !doors.open_pages(desk, &store, ring_elsewhere(desk)).await? {
             return Err(Error::usage(
                 "web.listen is not set: name the address of the pages in mailshot.toml, below [web]",
             ));
@@ -52,7 +55,9 @@ pub async fn run(desk: &Desk, arguments: &Arguments) -> Result<Exit, Error> {
         return Ok(Exit::Done);
     }
     let here = Owner::become_owner(desk, &store).await?;
-    doors.open_pages(desk, &store).await?;
+    let handle = here.handle();
+    let ring: Ring = Arc::new(move |launch| handle.take_up(launch));
+    doors.open_pages(desk, &store, ring).await?;
     doors.open_returns(desk, &store).await?;
     let under_way: Vec<String> = store.open_launches()?.iter().map(|launch| launch.campaign.to_string()).collect();
     match under_way.as_slice() {
@@ -74,6 +79,19 @@ pub async fn run(desk: &Desk, arguments: &Arguments) -> Result<Exit, Error> {
     }
 }
 
+/// Tells whoever owns the queue of a launch; when nobody does, it is seen to once somebody does.
+fn ring_elsewhere(desk: &Desk) -> Ring {
+    let socket = desk.workspace().control_socket();
+    Arc::new(move |launch| {
+        let client = Client::new(socket.clone());
+        tokio::spawn(async move {
+            if let Err(why) = client.take_up(launch).await {
+                tracing::debug!(%launch, %why, "a launch waits until somebody sends");
+            }
+        });
+    })
+}
+
 /// Whatever others knock at or answer to, beside the queue.
 #[derive(Default)]
 struct Doors {
@@ -83,28 +101,68 @@ struct Doors {
 
 impl Doors {
     /// The public pages, when the settings give them an address; tells whether they do.
-    async fn open_pages(&mut self, desk: &Desk, store: &Store) -> Result<bool, Error> {
-        let Some(address) = &desk.settings().web.listen else { return Ok(false) };
+    async fn open_pages(&mut self, desk: &Desk, store: &Store, ring: Ring) -> Result<bool, Error> {
+        let settings = desk.settings();
+        let Some(address) = &settings.web.listen else { return Ok(false) };
         let address: SocketAddr = address.parse().expect("checked with the settings");
-        let looks = Looks::load(&desk.workspace().folder().join("public")).map_err(Error::failed)?;
+        let wrong = |why: &dyn std::fmt::Display| Error::usage(why.to_string());
+        let looks = Looks::load(&desk.workspace().folder().join("public")).map_err(|why| wrong(&why))?;
+        let door = Door::new(&settings.web, desk.workspace().folder()).map_err(|why| wrong(&why))?;
+        let clock = desk.world()?.clock;
+        let signups = self.open_signups(desk, store, &looks, ring).await?;
         let (tracker, recording) = Tracker::start(store.clone());
         let pages = Pages {
             store: store.clone(),
             seal: desk.workspace().seal()?,
-            clock: desk.world()?.clock,
+            clock,
             looks: Arc::new(looks),
             tracker,
+            editions: Editions::default(),
+            consent_rule: settings.links.tracking_consent.into(),
+            signups,
         };
         let listener = web::bind(address).await.map_err(Error::failed)?;
-        let stop = self.stop.clone();
+        let (stop, is_secure) = (self.stop.clone(), door.is_secure());
         self.tasks.spawn(async move {
-            if let Err(why) = web::serve(listener, pages, stop).await {
+            if let Err(why) = door.serve(listener, web::router(pages), stop).await {
                 tracing::error!(%why, "the pages have stopped");
             }
             let _ = recording.await; // visits that were taken are put on record
         });
-        desk.note(format!("pages at http://{address}"));
+        desk.note(format!("pages at {}://{address}", if is_secure { "https" } else { "http" }));
         Ok(true)
+    }
+
+    /// The lists that people may join, when the settings name any.
+    async fn open_signups(
+        &mut self,
+        desk: &Desk,
+        store: &Store,
+        looks: &Looks,
+        ring: Ring,
+    ) -> Result<Option<Arc<Signups>>, Error> {
+        let settings = desk.settings();
+        if settings.signup.lists.is_empty() {
+            return Ok(None);
+        }
+        let from = Address::parse(&settings.signup.from).expect("checked with the settings");
+        if !settings.dkim.unsigned && !desk.workspace().keyring()?.has_key(from.domain()) {
+            let domain = from.domain();
+            return Err(Error::usage(format!(
+                "signup.from: there is no DKIM key for {domain}; make one with `mailshot dkim new {domain}`"
+            )));
+        }
+        if let Some(via) = &settings.signup.via {
+            Via::parse(via).map_err(|why| Error::usage(format!("signup.via = \"{via}\": {why}")))?;
+        }
+        let clock = desk.world()?.clock;
+        let signups = Signups::open(settings, looks, store, &*clock, ring).await;
+        let signups = signups.map_err(|why| Error::usage(why.to_string()))?;
+        self.tasks.spawn(signups.clone().sweep(store.clone(), clock, self.stop.clone()));
+        for list in &settings.signup.lists {
+            desk.note(format!("{}/s/{list} lets people join {list}", settings.links.base_url));
+        }
+        Ok(Some(Arc::new(signups)))
     }
 
     /// The listener and the mailboxes, as the settings have them.

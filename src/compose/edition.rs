@@ -92,6 +92,15 @@ impl Edition {
     /// The version of the record this program writes and reads.
     pub const FORMAT: u8 = 1;
 
+    /// The HTML with the inline pictures inside it, because a browser knows no parts of a message.
+    pub fn with_pictures(&self, html: String) -> String {
+        self.inline.iter().fold(html, |html, picture| {
+            let id = picture.content_id.as_deref().unwrap_or_default();
+            let bytes = data_encoding::BASE64.encode(&picture.bytes);
+            html.replace(&format!("cid:{id}"), &format!("data:{};base64,{bytes}", picture.media_type))
+        })
+    }
+
     /// The words that are the same in every copy.
     pub(crate) fn constants(&self) -> Vec<(&'static str, String)> {
         vec![

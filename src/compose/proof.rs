@@ -149,14 +149,22 @@ pub fn proof(edition: &Edition, template: &Template) -> Proof {
 
 /// The unsubscribe link of the copy that is read.
 const UNSUBSCRIBE: &str = "https://unsubscribe.invalid/u/token";
+/// Our other pages, in that copy.
+const PAGES: [&str; 3] =
+    ["https://preferences.invalid/p/token", "https://view.invalid/v/token", "https://confirm.invalid/token"];
+
+/// Whether a link leads to a page of ours.
+fn is_ours(target: &str) -> bool {
+    target == UNSUBSCRIBE || PAGES.contains(&target)
+}
 
 /// Our links in that copy.
 fn urls() -> Urls {
     Urls {
         unsubscribe: UNSUBSCRIBE.to_owned(),
-        preferences: "https://preferences.invalid/p/token".to_owned(),
-        view: "https://view.invalid/v/token".to_owned(),
-        confirm: "https://confirm.invalid/token".to_owned(),
+        preferences: PAGES[0].to_owned(),
+        view: PAGES[1].to_owned(),
+        confirm: PAGES[2].to_owned(),
         ..Urls::default()
     }
 }
@@ -342,10 +350,10 @@ impl Reader<'_> {
 
     fn links(&mut self, page: &Page) {
         let before = self.remarks.len();
-        for link in page.links.iter().filter(|link| link.target != UNSUBSCRIBE) {
+        for link in page.links.iter().filter(|link| !is_ours(&link.target)) {
             self.link(link);
         }
-        let others = page.links.iter().filter(|link| link.target != UNSUBSCRIBE).count();
+        let others = page.links.iter().filter(|link| !is_ours(&link.target)).count();
         self.add_ok(before, "links", format!("{others} beside the unsubscribe link"));
     }
 

@@ -7,6 +7,7 @@ use miette::{Diagnostic, NamedSource, SourceSpan};
 
 use super::reference::SECRETS;
 use super::{Secret, Settings};
+use crate::base::{Address, Network};
 
 /// Variables that start like settings but are none: log filter and test material.
 const RESERVED: &[&str] = &["LOG", "CORPUS", "SOAK"];
@@ -149,6 +150,24 @@ impl Settings {
         }
         if let Some(address) = self.web.listen.as_ref().filter(|address| address.parse::<SocketAddr>().is_err()) {
             return wrong("web.listen", address, "write an address to listen on as \"IP:PORT\"");
+        }
+        if self.web.tls_cert.is_some() != self.web.tls_key.is_some() {
+            return wrong("web.tls_cert", &"", "tls_cert and tls_key belong together: set both, or neither");
+        }
+        if let Some(proxy) = self.web.trusted_proxies.iter().find(|text| Network::parse(text).is_none()) {
+            return wrong("web.trusted_proxies", proxy, "write addresses or networks, as in [\"10.0.0.0/8\"]");
+        }
+        if !self.signup.lists.is_empty() && Address::parse(&self.signup.from).is_err() {
+            return wrong("signup.from", &self.signup.from, "write the address that requests to confirm come from");
+        }
+        let is_slug =
+            |name: &&String| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if let Some(list) = self.signup.lists.iter().find(|name| name.is_empty() || !is_slug(name)) {
+            return wrong(
+                "signup.lists",
+                list,
+                "a list to join stands in an address: letters, digits, `-`, `_` and `.`",
+            );
         }
         if self.listener.tls_cert.is_some() != self.listener.tls_key.is_some() {
             return wrong("listener.tls_cert", &"", "tls_cert and tls_key belong together: set both, or neither");
@@ -337,6 +356,10 @@ mod tests {
             "queue.max_waiting = 1",
             "retry.first = \"0s\"",
             "store.url = \"mysql://x\"",
+            "web.tls_cert = \"x.pem\"",
+            "web.trusted_proxies = \"proxy.example.com\"",
+            "signup.lists = [\"news\"]",
+            "signup = { lists = [\"a b\"], from = \"a@example.com\" }",
             "[[source]]\naddress = \"192.0.2.1\"",
         ] {
             assert!(matches!(load(text, &[]), Err(Error::Value { .. })), "{text}");

@@ -84,6 +84,8 @@ section! {
         listener: Listener = Listener::default(),
         /// The public pages.
         web: Web = Web::default(),
+        /// Joining a list from a page.
+        signup: Signup = Signup::default(),
         /// Mailboxes that returned mail is fetched from.
         mailbox: Vec<Mailbox> = Vec::new(),
         /// Addresses to send from; none: whatever the system chooses.
@@ -245,8 +247,39 @@ section! {
 section! {
     /// The public pages behind the links of messages, for `serve`.
     Web {
-        /// The address to listen on, as "IP:PORT"; a proxy in front of it speaks https. Unset: no pages.
+        /// The address to listen on, as "IP:PORT". Unset: no pages.
         listen: Option<String> = None,
+        /// A PEM file with the certificate and its chain for https; taken up again when it changes. Unset: http, for a proxy
+        /// in front that speaks https.
+        tls_cert: Option<PathBuf> = None,
+        /// The PEM file of its private key.
+        tls_key: Option<PathBuf> = None,
+        /// Proxies that say in X-Forwarded-For who the client is, as addresses or networks ("10.0.0.0/8").
+        #[serde(deserialize_with = "one_or_many")]
+        trusted_proxies: Vec<String> = Vec::new(),
+        /// Most connections at once.
+        connection_limit: u16 = 1000,
+        /// Most connections at once from one address, trusted proxies aside.
+        connections_per_client: u16 = 50,
+    }
+}
+
+section! {
+    /// Joining a list from a page, at links.base_url and `/s/LIST`; whoever asks gets a message with a link to confirm it.
+    Signup {
+        /// The lists that people may join; empty: none.
+        #[serde(deserialize_with = "one_or_many")]
+        lists: Vec<String> = Vec::new(),
+        /// The address the message comes from; its domain needs a DKIM key.
+        from: String = String::new(),
+        /// The name it comes from.
+        from_name: String = String::new(),
+        /// What people agree to: shown above the button, and kept as part of the proof.
+        consent: String = "I want to get this newsletter by mail. I can leave at any time with one click.".to_owned(),
+        /// How long the link can be used; what is not confirmed by then is forgotten.
+        expires: Span = Span::secs(7 * 86_400),
+        /// The host the message goes through, as for `--via`; unset: the recipient's own.
+        via: Option<String> = None,
     }
 }
 

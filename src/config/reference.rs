@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{Bounce, Dkim, Links, Listener, Mailbox, Queue, Relay, Retry, Sender, Settings, Shape, Source, Store, Web};
+use super::{
+    Bounce, Dkim, Links, Listener, Mailbox, Queue, Relay, Retry, Sender, Settings, Shape, Signup, Source, Store, Web,
+};
 
 /// One key of a section.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +34,7 @@ const SECTIONS: &[Section] = &[
     Section { name: "shape", about: Shape::ABOUT, keys: Shape::KEYS },
     Section { name: "listener", about: Listener::ABOUT, keys: Listener::KEYS },
     Section { name: "web", about: Web::ABOUT, keys: Web::KEYS },
+    Section { name: "signup", about: Signup::ABOUT, keys: Signup::KEYS },
     Section { name: "bounce", about: Bounce::ABOUT, keys: Bounce::KEYS },
 ];
 

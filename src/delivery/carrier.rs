@@ -289,7 +289,7 @@ impl Carrier {
                 let printing = self.kit.press.print(envelope.clone(), recipient).boxed();
                 self.load.coming = Coming::Printing(job, to, printing);
             }
-            Ok(None) => match look(&self.kit.road.store, envelope.id) {
+            Ok(None) => match look(&self.kit.road.store, envelope.id, self.kit.entries.now()) {
                 Ok(Look::Go) => self.turn_away(*job, Look::Barred("the contact was erased".to_owned())),
                 Ok(other) => self.turn_away(*job, other),
                 Err(why) => self.store_failed(&why),
@@ -308,7 +308,7 @@ impl Carrier {
                 return None;
             }
         };
-        match look(&self.kit.road.store, id) {
+        match look(&self.kit.road.store, id, self.kit.entries.now()) {
             Ok(Look::Go) => {
                 self.load.open.push(job);
                 Some(Copy { id, return_path, to, message })

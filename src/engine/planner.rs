@@ -91,7 +91,7 @@ impl Planner {
         self.plans.by_launch.retain(|id, _| due.iter().any(|launch| launch.id == *id));
         for launch in due {
             match launch.kind {
-                LaunchKind::Test => self.admit_tests(&launch).await?,
+                LaunchKind::Test | LaunchKind::Confirmation => self.admit_tests(&launch).await?,
                 LaunchKind::Campaign if self.plans.by_launch.contains_key(&launch.id) => {}
                 LaunchKind::Campaign => {
                     let plan = self.resume(&launch).await?;
@@ -113,7 +113,7 @@ impl Planner {
         Ok(Plan::resume(launch.clone(), on_road, self.expires, |bucket| cursors[usize::from(bucket)]))
     }
 
-    /// Admits a round of test copies: whoever launched it has recorded them. A cursor tells that they were admitted before.
+    /// Admits a round of test copies, or a request to confirm: whoever launched it has recorded them. A cursor tells that they were admitted before.
     async fn admit_tests(&self, launch: &LaunchRow) -> Result<(), Error> {
         if self.queue.cursor(launch.id, 0).await?.is_some() {
             return Ok(self.store.set_planned(launch.id).await?);

@@ -42,6 +42,8 @@ pub struct LookRow {
     pub suppressed: Option<Reason>,
     /// Whether it is subscribed to one of the launch's lists; true for launches without lists.
     pub subscribed: bool,
+    /// Until when it rests, by its own wish; `None` for what is no campaign.
+    pub paused: Option<Timestamp>,
 }
 
 /// Who decides what an outcome means for the address. It is asked inside the transaction that records the outcome, so
@@ -272,7 +274,7 @@ impl Store {
     pub fn look(&self, copy: EnvelopeId) -> Result<LookRow, Error> {
         self.backend.read(|db| {
             db.prepare_cached(
-                "SELECT l.state, c.id IS NOT NULL, s.reason, \
+                "SELECT l.state, c.id IS NOT NULL, s.reason, iif(l.kind = 0, c.paused, NULL), \
                  NOT EXISTS (SELECT 1 FROM launch_lists ll WHERE ll.launch = l.id) \
                  OR EXISTS (SELECT 1 FROM launch_lists ll JOIN memberships m ON m.contact = ?2 AND m.list = ll.list \
                  WHERE ll.launch = l.id AND m.status = 0) \
@@ -284,11 +286,20 @@ impl Store {
                     launch: Some(super::LaunchState::of(row.get(0)?)?),
                     known: row.get(1)?,
                     suppressed: row.get::<_, Option<String>>(2)?.map(|word| Reason::of(&word)),
-                    subscribed: row.get(3)?,
+                    paused: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_ms),
+                    subscribed: row.get(4)?,
                 })
             })
             .optional()
-            .map(|found| found.unwrap_or(LookRow { launch: None, known: false, suppressed: None, subscribed: false }))
+            .map(|found| {
+                found.unwrap_or(LookRow {
+                    launch: None,
+                    known: false,
+                    suppressed: None,
+                    subscribed: false,
+                    paused: None,
+                })
+            })
         })
     }
 

@@ -36,6 +36,8 @@ numbered! {
         Campaign = 0,
         /// Test copies, to addresses named by hand.
         Test = 1,
+        /// A request to confirm a subscription, to whoever asked for it.
+        Confirmation = 2,
     }
 }
 
@@ -211,7 +213,7 @@ impl Store {
     }
 }
 
-fn insert_launch(db: &Connection, launch: &NewLaunch, now: Timestamp) -> rusqlite::Result<LaunchId> {
+pub(super) fn insert_launch(db: &Connection, launch: &NewLaunch, now: Timestamp) -> rusqlite::Result<LaunchId> {
     let options = serde_json::to_string(&launch.options).expect("options are texts and numbers");
     db.execute(
         "INSERT INTO launches (campaign, kind, edition, state, in_doubt, options, started, planned) \

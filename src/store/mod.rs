@@ -10,6 +10,7 @@ mod known_mail;
 mod launches;
 mod migrate;
 mod people;
+mod signups;
 mod sqlite;
 mod subscriptions;
 mod suppressions;
@@ -25,6 +26,7 @@ pub use people::{
     Candidate, ContactRow, EventRow, ImportBatch, ImportCounts, ImportRow, ListRow, MembershipRow, MembershipStatus,
     NewContact, OnConflict,
 };
+pub use signups::{Confirmation, NewSignup, SignupRow};
 pub use subscriptions::SubscriptionRow;
 pub use suppressions::{Reason, SuppressionRow};
 pub use upkeep::StoreMarks;

@@ -298,6 +298,8 @@ pub struct Candidate {
     pub address: String,
     /// Why it is barred, if it is.
     pub suppressed: Option<Reason>,
+    /// Until when it rests, by its own wish.
+    pub paused: Option<Timestamp>,
     /// The position of the launch's list from which it was planned already, if it was.
     pub planned_from: Option<u8>,
 }
@@ -533,6 +535,7 @@ impl Store {
             .write(move |db| {
                 db.execute("INSERT OR IGNORE INTO erased (hash, since) VALUES (?1, ?2)", params![hash, now.as_ms()])?;
                 db.execute("DELETE FROM suppressions WHERE address = ?1", [&address])?;
+                db.execute("DELETE FROM signups WHERE address = ?1", [&address])?;
                 let contact = find_contact(db, &address)?;
                 if let Some((id, ..)) = &contact {
                     db.execute("UPDATE copies SET text = '' WHERE contact = ?1", [id])?;
@@ -545,17 +548,18 @@ impl Store {
         Ok(erased)
     }
 
-    /// Whether a contact would get a copy of what goes to these lists: subscribed to one of them, and not suppressed.
-    pub fn is_recipient(&self, contact: ContactId, lists: &[ListId]) -> Result<bool, Error> {
+    /// Whether a contact would get a copy of what goes to these lists now: subscribed to one of them, and neither suppressed
+    /// nor resting.
+    pub fn is_recipient(&self, contact: ContactId, lists: &[ListId], now: Timestamp) -> Result<bool, Error> {
         let lists = serde_json::to_string(lists).expect("numbers are plain JSON");
         self.backend.read(|db| {
             db.prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM memberships m WHERE m.contact = c.id AND m.status = 0 \
                  AND m.list IN (SELECT value FROM json_each(?2))) \
                  AND NOT EXISTS (SELECT 1 FROM suppressions s WHERE s.address = c.address) \
-                 FROM contacts c WHERE c.id = ?1",
+                 AND coalesce(c.paused, 0) <= ?3 FROM contacts c WHERE c.id = ?1",
             )?
-            .query_row(params![contact.0, lists], |row| row.get(0))
+            .query_row(params![contact.0, lists, now.as_ms()], |row| row.get(0))
             .optional()
             .map(|found| found.unwrap_or(false))
         })
@@ -577,7 +581,7 @@ impl Store {
     ) -> Result<Vec<Candidate>, Error> {
         self.backend.read(|db| {
             let mut rows = db.prepare_cached(
-                "SELECT c.id, c.address, s.reason, p.position FROM launch_lists ll \
+                "SELECT c.id, c.address, s.reason, p.position, c.paused FROM launch_lists ll \
                  JOIN memberships m ON m.list = ll.list JOIN contacts c ON c.id = m.contact \
                  LEFT JOIN suppressions s ON s.address = c.address \
                  LEFT JOIN copies p ON p.launch = ll.launch AND p.contact = c.id \
@@ -590,23 +594,30 @@ impl Store {
                     address: row.get(1)?,
                     suppressed: row.get::<_, Option<String>>(2)?.map(|word| Reason::of(&word)),
                     planned_from: row.get(3)?,
+                    paused: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_ms),
                 })
             })?;
             found.collect()
         })
     }
 
-    /// Shows every subscribed member of `lists` to `see`, once each, with the reason why it is barred if it is: for the
+    /// Shows every subscribed member of `lists` to `see`, once each, with the reason why it is barred now if it is: for the
     /// forecast before a launch.
-    pub fn survey(&self, lists: &[ListId], mut see: impl FnMut(&str, Option<Reason>)) -> Result<(), Error> {
+    pub fn survey(
+        &self,
+        lists: &[ListId],
+        now: Timestamp,
+        mut see: impl FnMut(&str, Option<Reason>),
+    ) -> Result<(), Error> {
         let lists = serde_json::to_string(lists).expect("numbers are plain JSON");
         self.backend.read(|db| {
             let mut rows = db.prepare_cached(
-                "SELECT c.address, s.reason FROM contacts c LEFT JOIN suppressions s ON s.address = c.address \
+                "SELECT c.address, coalesce(s.reason, iif(c.paused > ?2, 'paused', NULL)) \
+                 FROM contacts c LEFT JOIN suppressions s ON s.address = c.address \
                  WHERE EXISTS (SELECT 1 FROM memberships m WHERE m.contact = c.id AND m.status = 0 \
                  AND m.list IN (SELECT value FROM json_each(?1)))",
             )?;
-            let mut found = rows.query([lists])?;
+            let mut found = rows.query(params![lists, now.as_ms()])?;
             while let Some(row) = found.next()? {
                 let reason: Option<String> = row.get(1)?;
                 see(row.get_ref(0)?.as_str()?, reason.map(|word| Reason::of(&word)));
@@ -659,7 +670,7 @@ fn find_contact(db: &Connection, address: &str) -> rusqlite::Result<Option<Known
 }
 
 /// Writes a new contact; `None` when the address is known.
-fn insert_contact(db: &Connection, contact: &NewContact, now: Timestamp) -> rusqlite::Result<Option<u32>> {
+pub(super) fn insert_contact(db: &Connection, contact: &NewContact, now: Timestamp) -> rusqlite::Result<Option<u32>> {
     let fields = Value::Object(contact.fields.clone()).to_string();
     db.prepare_cached(
         "INSERT INTO contacts (address, name, fields, bucket, created, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?5) \

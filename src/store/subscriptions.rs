@@ -28,9 +28,10 @@ impl Store {
     pub fn subscriptions(&self, copy: EnvelopeId) -> Result<Vec<SubscriptionRow>, Error> {
         self.backend.read(|db| {
             let mut rows = db.prepare_cached(
-                "SELECT m.list, l.name, m.status, m.since, ll.list IS NOT NULL FROM memberships m \
+                "SELECT m.list, l.name, m.status, m.since, coalesce(ll.list, s.list) IS NOT NULL FROM memberships m \
                  JOIN lists l ON l.id = m.list \
                  LEFT JOIN launch_lists ll ON ll.launch = ?1 AND ll.list = m.list \
+                 LEFT JOIN signups s ON s.launch = ?1 AND s.list = m.list \
                  WHERE m.contact = ?2 ORDER BY l.name",
             )?;
             let found = rows.query_map(params![copy.launch().0, copy.contact().0], |row| {
@@ -112,6 +113,30 @@ impl Store {
                     note_of(db, copy.contact(), Some(copy.launch()), "complained", &campaign, now)?;
                 }
                 suppress(db, &SuppressionRow { address, reason: Reason::Complaint, detail: campaign, since: now })
+            })
+            .await
+    }
+
+    /// Until when a contact gets no campaign, by its own wish.
+    pub fn paused(&self, contact: ContactId) -> Result<Option<Timestamp>, Error> {
+        self.backend.read(|db| {
+            let paused = db
+                .prepare_cached("SELECT paused FROM contacts WHERE id = ?1")?
+                .query_row([contact.0], |row| row.get::<_, Option<i64>>(0))
+                .optional()?;
+            Ok(paused.flatten().map(Timestamp::from_ms))
+        })
+    }
+
+    /// Lets the contact of a copy rest until a time, or no longer, with an event; durable when it returns.
+    pub async fn pause(&self, copy: EnvelopeId, until: Option<Timestamp>, now: Timestamp) -> Result<(), Error> {
+        self.backend
+            .write(move |db| {
+                let row = params![copy.contact().0, until.map(Timestamp::as_ms)];
+                db.execute("UPDATE contacts SET paused = ?2 WHERE id = ?1", row)?;
+                let detail = until.map_or_else(String::new, |until| format!("until {until}"));
+                let kind = if until.is_some() { "paused" } else { "resumed" };
+                note_of(db, copy.contact(), Some(copy.launch()), kind, &detail, now)
             })
             .await
     }

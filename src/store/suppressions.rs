@@ -40,6 +40,8 @@ reasons! {
     SoftLimit = "soft-limit",
     /// A person put it there.
     Manual = "manual",
+    /// The contact rests until a day of their choice. Never kept as a suppression: it ends by itself.
+    Paused = "paused",
 }
 
 impl Reason {

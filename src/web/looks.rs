@@ -19,7 +19,16 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("back", include_str!("public/back.hbs")),
     ("unknown", include_str!("public/unknown.hbs")),
     ("sorry", include_str!("public/sorry.hbs")),
+    ("preferences", include_str!("public/preferences.hbs")),
+    ("signup", include_str!("public/signup.hbs")),
+    ("asked", include_str!("public/asked.hbs")),
+    ("confirm", include_str!("public/confirm.hbs")),
+    ("confirmed", include_str!("public/confirmed.hbs")),
+    ("too-late", include_str!("public/too-late.hbs")),
 ];
+/// The request to confirm a subscription; the text begins with its subject.
+const REQUEST: (&str, &str) = (include_str!("public/confirm-mail.html"), include_str!("public/confirm-mail.txt"));
+const SUBJECT: &str = "Subject: ";
 const STYLE: &str = include_str!("public/style.css");
 
 /// What every answer says about itself (H-16). The pages have no scripts, and nothing of them is kept or indexed.
@@ -59,6 +68,7 @@ pub enum LooksError {
 pub struct Looks {
     templates: Handlebars<'static>,
     style: String,
+    request: (String, String),
 }
 
 impl Looks {
@@ -74,7 +84,21 @@ impl Looks {
                 .map_err(|why| LooksError::Template { path: file, why: why.to_string() })?;
         }
         let style = read(&folder.join("style.css"))?.unwrap_or_else(|| STYLE.to_owned());
-        Ok(Looks { templates, style })
+        let or = |name: &str, own: &str| Ok(read(&folder.join(name))?.unwrap_or_else(|| own.to_owned()));
+        let request = (or("confirm-mail.html", REQUEST.0)?, or("confirm-mail.txt", REQUEST.1)?);
+        Ok(Looks { templates, style, request })
+    }
+
+    /// The HTML of the request to confirm a subscription, a template of messages.
+    pub(super) fn request_html(&self) -> &str {
+        &self.request.0
+    }
+
+    /// Its subject and its text.
+    pub(super) fn request_text(&self) -> (&str, &str) {
+        let text = self.request.1.trim_start();
+        let head = text.strip_prefix(SUBJECT).and_then(|rest| rest.split_once('\n'));
+        head.map_or(("Please confirm", text), |(subject, text)| (subject.trim(), text.trim_start()))
     }
 
     /// What is said when the record failed: nothing was changed.
@@ -116,7 +140,7 @@ pub(super) async fn not_found(State(pages): State<Pages>) -> Response {
 /// Adds the guarding headers to an answer.
 pub(super) async fn guard(mut response: Response) -> Response {
     for (name, value) in GUARDS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
 }

@@ -2,25 +2,30 @@
 //! sender, so they stay up while it is down (U-05). Only POST changes anything: whatever follows links by itself may
 //! follow these (U-01).
 
+mod door;
+mod editions;
 mod looks;
+mod preferences;
+mod signup;
 mod subscriptions;
 mod track;
+mod view;
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::get;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use axum::routing::{get, post};
 
+pub use door::{CertificateError, Client, Door, bind};
+pub use editions::Editions;
 pub use looks::{Looks, LooksError};
+pub use signup::{Ring, SignupError, Signups};
 pub use track::Tracker;
 
 use crate::base::Seal;
+use crate::compose::ConsentRule;
 use crate::store::Store;
 use crate::world::Clock;
 
@@ -42,14 +47,26 @@ pub struct Pages {
     pub looks: Arc<Looks>,
     /// Notes what readers do with their copies.
     pub tracker: Tracker,
+    /// What was sent.
+    pub editions: Editions,
+    /// What holds for those who said nothing about being tracked.
+    pub consent_rule: ConsentRule,
+    /// The lists that people may join.
+    pub signups: Option<Arc<Signups>>,
 }
 
 /// The pages as routes.
 pub fn router(pages: Pages) -> Router {
     Router::new()
         .route("/u/{token}", get(subscriptions::ask).post(subscriptions::leave))
-        .route("/u/{token}/all", axum::routing::post(subscriptions::leave_all))
-        .route("/u/{token}/undo", axum::routing::post(subscriptions::undo))
+        .route("/u/{token}/all", post(subscriptions::leave_all))
+        .route("/u/{token}/undo", post(subscriptions::undo))
+        .route("/p/{token}", get(preferences::show).post(preferences::save))
+        .route("/p/{token}/pause", post(preferences::pause))
+        .route("/p/{token}/resume", post(preferences::resume))
+        .route("/v/{token}", get(view::show))
+        .route("/s/{list}", get(signup::form).post(signup::ask))
+        .route("/confirm/{token}", get(signup::question).post(signup::confirm))
         .route("/c/{token}", get(track::click))
         .route("/o/{token}", get(track::open))
         .route("/style.css", get(looks::style))
@@ -58,17 +75,6 @@ pub fn router(pages: Pages) -> Router {
         .layer(axum::middleware::from_fn(within_time))
         .layer(axum::middleware::map_response(looks::guard))
         .with_state(pages)
-}
-
-/// Binds the address of the pages; an error names it.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let told = |why: io::Error| io::Error::new(why.kind(), format!("cannot listen on {address}: {why}"));
-    TcpListener::bind(address).await.map_err(told)
-}
-
-/// Serves the pages on a listener until told to stop; requests under way are answered.
-pub async fn serve(listener: TcpListener, pages: Pages, stop: CancellationToken) -> io::Result<()> {
-    axum::serve(listener, router(pages)).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 /// Ends a request that takes too long: slow clients must not pile up.

@@ -13,7 +13,7 @@ use crate::store::{self, MembershipStatus, SubscriptionRow};
 use crate::web::{Pages, looks};
 
 /// How long a slip can be undone (U-07).
-const UNDO: Duration = Duration::from_secs(24 * 3600);
+pub(super) const UNDO: Duration = Duration::from_secs(24 * 3600);
 /// What a mail program sends (RFC 8058 §3.1), in a urlencoded form or, with a line end between, in a multipart one.
 const ONE_CLICK: (&[u8], &[u8]) = (b"List-Unsubscribe", b"One-Click");
 
@@ -109,12 +109,12 @@ async fn farewell(pages: Pages, token: &str, left: Result<Option<Vec<Subscriptio
 }
 
 /// The store failed: nothing was promised, and the sender of a one-click POST will try again.
-fn sorry(pages: &Pages, why: &store::Error) -> Response {
+pub(super) fn sorry(pages: &Pages, why: &store::Error) -> Response {
     tracing::error!(%why, "a subscription could not be changed");
     pages.looks.sorry()
 }
 
-fn opened(pages: &Pages, token: &str) -> Option<EnvelopeId> {
+pub(super) fn opened(pages: &Pages, token: &str) -> Option<EnvelopeId> {
     pages.seal.open(token, Purpose::Unsubscribe).map(|(copy, _)| copy)
 }
 

@@ -1,8 +1,6 @@
 //! Tracked links and the open pixel (U-14 … U-21). A visit is handed on and the page answered at once; a task of its own puts
 //! visits on record in batches. A full or failing record costs figures, never a reader's time.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -12,9 +10,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::base::{LaunchId, Purpose};
-use crate::compose::{Edition, Targets};
-use crate::store::{self, Store, Visit, Visitor};
+use crate::base::Purpose;
+use crate::store::{Store, Visit, Visitor};
 use crate::web::{Pages, looks};
 
 /// Visits that may wait to be put on record; those behind them are counted in the log only.
@@ -25,8 +22,6 @@ const BATCH_MAX: usize = 500;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a batch is tried before it is given up.
 const TRIES_MAX: u32 = 60;
-/// Launches whose links are kept at hand; past it the memory starts anew.
-const LAUNCHES_MAX: usize = 256;
 
 /// A picture of one transparent dot.
 const PIXEL: &[u8] = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\x00\x00\x00!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;";
@@ -85,44 +80,19 @@ const GMAIL_AHEAD: &str = "Edge/12.246 Mozilla/5.0";
 #[derive(Clone)]
 pub struct Tracker {
     visits: mpsc::Sender<Visit>,
-    targets: Arc<Mutex<BTreeMap<LaunchId, Arc<Targets>>>>,
 }
 
 impl Tracker {
     /// A tracker, and the task that writes; it ends once every tracker is gone and all is on record.
     pub fn start(store: Store) -> (Tracker, JoinHandle<()>) {
         let (visits, waiting) = mpsc::channel(WAITING_MAX);
-        (Tracker { visits, targets: Arc::default() }, tokio::spawn(write(store, waiting)))
+        (Tracker { visits }, tokio::spawn(write(store, waiting)))
     }
 
     fn note(&self, visit: Visit) {
         if self.visits.try_send(visit).is_err() {
             tracing::warn!(copy = %visit.copy, "more visits than can be recorded: one is not counted");
         }
-    }
-
-    /// The links of a launch; `None` when there is no such launch.
-    fn targets(&self, store: &Store, launch: LaunchId) -> Result<Option<Arc<Targets>>, store::Error> {
-        let known = self.targets.lock().unwrap_or_else(PoisonError::into_inner).get(&launch).cloned();
-        if known.is_some() {
-            return Ok(known);
-        }
-        let Some(row) = store.launch(launch)? else { return Ok(None) };
-        let Some(edition) = store.edition(row.edition)? else { return Ok(None) };
-        let compiled = Edition::from_bytes(&edition.frozen).and_then(|edition| Targets::compile(&edition));
-        let targets = match compiled {
-            Ok(targets) => Arc::new(targets),
-            Err(why) => {
-                tracing::error!(%launch, %why, "the links of a launch cannot be read");
-                return Ok(None);
-            }
-        };
-        let mut known = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= LAUNCHES_MAX {
-            known.clear();
-        }
-        known.insert(launch, targets.clone());
-        Ok(Some(targets))
     }
 }
 
@@ -155,8 +125,9 @@ pub(super) async fn click(
     let Some((copy, number)) = pages.seal.open(&token, Purpose::Click) else {
         return looks::not_found(State(pages)).await;
     };
-    let found = pages.tracker.targets(&pages.store, copy.launch()).and_then(|targets| {
-        let Some(targets) = targets else { return Ok(None) };
+    let found = pages.editions.of(&pages.store, copy.launch()).and_then(|content| {
+        let Some(content) = content else { return Ok(None) };
+        let targets = &content.targets;
         let recipient = match targets.is_same_for_all(number) {
             Some(false) => pages.store.recipient(copy.contact())?,
             Some(true) | None => None,

@@ -113,10 +113,10 @@ async fn a_survey_counts_what_a_plan_would_do() {
     let news: &[_] = &[("a@one.example", 0), ("b@two.example", 1), ("c@one.example", 0), ("d@three.example", 0)];
     let (store, lists) = store(&[("news", news), ("staff", &[("a@one.example", 0)])]).await;
     suppress(&store, "b@two.example").await;
-    let survey = Survey::take(&store, &lists, None, 1).unwrap();
+    let survey = Survey::take(&store, &lists, None, 1, NOW).unwrap();
     assert_eq!((survey.members, survey.recipients, survey.elsewhere), (4, 3, 1));
     assert_eq!(survey.barred, [Left { reason: Reason::Complaint, count: 1 }]);
     assert_eq!(survey.domains, [Share { domain: "one.example".into(), count: 2 }]);
     let only = Domain::parse("three.example").unwrap();
-    assert_eq!(Survey::take(&store, &lists, Some(&only), 9).unwrap().recipients, 1);
+    assert_eq!(Survey::take(&store, &lists, Some(&only), 9, NOW).unwrap().recipients, 1);
 }

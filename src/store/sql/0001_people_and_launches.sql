@@ -80,7 +80,7 @@ CREATE TABLE editions (
     created  INTEGER NOT NULL
 ) STRICT;
 
--- Kind: 0 campaign, 1 test copies. State: 0 running, 1 paused, 2 cancelled, 3 done. In doubt: 0 resend, 1 hold.
+-- Kind: 0 campaign, 1 test copies, 2 a request to confirm a subscription. State: 0 running, 1 paused, 2 cancelled, 3 done. In doubt: 0 resend, 1 hold.
 CREATE TABLE launches (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     campaign TEXT    NOT NULL,
@@ -185,6 +185,28 @@ CREATE TABLE visits (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX visits_by_contact ON visits (contact);
+
+-- Who asked on a page to be put on a list, and whether they confirmed it: the proof of consent. Launch is that of the request
+-- to confirm, client and agent are what the browser was seen as, consent is what the page said.
+CREATE TABLE signups (
+    launch           INTEGER PRIMARY KEY,
+    contact          INTEGER NOT NULL REFERENCES contacts (id) ON DELETE CASCADE,
+    address          TEXT    NOT NULL COLLATE NOCASE,
+    list             INTEGER NOT NULL REFERENCES lists (id),
+    consent          TEXT    NOT NULL,
+    form             TEXT    NOT NULL,
+    client           TEXT    NOT NULL,
+    agent            TEXT    NOT NULL,
+    asked            INTEGER NOT NULL,
+    confirmed        INTEGER,
+    confirmed_client TEXT,
+    confirmed_agent  TEXT
+) STRICT;
+
+CREATE INDEX signups_by_address ON signups (address, asked);
+CREATE INDEX signups_by_client ON signups (client, asked);
+CREATE INDEX signups_by_contact ON signups (contact);
+CREATE INDEX signups_open ON signups (asked) WHERE confirmed IS NULL;
 
 -- Single numbers: `epoch` and `outcome`, by which queue and store prove that they belong together.
 CREATE TABLE marks (

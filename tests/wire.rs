@@ -22,6 +22,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+#[path = "wire/door.rs"]
+mod door;
+
 // ---- the host, line by line ------------------------------------------------------------------------------------------
 
 /// The far end of one connection. What it does not expect, it fails on.

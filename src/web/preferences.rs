@@ -150,7 +150,8 @@ fn choice(row: SubscriptionRow, now: Timestamp) -> Choice {
 /// The first letter and the domain: links are forwarded, addresses need not be.
 fn hinted(address: &str) -> String {
     let (local, domain) = address.rsplit_once('@').unwrap_or(("", address));
-    format!("{}…@{domain}", local.chars().take(1).collect::<String>())
+    // a word joiner keeps it on one line
+    format!("{}…\u{2060}@{domain}", local.chars().take(1).collect::<String>())
 }
 
 /// The day of a time, in UTC.

@@ -138,7 +138,7 @@ fn request(settings: &Settings, looks: &Looks, list: &str) -> Edition {
 }
 
 /// What the pages show.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Shown<'a> {
     list: &'a str,
     consent: &'a str,
@@ -146,12 +146,6 @@ struct Shown<'a> {
     address: &'a str,
     /// Whether the address given is none.
     is_wrong: bool,
-}
-
-impl Default for Shown<'_> {
-    fn default() -> Self {
-        Shown { list: "", consent: "", token: "", address: "", is_wrong: false }
-    }
 }
 
 /// What the form sends.

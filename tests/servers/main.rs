@@ -1,8 +1,10 @@
-//! Tests against mail software that others wrote: Postfix, Exim, aiosmtpd, Dovecot, NSD, and verifiers of signatures that share no code
+//! Tests against mail software that others wrote: Postfix, Exim, aiosmtpd, Dovecot, NSD, a browser, and verifiers of signatures that share no code
 //! with ours. Everything runs on loopback, on free ports, in scratch folders. What is not installed is skipped, and the
 //! run says so. `cargo test --test servers [FILTER]`.
 
+mod browser;
 mod mail;
+mod pages;
 mod peers;
 mod scenes;
 mod workspace;
@@ -69,6 +71,11 @@ const SCENES: &[Scene] = &[
         name: "dovecot_mailboxes_are_read_once_and_ordinary_mail_is_left_alone",
         needs: &[Need::Root, Need::Postfix, Need::Dovecot],
         play: scenes::mailboxes,
+    },
+    Scene {
+        name: "a_browser_without_scripts_leaves_chooses_and_joins_on_a_desk_and_on_a_phone",
+        needs: &[Need::Postfix, Need::Chromium],
+        play: pages::leave_choose_and_join,
     },
 ];
 

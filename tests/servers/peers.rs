@@ -25,6 +25,8 @@ pub enum Need {
     Aiosmtpd,
     /// Port 443 of the loopback addresses behind the first.
     Https,
+    /// A browser.
+    Chromium,
     /// dkimpy, in the system's Python.
     Dkimpy,
     /// Mail::DKIM, for Perl.
@@ -48,6 +50,7 @@ impl Need {
             Need::Exim => exim().is_some(),
             Need::Aiosmtpd => runs("/usr/bin/python3", &["-c", "import aiosmtpd"]),
             Need::Https => TcpListener::bind("127.0.0.2:443").is_ok() && TcpListener::bind("127.0.0.4:443").is_ok(),
+            Need::Chromium => runs("chromium", &["--version"]),
             Need::Dkimpy => runs("/usr/bin/python3", &["-c", "import dkim"]),
             Need::MailDkim => runs("perl", &["-MMail::DKIM::Verifier", "-e", "1"]),
             Need::Root => is_root(),
@@ -65,6 +68,7 @@ impl fmt::Display for Need {
             Need::Exim => "exim4-daemon-light unpacked into target/exim",
             Need::Aiosmtpd => "python3-aiosmtpd",
             Need::Https => "port 443 of 127.0.0.2 and 127.0.0.4",
+            Need::Chromium => "chromium",
             Need::Dkimpy => "python3-dkim",
             Need::MailDkim => "libmail-dkim-perl",
             Need::Root => "to be run as root",

@@ -316,12 +316,15 @@ fn seen_deed(name: &'static str, Seen { readers, of }: Seen) -> Deed {
         name,
         count: grouped(readers.people),
         share: percent(readers.people, of),
-        about: format!(
-            "of {} by people, {} of them seen through an image proxy; {} by machines alone",
-            grouped(of),
-            grouped(readers.by_proxy),
-            grouped(readers.machines)
-        ),
+        about: match readers.by_proxy {
+            0 => format!("of {} by people; {} by machines alone", grouped(of), grouped(readers.machines)),
+            some => format!(
+                "of {} by people, {} of them seen through an image proxy; {} by machines alone",
+                grouped(of),
+                grouped(some),
+                grouped(readers.machines)
+            ),
+        },
         bar: parts(
             &[
                 ("people", seen, "delivered"),

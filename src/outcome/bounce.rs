@@ -97,13 +97,14 @@ impl Group {
         let address = self.address(reporter).or_else(|| prose.addresses(letter).into_iter().next())?;
         let told = self.diagnostic.as_deref().map_or("", |value| value.split_once(';').map_or(value, |(_, text)| text));
         let mut refusal = Refusal::in_text(told);
+        let own = self.status.as_deref().and_then(status);
         if refusal.is_silent() && (is_alone || prose.mentions(&address)) {
             let retold = prose.refusal(&address);
-            if !retold.is_silent() || refusal.text.is_empty() {
+            // Words for people say why only where the report itself does not.
+            if !retold.is_silent() || refusal.text.is_empty() && own.is_none_or(is_vague) {
                 refusal = retold;
             }
         }
-        let own = self.status.as_deref().and_then(status);
         let action = self.action.as_deref().and_then(action).or(own.map(|status| match status.0 {
             2 => Action::Delivered,
             4 => Action::Delayed,
@@ -126,7 +127,7 @@ impl Group {
 /// than any code the host sent (RFC 3463 §3.1).
 fn failure(address: String, action: Action, own: Option<EnhancedCode>, refusal: Refusal) -> Returned {
     let own = own.filter(|status| status.0 != 2);
-    let is_vague = own.is_none_or(|status| (status.1, status.2) == (0, 0));
+    let is_vague = own.is_none_or(is_vague);
     let status = if is_vague { refusal.status().or(own) } else { own };
     let status = match (own, refusal.enhanced) {
         // The host's own code right behind its reply beats a summary made later.
@@ -137,7 +138,8 @@ fn failure(address: String, action: Action, own: Option<EnhancedCode>, refusal: 
     };
     let class = refusal.class(status);
     let by_code = match refusal.code {
-        Some(code) if is_vague => Some(code / 100 == 5),
+        // Reporter or host, whoever speaks of a passing trouble is believed.
+        Some(code) if is_vague => Some(code / 100 == 5 && own.is_none_or(|own| own.0 == 5)),
         _ => status.map(|status| status.0 == 5),
     };
     let is_exhausted = is_vague && refusal.code.is_none() && class == Class::SoftExpired;
@@ -151,6 +153,11 @@ fn failure(address: String, action: Action, own: Option<EnhancedCode>, refusal: 
         class,
         diagnostic: refusal.text,
     }
+}
+
+/// Whether a status says no more than that it failed (RFC 3463 §3.1).
+pub(crate) fn is_vague(status: EnhancedCode) -> bool {
+    (status.1, status.2) == (0, 0)
 }
 
 /// The recipients in a part of delivery status: groups of fields between empty lines.

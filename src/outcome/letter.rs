@@ -257,6 +257,9 @@ pub(crate) fn html_lines(html: &str) -> String {
         match name.to_ascii_lowercase().as_str() {
             _ if tag.contains('@') && !tag.contains(['=', ' ']) => lines.push_str(&rest[..=close]),
             "br" | "p" | "div" | "tr" | "li" | "td" | "h1" | "h2" | "h3" | "pre" | "hr" | "table" => lines.push('\n'),
+            "a" if !tag.starts_with('/') => {
+                lines.push_str(&linked(tag, &rest[close + 1..], lines.trim_end_matches(' ')))
+            }
             "style" | "script" => rest = skip_element(rest, &name),
             _ => {}
         }
@@ -275,6 +278,18 @@ pub(crate) fn html_lines(html: &str) -> String {
         lines = lines.replace(entity, plain);
     }
     lines
+}
+
+/// The address behind a link that shows a name in its place; at the start of a line it heads the line.
+fn linked(tag: &str, shown: &str, before: &str) -> String {
+    let address = tag.split_once("mailto:").map_or("", |(_, address)| address);
+    let address = address.split(['"', '\'', '?', ' ', '>']).next().unwrap_or_default();
+    let shown = shown.split('<').next().unwrap_or_default();
+    match address.contains('@') && !shown.contains('@') && !shown.trim().is_empty() {
+        true if before.is_empty() || before.ends_with('\n') => format!("<{address}>: "),
+        true => format!("<{address}> "),
+        false => String::new(),
+    }
 }
 
 /// The text from the end tag of an element on, so long that the caller's cut behind the start tag meets that end tag.

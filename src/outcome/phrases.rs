@@ -24,7 +24,7 @@ const FAILURE: &[&str] = &[
     r"fatal errors?",
     r"error (delivering|while|in delivery|sending)",
     r"(had|there was) (an? )?(trouble|error|problem) (delivering|sending|while)",
-    r"(was|were|been) (rejected|refused|returned|bounced)( by|\b)",
+    r"(was|were|been) (rejected|refused|returned|bounced|blocked)( by|\b)|not been (delivered|sent)",
     r"returned to (the )?sender|returning (message|mail) to sender",
     r"did not (receive|reach|exactly match|get through)",
     r"(no such|unknown|invalid|illegal|nonexist\S*) (user|mailbox|recipient|address|account|local|host|domain)",
@@ -92,7 +92,7 @@ const DELAY: &[&str] = &[
 
 /// It never will.
 const GIVEN_UP: &[&str] = &[
-    r"giv(en|ing|e) up|not going to try again|no (further|more) (attempts|tries)|removed from the (mail )?queue",
+    r"(have|has|had|am|are|is|.ve|.m|.s|are|was|were|^|[.:;,]) ?(now )?giv(en|ing) up|gave up|not going to try again|no (further|more) (attempts|tries)|removed from the (mail )?queue",
     r"permanent(ly)? (fatal |delivery )?(error|failure|failed)|failed permanently|fatal error|unrecoverable",
     r"(retry time(out)?|retry period|maximum retry|queue lifetime|time ?limit|ttl).{0,40}(exceeded|expired|over|reached)",
     r"(message|envelope|delivery|mail)( time)? (has )?(expired|timed out)",
@@ -121,21 +121,46 @@ const DELAY_SUBJECT: &[&str] = &[
     r"verz(ö|oe)gert|verz(ö|oe)gerung|retard|retraso|ritardo|atraso|vertrag|задержк|遅延",
 ];
 
+/// Nobody there of that name, in other languages than English: who, and that it is not.
+const UNKNOWN_ABROAD: &str = concat!(
+    r"(benutzer|empf(ä|ae)nger|adresse|postfach|konto)\S*.{0,30}(unbekannt|nicht (bekannt|gefunden|vorhanden)|existiert nicht)",
+    r"|unbekannte[rsn]? (benutzer|empf(ä|ae)nger|adresse)",
+    r"|(adresse|utilisateur|destinataire|bo(î|i)te|compte)\S*.{0,30}(inconnue?|inexistante?|introuvable|n.existe pas)",
+    r"|(usuario|destinatario|direcci(ó|o)n|buz(ó|o)n|cuenta)\S*.{0,30}(no existe|desconocid[oa]|inexistente|no (se )?encontr)",
+    r"|(usu(á|a)rio|destinat(á|a)rio|endere(ç|c)o|caixa|conta)\S*.{0,30}(n(ã|a)o (existe|encontrad[oa])|desconhecid[oa]|inexistente)",
+    r"|(utente|destinatario|indirizzo|casella)\S*.{0,30}(sconosciut[oa]|inesistente|non (esiste|trovat[oa]))",
+    r"|(gebruiker|geadresseerde|adres|mailbox|postvak)\S*.{0,30}(onbekend|bestaat niet|niet gevonden)",
+    r"|(u(ż|z)ytkownik|adresat|adres|odbiorca|skrzynka)\S*.{0,30}(nie istnieje|nieznany|nie znaleziono)",
+    r"|(u(ž|z)ivatel|adres[ay]t|schr(á|a)nka)\S*.{0,30}(neexistuje|nezn(á|a)m|nenalezen)",
+    r"|ismeretlen (c(í|i)mzett|felhaszn)|(c(í|i)mzett|felhaszn(á|a)l(ó|o)|postafi(ó|o)k)\S*.{0,30}(nem (l(é|e)tezik|tal(á|a)lhat)|ismeretlen)",
+    r"|(kullan(ı|i)c(ı|i)|al(ı|i)c(ı|i)|hesap|adres)\S*.{0,30}(bulunamad|mevcut de(ğ|g)il|ge(ç|c)ersiz)",
+    r"|(mottagare|modtager|mottaker|anv(ä|a)ndare|bruger|bruker|adress)\S*.{0,30}(finns inte|findes ikke|finnes ikke|ok(ä|a)nd|ukendt|ukjent)",
+    r"|(пользовател|получател|адрес|ящик|учетн)\S*.{0,30}(не (найден|существует|зарегистрирован)|неизвест)",
+    r"|(користувач|одержувач|адрес|скриньк)\S*.{0,30}(не (знайден|існує)|невідом)",
+    r"|(χρήστης|παραλήπτης|διεύθυνση)\S*.{0,30}(δεν (υπάρχει|βρέθηκε)|άγνωστ)",
+    r"|(收件人|收件者|邮箱|郵箱|信箱|用户|用戶|使用者|地址|帐户|帳戶).{0,10}(不存在|未找到|找不到|未知)|无此(用户|收件人)",
+    r"|(사용자|수신자|수신인|메일 ?주소|계정).{0,14}(존재하지|찾을 수 없|알 수 없)|존재하지 않는 (사용자|수신자|주소|계정)",
+);
+
 /// Reasons in plain words that carry no code a rule could know.
 const CLASSES: &[(Class, &str)] = &[
     (
         Class::SoftExpired,
         r"been in the queue too long|retry time|(envelope|message|delivery|mail)( time)? (has )?(expired|timed out)|last \d+ seconds|giving up|failing for a long time|not delivered within|has not been collected|did not respond|multiple retries|unable to deliver this message after",
     ),
-    (Class::SoftQuota, r"over quota|quota|mailbox (is )?full|容量|storage"),
+    (
+        Class::SoftQuota,
+        r"over quota|quota|mailbox (is )?full|storage|容量|(メールボックス|受信箱).{0,12}(一杯|いっぱい|満杯)|已满|已滿|超出.{0,6}(配额|容量)|용량|가득|postfach .{0,20}(voll|(ü|ue)berf(ü|ue)llt)|speicherplatz|bo(î|i)te .{0,30}pleine|espace .{0,20}insuffisant|buz(ó|o)n .{0,20}lleno|caixa .{0,30}cheia|casella .{0,20}piena|mailbox .{0,10}vol\b|skrzynka .{0,20}pe(ł|l)na|ящик .{0,30}переполнен|переповнен",
+    ),
     (
         Class::HardBadDomain,
         r"(domain|host)( name)?\S* (does not exist|not found|unknown|invalid)|no such (domain|host)|host unknown|unknown (host|domain)|couldn't find a mail exchanger|couldn't find any host|null mx|does ?n.t receive e?-?mail",
     ),
     (
         Class::HardUnknownUser,
-        r"user unknown|unknown user|no such user|user not (exist|found|known)|unknown recipient|recipient name is not recogni[sz]ed|recipient (unknown|not found)|no mailbox here|doesn't have an? \S+ account|(mailbox|account|address|user) (does not|doesn.t) exist|did not exactly match|unknown or illegal|not listed in|(ユーザ|宛先|メールアドレス).{0,12}(存在し(ない|ません)|見つか(らない|りません))",
+        r"user unknown|unknown user|no such user|user not (exist|found|known)|unknown recipient|recipient name is not recogni[sz]ed|recipient (unknown|not found)|no mailbox here|doesn't have an? \S+ account|(mailbox|account|address|user) (does not|doesn.t) exist|did not exactly match|unknown or illegal|not listed in|address (couldn.t|could not|wasn.t|was not) (be )?found|invalid (user|recipient|address)|(ユーザ|宛先|メールアドレス).{0,12}(存在し(ない|ません)|見つか(らない|りません)|不明)",
     ),
+    (Class::HardUnknownUser, UNKNOWN_ABROAD),
     (Class::HardInactive, r"(account|mailbox|user) (is |has been )?(disabled|inactive|suspended|deactivated|closed)"),
     (Class::SoftSystem, r"connect|socket|timed? ?out|not responding|unavailable|temporar"),
 ];
@@ -183,12 +208,37 @@ pub(crate) fn is_delay_subject(subject: &str) -> bool {
     holds(&SET, subject)
 }
 
+/// Whether a subject is that of an answer.
+pub(crate) fn is_answer(subject: &str) -> bool {
+    static ANSWER: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(?i)^\s*(?:re|aw|sv|antw?|odp|ynt|ref|rv|回复|答复)\s*[:：]").expect("a fixed expression")
+    });
+    ANSWER.is_match(subject)
+}
+
 /// The class that plain words name.
 pub(crate) fn class(text: &str) -> Option<Class> {
     static SET: LazyLock<RegexSet> =
         LazyLock::new(|| set(&CLASSES.iter().map(|(_, pattern)| *pattern).collect::<Vec<_>>()));
     let first = SET.matches(&text[..text.floor_char_boundary(LOOKED_AT)]).iter().next()?;
     Some(CLASSES[first].0)
+}
+
+/// Whether a text begins as somebody's who is not there.
+pub(crate) fn is_away(text: &str) -> bool {
+    static AWAY: LazyLock<Regex> = LazyLock::new(|| {
+        let words = [
+            r"out of (the |my )?office|(am|be|is|are|currently|been) (away|absent|on (vacation|holiday|(\w+ )?leave))",
+            r"nicht im (b(ü|ue)ro|haus)|(im|in) urlaub|abwesend|nicht erreichbar",
+            r"absente? (du|de|jusqu|jusqu.au|le|pour)|en (cong(é|e)s?|vacances)|hors du bureau",
+            r"fuera de (la |mi )?oficina|de vacaciones|fora do escrit(ó|o)rio|de f(é|e)rias|fuori (sede|ufficio)|in ferie",
+            r"niet (op kantoor|aanwezig)|met vakantie|poza biurem|na urlopie|mimo kancel|na dovolen",
+            r"inte på kontoret|ikke på kontoret|på semester|på ferie|lomalla",
+            r"в отпуске|вне офиса|отсутству|у відпустці|不在|休暇|休假|出差|부재|휴가",
+        ];
+        Regex::new(&format!("(?i)(?:{})", words.join("|"))).expect("a fixed expression")
+    });
+    AWAY.is_match(&text[..text.floor_char_boundary(600)])
 }
 
 /// Whether a line ends with words behind which the sender stands.

@@ -24,7 +24,8 @@ const LINE_MAX: usize = 2000;
 const CANDIDATES_MAX: usize = 1000;
 
 /// An address as it stands in a text.
-const ADDRESS: &str = r#"[^\s<>()\[\]:;,"'|\\@«»、。「」（）]+@[\p{L}\p{N}](?:[\p{L}\p{N}.-]*[\p{L}\p{N}])?"#;
+const ADDRESS: &str =
+    r#"[^\s<>()\[\]:;,"'|\\@«»“”„、。，：；「」『』【】《》（）]+@[\p{L}\p{N}](?:[\p{L}\p{N}.-]*[\p{L}\p{N}])?"#;
 
 /// A text for people, parted into what is told and the message quoted below it.
 #[derive(Debug, Default)]
@@ -99,13 +100,16 @@ impl Prose {
             let after = lines[own + 1..].iter().position(|line| !is_here(line) && stands_alone(line).is_some());
             after.map(|after| own + 1 + after)
         });
+        let before = own.is_some_and(|own| lines[..own].iter().any(|line| stands_alone(line).is_some()));
         let region = own.map_or(&lines[..], |own| &lines[own..next.unwrap_or(lines.len())]);
         let near = Refusal::in_lines(region.iter().copied(), Some(address));
         if !near.is_silent() {
             return near;
         }
         let all = Refusal::in_lines(lines.iter().copied(), Some(address));
-        match all.is_silent() {
+        // The reason may stand above the address as well, or in a transcript below; but not behind another's address.
+        let is_said = near.class(None) != Class::Undetermined;
+        match is_said && (all.is_silent() || next.is_some() || before) {
             true => near,
             false => all,
         }
@@ -144,10 +148,10 @@ impl Refusal {
 
     /// Why, in one of our words; `status` is what the report made of it.
     pub(crate) fn class(&self, status: Option<EnhancedCode>) -> Class {
-        let is_vague = |status: &EnhancedCode| (status.1, status.2) == (0, 0);
-        let enhanced = status.filter(|status| !is_vague(status)).or(self.enhanced).or(status);
+        let enhanced = status.filter(|status| !bounce::is_vague(*status)).or(self.enhanced).or(status);
         let code = self.code.or(enhanced.map(|status| u16::from(status.0) * 100 + 50));
-        let class = classify::text(code, enhanced, &self.text, self.stage, None);
+        let by_words = if code.is_none() { phrases::class(&self.text) } else { None };
+        let class = by_words.unwrap_or_else(|| classify::text(code, enhanced, &self.text, self.stage, None));
         match class {
             Class::Undetermined | Class::SoftSystem | Class::Protocol => phrases::class(&self.text).unwrap_or(class),
             _ => class,
@@ -265,9 +269,14 @@ impl<'a> Sender<'a> {
     }
 
     /// Whether the return path is the empty one, as a report's is (RFC 5321 §4.5.5).
-    fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         let path = self.return_path.map(str::trim);
         path.is_some_and(|path| path.is_empty() || path == "<>" || path.to_ascii_lowercase().contains("mailer-daemon"))
+    }
+
+    /// Whether a person answers: from an address of their own, under a subject that says so (B-08).
+    fn is_person(&self, subject: &str) -> bool {
+        self.return_path.is_some() && !self.is_null() && phrases::is_answer(subject)
     }
 
     /// Its address.
@@ -290,8 +299,9 @@ pub(crate) fn read(letter: &Letter, prose: &Prose, returned: &Head) -> Reading {
     let is_system = sender.is_mail_system();
     let is_notice = is_listed
         || is_system && (speaks || is_titled)
-        || is_titled && speaks
-        || (sender.is_null() || is_report) && speaks;
+        || is_titled && speaks && !sender.is_person(&subject)
+        || sender.is_null() && speaks && !phrases::is_answer(&subject)
+        || is_report && speaks;
     if !is_notice {
         return None;
     }
@@ -466,23 +476,49 @@ pub(crate) fn address_in(text: &str) -> Option<&str> {
 
 /// Where the quoted message begins: at a line that announces it, or where header fields begin.
 fn quoted_from(told: &str) -> usize {
-    let mut at = 0;
     let lines: Vec<&str> = told.split_inclusive('\n').take(LINES_MAX).collect();
+    let mut at = 0;
+    let mut is_named = false;
+    let mut is_passed_over = false;
     for (number, line) in lines.iter().enumerate() {
-        let is_first_field = is_any_field(line) && {
-            let near = lines[number..].iter().take(12).take_while(|line| !line.trim().is_empty());
-            let fields: Vec<&&str> = near.filter(|line| is_any_field(line)).collect();
-            fields.len() >= 2 && fields.iter().any(|line| is_trace_field(line))
-        };
-        if is_first_field {
-            return at;
+        is_passed_over &= !line.trim().is_empty();
+        if !is_passed_over && begins_head(&lines[number..]) {
+            is_passed_over = !is_named && tells_behind_head(&lines[number..]);
+            if !is_passed_over {
+                return at;
+            }
         }
+        is_named |= !is_passed_over && line.contains('@');
         at += line.len();
-        if phrases::announces_copy(line.trim_end()) && announces_for_good(&lines[number + 1..]) {
+        let after = &lines[number + 1..];
+        if phrases::announces_copy(line.trim_end()) && announces_for_good(after) && (is_named || has_head_near(after)) {
             return at;
         }
     }
     told.len()
+}
+
+/// Whether header fields begin here, as a message has them.
+fn begins_head(lines: &[&str]) -> bool {
+    lines.first().is_some_and(|line| is_any_field(line)) && {
+        let near = lines.iter().take(12).take_while(|line| !line.trim().is_empty());
+        let fields: Vec<&&str> = near.filter(|line| is_any_field(line)).collect();
+        fields.len() >= 2 && fields.iter().any(|line| is_trace_field(line))
+    }
+}
+
+/// Whether the notice goes on behind the header fields it quotes: the next lines speak of the failure and name a
+/// recipient.
+fn tells_behind_head(lines: &[&str]) -> bool {
+    let behind = lines.iter().skip_while(|line| !line.trim().is_empty()).filter(|line| !line.trim().is_empty());
+    let behind: Vec<&str> = behind.take(6).copied().collect();
+    let names = |line: &&str| weigh(line).iter().any(|(_, weight)| *weight >= Weight::Named);
+    behind.iter().any(names) && phrases::is_failure(&behind.concat())
+}
+
+/// Whether the copy that an announcement speaks of stands below it.
+fn has_head_near(after: &[&str]) -> bool {
+    (0..after.len().min(8)).any(|number| begins_head(&after[number..]))
 }
 
 /// Whether nothing that matters follows an announcement: no address with a line of its own before the copy.

@@ -8,6 +8,7 @@ use regex::Regex;
 use crate::mail::Class;
 use crate::outcome::arrival::{Kind, Reading, Returned};
 use crate::outcome::letter::Letter;
+use crate::outcome::phrases;
 use crate::outcome::prose::{Prose, Sender};
 
 /// A wish to leave: addressed to an unsubscribe address of ours, or in so many words (B-16). Automatic answers to such an
@@ -26,12 +27,20 @@ pub(crate) fn unsubscribe(letter: &Letter, is_addressed: bool) -> Reading {
 /// texts.
 pub(crate) fn read(letter: &Letter, prose: &Prose) -> Reading {
     let subject = letter.head.words("subject");
-    if is_challenge(&subject, prose.told()) {
+    if !phrases::is_failure_subject(&subject) && is_challenge(&subject, prose.told()) {
         return Some((Kind::Other, Vec::new()));
     }
+    let sender = Sender::of(letter);
+    let is_away = is_away(&subject) && !phrases::is_failure_subject(&subject);
     let is_notice = letter.head.first("x-failed-recipients").is_some()
-        || Sender::of(letter).is_mail_system() && prose.is_about_failure(&subject);
-    let is_reply = !is_notice && (is_automatic(letter) || is_away(&subject));
+        || sender.is_mail_system() && !is_away && prose.is_about_failure(&subject);
+    // A person's answer from the empty return path was written by their machine (RFC 3834 §3.3).
+    let is_machines = sender.is_null()
+        && !sender.is_mail_system()
+        && letter.kind != "multipart/report"
+        && !phrases::is_failure_subject(&subject)
+        && (phrases::is_answer(&subject) || phrases::is_away(prose.told()));
+    let is_reply = !is_notice && (is_automatic(letter) || is_away || is_machines);
     is_reply.then(|| (Kind::AutoReply, from(letter, Class::AutoReply)))
 }
 

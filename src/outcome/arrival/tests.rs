@@ -152,8 +152,8 @@ fn the_corpus_keeps_its_score() {
     assert_eq!(known.replies_as_bounces + unseen.replies_as_bounces, 0);
     assert!(known.right_addresses * 100 >= known.addressed * 99, "{known:?}");
     assert!(known.right_verdicts * 100 >= known.files * 98, "{known:?}");
-    assert!(unseen.right_addresses * 100 >= unseen.addressed * 96, "{unseen:?}");
-    assert!(unseen.right_verdicts * 100 >= unseen.files * 96, "{unseen:?}");
+    assert!(unseen.right_addresses * 100 >= unseen.addressed * 97, "{unseen:?}");
+    assert!(unseen.right_verdicts * 100 >= unseen.files * 98, "{unseen:?}");
     assert!(known.wrong_hard + unseen.wrong_hard <= 3, "blocks or faults would suppress living addresses");
 }
 
@@ -188,6 +188,21 @@ fn samples() -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|ending| ending == "eml")).collect();
     files.sort();
     files.into_iter().map(|path| (path.display().to_string(), std::fs::read(&path).unwrap())).collect()
+}
+
+#[test]
+fn the_worlds_notices_are_read_as_expected() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/returns");
+    let mbox = std::fs::read_to_string(folder.join("world.mbox")).unwrap();
+    let names = mbox.lines().filter_map(|line| line.strip_prefix("From ")?.split(' ').next());
+    let mails = crate::outcome::mails(&folder.join("world.mbox")).unwrap();
+    let found: Vec<String> = names
+        .zip(mails)
+        .map(|(name, mail)| format!("{name} {}", put(&read(&mail.unwrap().bytes)).trim_end().replace('\n', "\n  ")))
+        .collect();
+    assert!(found.len() > 100);
+    // On purpose not a floor: each of them, in each field.
+    assert_eq!(found.join("\n") + "\n", std::fs::read_to_string(folder.join("world.txt")).unwrap());
 }
 
 /// An arrival as the expected files put it.

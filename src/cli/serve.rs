@@ -17,7 +17,7 @@ use crate::config::Mailbox;
 use crate::delivery::source::host_name;
 use crate::delivery::via::Via;
 use crate::engine::Client;
-use crate::outcome::{Listener, Policy, ReturnDesk, collect};
+use crate::outcome::{Listener, Policy, ReturnDesk, Round, attend};
 use crate::smtp::TlsClient;
 use crate::smtp::server::Protocol;
 use crate::store::{Store, Threads};
@@ -190,7 +190,7 @@ impl Doors {
             let poller =
                 Poller { mailbox: mailbox.clone(), world: world.clone(), tls: tls.clone(), intake: intake.clone() };
             self.tasks.spawn(poller.run(self.stop.clone()));
-            desk.note(format!("looking into mailbox {} every {}", mailbox.name, mailbox.every));
+            desk.note(format!("looking into mailbox {}, every {} at the least", mailbox.name, mailbox.every));
         }
         Ok(())
     }
@@ -203,7 +203,7 @@ impl Doors {
     }
 }
 
-/// Looks into one mailbox now and then.
+/// Looks into one mailbox now and then, or stays with it where the server tells of new mail.
 struct Poller {
     mailbox: Mailbox,
     world: World,
@@ -212,17 +212,20 @@ struct Poller {
 }
 
 impl Poller {
-    /// A round, a rest, until stopped. A mailbox that cannot be read is said so and tried again next time.
+    /// A visit, a rest, until stopped. A mailbox that cannot be read is said so and tried again next time.
     async fn run(self, stop: CancellationToken) {
+        let told = |round: Round| match round {
+            Round { taken: 0, foreign: 0 } => tracing::debug!(mailbox = self.mailbox.name, "nothing new"),
+            Round { taken, foreign } => tracing::info!(mailbox = self.mailbox.name, taken, foreign, "mailbox read"),
+        };
         loop {
-            let round = tokio::select! {
+            let visit = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                round = collect(&self.mailbox, &self.world, &self.tls, &*self.intake) => round,
+                visit = attend(&self.mailbox, &self.world, &self.tls, &*self.intake, told) => visit,
             };
-            match round {
-                Ok(round) => tracing::info!(mailbox = self.mailbox.name, ?round, "mailbox read"),
-                Err(why) => tracing::warn!(%why, "a mailbox cannot be read"),
+            if let Err(why) = visit {
+                tracing::warn!(%why, "a mailbox cannot be read");
             }
             tokio::select! {
                 biased;

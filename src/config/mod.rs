@@ -300,13 +300,17 @@ section! {
         user: String = String::new(),
         /// A file whose first line is the password.
         password_file: Option<PathBuf> = None,
+        /// The name of an environment variable that holds the password.
+        password_env: Option<String> = None,
         /// A file whose first line is an OAuth access token, read at each login; used instead of a password.
         token_file: Option<PathBuf> = None,
+        /// The name of an environment variable that holds an OAuth access token.
+        token_env: Option<String> = None,
         /// The folder of an IMAP mailbox.
         folder: String = "INBOX".to_owned(),
         /// The folder that IMAP messages are moved to once they are on record; unset: they stay, marked by a keyword.
         processed: Option<String> = None,
-        /// How often it is looked at.
+        /// How often it is looked at, at the least: an IMAP server that knows IDLE tells of new mail at once.
         every: Span = Span::secs(300),
     }
 }

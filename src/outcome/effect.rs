@@ -84,7 +84,7 @@ fn words(failed: &Returned) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use serde_json::Map;
@@ -95,11 +95,11 @@ mod tests {
     use crate::outcome::{Policy, read};
     use crate::store::{LaunchKind, LaunchOptions, NewContact, NewLaunch, OnConflict, PlannedRow, Reason, Threads};
 
-    const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
-    const ADDRESS: &str = "ann@reader.example";
+    pub(in crate::outcome) const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
+    pub(in crate::outcome) const ADDRESS: &str = "ann@reader.example";
 
     /// A copy that was delivered to a contact on the list it was sent to.
-    async fn delivered() -> (Store, EnvelopeId) {
+    pub(in crate::outcome) async fn delivered() -> (Store, EnvelopeId) {
         let store = Store::open("sqlite::memory:", ".".as_ref(), Threads::Inline).unwrap();
         let list = store.make_list("news".into(), START).await.unwrap();
         let import = store.begin_import("people.csv".into(), list, None, START).await.unwrap();

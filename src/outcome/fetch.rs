@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -73,7 +74,7 @@ pub enum MailboxError {
 /// How a user proves who they are.
 pub(super) enum Proof {
     Password(Secret),
-    /// An OAuth access token, for XOAUTH2.
+    /// An OAuth access token, for OAUTHBEARER or XOAUTH2.
     Token(Secret),
 }
 
@@ -97,12 +98,48 @@ pub async fn collect(
         let proof = proof(mailbox)?;
         let stream = connect(mailbox, world).await?;
         match mailbox.protocol {
-            MailboxProtocol::Imap => imap::collect(mailbox, stream, tls, &proof, intake).await,
+            MailboxProtocol::Imap => {
+                let mut visit = imap::Visit::begin(mailbox, stream, tls, &proof).await?;
+                let round = visit.round(intake).await;
+                visit.end().await;
+                round
+            }
             MailboxProtocol::Pop3 => pop3::collect(mailbox, stream, tls, &proof, intake).await,
         }
     };
+    bounded(mailbox, round).await
+}
+
+/// Stays with a mailbox as long as its server tells of new mail by itself: a round at once, and another whenever there is
+/// news, or `every` has passed. Returns after one round where the server tells nothing; the caller looks in again later.
+pub async fn attend(
+    mailbox: &Mailbox,
+    world: &World,
+    tls: &TlsClient,
+    intake: &dyn Intake,
+    mut told: impl FnMut(Round),
+) -> Result<(), MailboxError> {
+    if mailbox.protocol == MailboxProtocol::Pop3 {
+        return collect(mailbox, world, tls, intake).await.map(told);
+    }
+    let begun = async {
+        let proof = proof(mailbox)?;
+        imap::Visit::begin(mailbox, connect(mailbox, world).await?, tls, &proof).await
+    };
+    let mut visit = bounded(mailbox, begun).await?;
+    loop {
+        told(bounded(mailbox, visit.round(intake)).await?);
+        match visit.news().await? {
+            Some(next) => visit = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// What must come to its end within the time of a round.
+async fn bounded<T>(mailbox: &Mailbox, what: impl Future<Output = Result<T, MailboxError>>) -> Result<T, MailboxError> {
     let late = || Err(unreachable(mailbox, "the round took too long"));
-    tokio::time::timeout(ROUND_MAX, round).await.unwrap_or_else(|_| late())
+    tokio::time::timeout(ROUND_MAX, what).await.unwrap_or_else(|_| late())
 }
 
 /// The port: as set, or the one of protocol and TLS (RFC 8314 §3).
@@ -136,26 +173,84 @@ async fn connect(mailbox: &Mailbox, world: &World) -> Result<Box<dyn Stream>, Ma
     Err(last)
 }
 
-/// The password or token, read anew at each login: a token is short-lived.
+/// The password or token, read anew at each login: a token is short-lived. A token goes before a password.
 fn proof(mailbox: &Mailbox) -> Result<Proof, MailboxError> {
-    let (file, wrap): (_, fn(Secret) -> Proof) = match (&mailbox.token_file, &mailbox.password_file) {
-        (Some(file), _) => (file, Proof::Token),
-        (None, Some(file)) => (file, Proof::Password),
-        (None, None) => {
+    let tokens = (&mailbox.token_file, &mailbox.token_env);
+    let passwords = (&mailbox.password_file, &mailbox.password_env);
+    if let Some(token) = secret(mailbox, tokens)? {
+        return Ok(Proof::Token(token));
+    }
+    match secret(mailbox, passwords)? {
+        Some(password) => Ok(Proof::Password(password)),
+        None => {
             let why = "is not set: name the file that holds the password".to_owned();
-            return Err(MailboxError::Secret { mailbox: mailbox.name.clone(), file: "password_file".into(), why });
+            Err(MailboxError::Secret { mailbox: mailbox.name.clone(), file: "password_file".into(), why })
         }
-    };
-    let wrong =
-        |why: String| MailboxError::Secret { mailbox: mailbox.name.clone(), file: file.display().to_string(), why };
-    let text = std::fs::read_to_string(file).map_err(|why| wrong(why.to_string()))?;
-    let line = text.lines().next().filter(|line| !line.is_empty() && !line.contains('\0'));
-    line.map(|line| wrap(Secret::new(line.to_owned()))).ok_or_else(|| wrong("its first line is empty".to_owned()))
+    }
 }
 
-/// The text of XOAUTH2, before base64.
-pub(super) fn xoauth2(user: &str, token: &Secret) -> String {
-    format!("user={user}\x01auth=Bearer {}\x01\x01", token.expose())
+/// The first line of a file or of a variable of the environment; `None` when neither is named.
+fn secret(
+    mailbox: &Mailbox,
+    (file, variable): (&Option<PathBuf>, &Option<String>),
+) -> Result<Option<Secret>, MailboxError> {
+    let (place, text) = match (file, variable) {
+        (Some(file), _) => (file.display().to_string(), std::fs::read_to_string(file).map_err(|why| why.to_string())),
+        (None, Some(variable)) => (variable.clone(), std::env::var(variable).map_err(|why| why.to_string())),
+        (None, None) => return Ok(None),
+    };
+    let line = text.and_then(|text| {
+        let line = text.lines().next().filter(|line| !line.is_empty() && !line.contains('\0'));
+        line.map(|line| Secret::new(line.to_owned())).ok_or_else(|| "its first line is empty".to_owned())
+    });
+    let wrong = |why| MailboxError::Secret { mailbox: mailbox.name.clone(), file: place, why };
+    line.map(Some).map_err(wrong)
+}
+
+/// How a token is shown to a server: the better of what it offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bearer {
+    /// RFC 7628.
+    OAuthBearer,
+    /// What came before it, and what Google and Microsoft speak.
+    XOAuth2,
+}
+
+impl Bearer {
+    /// What to use with a server that offers these SASL mechanisms.
+    pub(super) fn choose(offered: impl Fn(&str) -> bool) -> Option<Bearer> {
+        [Bearer::OAuthBearer, Bearer::XOAuth2].into_iter().find(|bearer| offered(bearer.mechanism()))
+    }
+
+    /// Its name.
+    pub(super) fn mechanism(self) -> &'static str {
+        match self {
+            Bearer::OAuthBearer => "OAUTHBEARER",
+            Bearer::XOAuth2 => "XOAUTH2",
+        }
+    }
+
+    /// What is said, before base64.
+    pub(super) fn words(self, mailbox: &Mailbox, token: &Secret) -> String {
+        let (user, token) = (&mailbox.user, token.expose());
+        match self {
+            Bearer::OAuthBearer => {
+                // RFC 5801 §4: `,` and `=` of a name are written as what they are coded by.
+                let name = user.replace('=', "=3D").replace(',', "=2C");
+                let (host, port) = (&mailbox.host, port(mailbox));
+                format!("n,a={name},\x01host={host}\x01port={port}\x01auth=Bearer {token}\x01\x01")
+            }
+            Bearer::XOAuth2 => format!("user={user}\x01auth=Bearer {token}\x01\x01"),
+        }
+    }
+
+    /// What a server's refusal is answered with, so that it ends the exchange (RFC 7628 §3.2.3; X-14).
+    pub(super) fn last_words(self) -> &'static str {
+        match self {
+            Bearer::OAuthBearer => "\x01",
+            Bearer::XOAuth2 => "",
+        }
+    }
 }
 
 pub(super) fn unreachable(mailbox: &Mailbox, why: &str) -> MailboxError {

@@ -2,18 +2,22 @@
 //! and put away only once they are on record: moved to a folder, or marked with a keyword of ours. Other people's flags
 //! are neither believed nor changed (X-02…X-07).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use async_imap::types::Capability;
+use async_imap::extensions::idle::IdleResponse;
+use async_imap::imap_proto::{Capability, Response, Status};
+use async_imap::types::{Flag, UnsolicitedResponse};
 use async_imap::{Authenticator, Client};
 use futures_util::TryStreamExt;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::fetch::{
-    ANSWER_MAX, MESSAGE_MAX, MailboxError, Proof, Round, broken, refused, secure, unreachable, xoauth2,
+    ANSWER_MAX, Bearer, MESSAGE_MAX, MailboxError, Proof, Round, broken, in_time, refused, secure, unreachable,
 };
 use super::intake::{Intake, Taken};
 use crate::config::{Mailbox, MailboxTls};
@@ -26,30 +30,103 @@ const KEYWORD: &str = "$MailshotRead";
 const PAGE: usize = 200;
 /// Largest literal a server may announce: a message, and what stands around it.
 const LITERAL_MAX: u64 = MESSAGE_MAX as u64 + 64 * 1024;
+/// Longest IDLE: servers hang up after 30 minutes (RFC 2177).
+const IDLE_MAX: Duration = Duration::from_secs(29 * 60);
+/// Shortest IDLE: a folder is not looked through more often than that without news.
+const IDLE_MIN: Duration = Duration::from_secs(60);
 
 type Session = async_imap::Session<Wire>;
 
-/// Goes through the folder once.
-pub(super) async fn collect(
-    mailbox: &Mailbox,
-    stream: Box<dyn Stream>,
-    tls: &TlsClient,
-    proof: &Proof,
-    intake: &dyn Intake,
-) -> Result<Round, MailboxError> {
-    let stream = match mailbox.tls {
-        MailboxTls::Implicit => secure(mailbox, stream, tls).await?,
-        MailboxTls::Starttls => starttls(mailbox, stream, tls).await?,
-    };
-    let mut client = Client::new(Wire::new(stream));
-    if mailbox.tls == MailboxTls::Implicit {
-        greeting(mailbox, &mut client).await?;
+/// A stay with a server, from login to logout.
+pub(super) struct Visit<'a> {
+    mailbox: &'a Mailbox,
+    session: Session,
+    offers: Offers,
+}
+
+/// What the server can do, as far as it matters.
+#[derive(Debug, Clone, Copy, Default)]
+struct Offers {
+    /// RFC 6851.
+    moves: bool,
+    /// RFC 4315: a single message can be expunged.
+    uid_plus: bool,
+    /// RFC 2177.
+    idle: bool,
+}
+
+impl<'a> Visit<'a> {
+    /// Secures the connection and logs in.
+    pub(super) async fn begin(
+        mailbox: &'a Mailbox,
+        stream: Box<dyn Stream>,
+        tls: &TlsClient,
+        proof: &Proof,
+    ) -> Result<Visit<'a>, MailboxError> {
+        let stream = match mailbox.tls {
+            MailboxTls::Implicit => secure(mailbox, stream, tls).await?,
+            MailboxTls::Starttls => starttls(mailbox, stream, tls).await?,
+        };
+        Visit::secured(mailbox, stream, proof).await
     }
-    let mut session = login(mailbox, client, proof).await?;
-    let round = read_folder(mailbox, &mut session, intake).await;
-    // The round is done and on record, whatever the server answers now.
-    let _ = tokio::time::timeout(ANSWER_MAX, session.logout()).await;
-    round
+
+    /// Logs in on a connection that is secured.
+    pub(super) async fn secured(
+        mailbox: &'a Mailbox,
+        stream: Box<dyn Stream>,
+        proof: &Proof,
+    ) -> Result<Visit<'a>, MailboxError> {
+        let mut client = Client::new(Wire::new(stream));
+        if mailbox.tls == MailboxTls::Implicit {
+            greeting(mailbox, &mut client).await?;
+        }
+        let mut session = login(mailbox, client, proof).await?;
+        let able = answered(mailbox, session.capabilities()).await?;
+        let offers =
+            Offers { moves: able.has_str("MOVE"), uid_plus: able.has_str("UIDPLUS"), idle: able.has_str("IDLE") };
+        Ok(Visit { mailbox, session, offers })
+    }
+
+    /// Goes through the folder once.
+    pub(super) async fn round(&mut self, intake: &dyn Intake) -> Result<Round, MailboxError> {
+        read_folder(self.mailbox, &mut self.session, self.offers, intake).await
+    }
+
+    /// Waits for news, or until the folder is due anyway; `None` when the server does not tell news, and the stay is over.
+    pub(super) async fn news(self) -> Result<Option<Visit<'a>>, MailboxError> {
+        let mailbox = self.mailbox;
+        if !self.offers.idle {
+            self.end().await;
+            return Ok(None);
+        }
+        let unasked = self.session.unsolicited_responses.clone();
+        if has_arrivals(|| unasked.try_recv().ok()) {
+            return Ok(Some(self));
+        }
+        let mut idle = self.session.idle();
+        answered(mailbox, idle.init()).await?;
+        // What came between the last look and the IDLE is not told a second time.
+        if !has_arrivals(|| unasked.try_recv().ok()) {
+            let most = mailbox.every.duration().clamp(IDLE_MIN, IDLE_MAX);
+            // The library's own limit begins anew with each sign of life, and some servers give one every two minutes.
+            let (wait, _interrupt) = idle.wait_with_timeout(most);
+            match tokio::time::timeout(most, wait).await {
+                Ok(Ok(IdleResponse::ManualInterrupt)) => return Err(unreachable(mailbox, "the server hung up")),
+                Ok(Ok(IdleResponse::NewData(said))) if is_farewell(said.parsed()) => {
+                    return Err(unreachable(mailbox, "the server ends the session"));
+                }
+                Ok(Ok(IdleResponse::NewData(_) | IdleResponse::Timeout)) | Err(_) => {}
+                Ok(Err(why)) => return Err(unreachable(mailbox, &why.to_string())),
+            }
+        }
+        let session = answered(mailbox, idle.done()).await?;
+        Ok(Some(Visit { mailbox, session, offers: self.offers }))
+    }
+
+    /// Logs out. What was done is on record, whatever the server answers now.
+    pub(super) async fn end(mut self) {
+        let _ = tokio::time::timeout(ANSWER_MAX, self.session.logout()).await;
+    }
 }
 
 /// The server's first words. PREAUTH means somebody has logged in for us: not on a connection of ours.
@@ -78,49 +155,113 @@ async fn starttls(
     }
 }
 
-async fn login(mailbox: &Mailbox, client: Client<Wire>, proof: &Proof) -> Result<Session, MailboxError> {
+/// Logs in by the best way that the server offers: with a token OAUTHBEARER or XOAUTH2, with a password LOGIN, or PLAIN
+/// where LOGIN is disabled (RFC 9051 §6.2.3).
+async fn login(mailbox: &Mailbox, mut client: Client<Wire>, proof: &Proof) -> Result<Session, MailboxError> {
+    let offered = offered(mailbox, &mut client).await?;
     let done = async {
         match proof {
-            Proof::Password(password) => client.login(&mailbox.user, password.expose()).await,
-            Proof::Token(token) => {
-                let words = OneAnswer(Some(xoauth2(&mailbox.user, token)));
-                client.authenticate("XOAUTH2", words).await
+            Proof::Password(password) if !offered.contains("LOGINDISABLED") => {
+                Ok(client.login(&mailbox.user, password.expose()).await)
             }
+            Proof::Password(password) if offered.contains("AUTH=PLAIN") => {
+                let words = format!("\0{}\0{}", mailbox.user, password.expose());
+                Ok(client.authenticate("PLAIN", Says { first: Some(words), then: "*" }).await)
+            }
+            Proof::Password(_) => Err("the server takes no password, neither by LOGIN nor by PLAIN"),
+            Proof::Token(token) => match Bearer::choose(|name| offered.contains(&format!("AUTH={name}"))) {
+                Some(bearer) => {
+                    let words = Says { first: Some(bearer.words(mailbox, token)), then: bearer.last_words() };
+                    Ok(client.authenticate(bearer.mechanism(), words).await)
+                }
+                None => Err("the server takes no token, neither by OAUTHBEARER nor by XOAUTH2"),
+            },
         }
     };
     match tokio::time::timeout(ANSWER_MAX, done).await {
-        Ok(Ok(session)) => Ok(session),
-        Ok(Err((why, _))) => Err(refused(mailbox, why.to_string())),
+        Ok(Ok(Ok(session))) => Ok(session),
+        Ok(Ok(Err((why, _)))) => Err(refused(mailbox, why.to_string())),
+        Ok(Err(why)) => Err(refused(mailbox, why)),
         Err(_) => Err(unreachable(mailbox, "no answer to the login")),
     }
 }
 
-/// Says its words once; to the challenge that follows a refusal, nothing.
-struct OneAnswer(Option<String>);
-
-impl Authenticator for OneAnswer {
-    type Response = String;
-
-    fn process(&mut self, _challenge: &[u8]) -> String {
-        self.0.take().unwrap_or_default()
+/// What the server says it can do before the login, in capitals.
+async fn offered(mailbox: &Mailbox, client: &mut Client<Wire>) -> Result<HashSet<String>, MailboxError> {
+    const TAG: &str = "caps";
+    in_time(mailbox, client.get_mut().write_all(format!("{TAG} CAPABILITY\r\n").as_bytes())).await?;
+    in_time(mailbox, client.get_mut().flush()).await?;
+    let mut offered = HashSet::new();
+    loop {
+        let said = in_time(mailbox, client.read_response()).await?;
+        let said = said.ok_or_else(|| unreachable(mailbox, "the server hung up"))?;
+        match said.parsed() {
+            Response::Capabilities(list) => offered.extend(list.iter().map(|able| match able {
+                Capability::Auth(name) => format!("AUTH={}", name.to_ascii_uppercase()),
+                Capability::Atom(name) => name.to_ascii_uppercase(),
+                Capability::Imap4rev1 => "IMAP4REV1".to_owned(),
+            })),
+            Response::Done { tag, status, .. } if tag.0 == TAG => {
+                return match status {
+                    Status::Ok => Ok(offered),
+                    _ => Err(broken(mailbox, "the server does not say what it can do")),
+                };
+            }
+            _ => {}
+        }
     }
 }
 
-/// Takes every message of the folder that is neither marked nor known.
-async fn read_folder(mailbox: &Mailbox, session: &mut Session, intake: &dyn Intake) -> Result<Round, MailboxError> {
-    let can_move = answered(mailbox, session.capabilities()).await?.has(&Capability::Atom("MOVE".to_owned()));
+/// Says its words once; to a challenge that follows a refusal, what ends the exchange.
+struct Says {
+    first: Option<String>,
+    then: &'static str,
+}
+
+impl Authenticator for Says {
+    type Response = String;
+
+    fn process(&mut self, _challenge: &[u8]) -> String {
+        self.first.take().unwrap_or_else(|| self.then.to_owned())
+    }
+}
+
+fn is_farewell(said: &Response<'_>) -> bool {
+    matches!(said, Response::Data { status: Status::Bye, .. })
+}
+
+/// Whether new mail is among what the server told without being asked; empties it.
+fn has_arrivals(next: impl Fn() -> Option<UnsolicitedResponse>) -> bool {
+    let told = std::iter::from_fn(next);
+    told.filter(|told| matches!(told, UnsolicitedResponse::Exists(_) | UnsolicitedResponse::Recent(_))).count() > 0
+}
+
+/// Takes every message of the folder that is neither marked nor known. Flags of others, `\\Seen` and `\\Deleted` among
+/// them, decide nothing.
+async fn read_folder(
+    mailbox: &Mailbox,
+    session: &mut Session,
+    offers: Offers,
+    intake: &dyn Intake,
+) -> Result<Round, MailboxError> {
     if let Some(folder) = &mailbox.processed {
         // It is there from the second round on.
         let _ = answered(mailbox, session.create(folder)).await;
     }
     let folder = answered(mailbox, session.select(&mailbox.folder)).await?;
     let validity = folder.uid_validity.ok_or_else(|| broken(mailbox, "the server gives no UIDVALIDITY"))?;
-    let found = answered(mailbox, session.uid_search(format!("NOT KEYWORD {KEYWORD} UNDELETED"))).await?;
+    let keeps_marks = folder.permanent_flags.iter().any(|flag| match flag {
+        Flag::MayCreate => true,
+        Flag::Custom(name) => name.eq_ignore_ascii_case(KEYWORD),
+        _ => false,
+    });
+    let found = answered(mailbox, session.uid_search(format!("NOT KEYWORD {KEYWORD}"))).await?;
     let mut uids: Vec<u32> = found.into_iter().collect();
     uids.sort_unstable();
     let mut round = Round::default();
     for page in uids.chunks(PAGE) {
         for (uid, size) in sizes(mailbox, session, page).await? {
+            // A folder made anew has another validity: its numbers mean other messages, and all is looked at again.
             let name = format!("{validity}:{uid}");
             if intake.is_known(&mailbox.name, &name)? {
                 continue;
@@ -128,7 +269,10 @@ async fn read_folder(mailbox: &Mailbox, session: &mut Session, intake: &dyn Inta
             let Some(raw) = fetch(mailbox, session, uid, size).await? else { continue };
             match intake.take(&raw, None).await? {
                 Taken::Ours => {
-                    put_away(mailbox, session, uid, can_move).await?;
+                    put_away(mailbox, session, uid, offers).await?;
+                    if !keeps_marks && !(offers.moves && mailbox.processed.is_some()) {
+                        intake.know(&mailbox.name, &name).await?;
+                    }
                     round.taken += 1;
                 }
                 Taken::Foreign => {
@@ -166,26 +310,41 @@ async fn fetch(mailbox: &Mailbox, session: &mut Session, uid: u32, size: u32) ->
     Ok(rows.await?.iter().find(|row| row.uid == Some(uid)).and_then(|row| row.body()).map(<[u8]>::to_vec))
 }
 
-/// Moves a message to the folder for those that are done, or marks it. Never expunges: that would take along what other
-/// programs have marked as deleted.
-async fn put_away(mailbox: &Mailbox, session: &mut Session, uid: u32, can_move: bool) -> Result<(), MailboxError> {
+/// Moves a message to the folder for those that are done, or marks it. Without MOVE it is copied, and taken out by its UID
+/// alone; a plain EXPUNGE would take along what other programs have marked as deleted.
+async fn put_away(mailbox: &Mailbox, session: &mut Session, uid: u32, offers: Offers) -> Result<(), MailboxError> {
     let uid = uid.to_string();
     match &mailbox.processed {
-        Some(folder) if can_move => answered(mailbox, session.uid_mv(&uid, folder)).await,
+        Some(folder) if offers.moves => answered(mailbox, session.uid_mv(&uid, folder)).await,
         Some(folder) => {
             answered(mailbox, session.uid_copy(&uid, folder)).await?;
-            mark(mailbox, session, &uid).await
+            match offers.uid_plus {
+                true => {
+                    // Both at once: if this is the end of us, the message is not copied again.
+                    flag(mailbox, session, &uid, &format!("{KEYWORD} \\Deleted")).await?;
+                    expunge(mailbox, session, &uid).await
+                }
+                false => flag(mailbox, session, &uid, KEYWORD).await,
+            }
         }
-        None => mark(mailbox, session, &uid).await,
+        None => flag(mailbox, session, &uid, KEYWORD).await,
     }
 }
 
-async fn mark(mailbox: &Mailbox, session: &mut Session, uid: &str) -> Result<(), MailboxError> {
-    let marked = answered(mailbox, async {
-        let rows = session.uid_store(uid, format!("+FLAGS ({KEYWORD})")).await?;
+async fn flag(mailbox: &Mailbox, session: &mut Session, uid: &str, flags: &str) -> Result<(), MailboxError> {
+    let flagged = answered(mailbox, async {
+        let rows = session.uid_store(uid, format!("+FLAGS ({flags})")).await?;
         rows.try_collect::<Vec<_>>().await
     });
-    marked.await.map(drop)
+    flagged.await.map(drop)
+}
+
+async fn expunge(mailbox: &Mailbox, session: &mut Session, uid: &str) -> Result<(), MailboxError> {
+    let gone = answered(mailbox, async {
+        let rows = session.uid_expunge(uid).await?;
+        rows.try_collect::<Vec<_>>().await
+    });
+    gone.await.map(drop)
 }
 
 /// An answer of the server, in time.
@@ -294,18 +453,4 @@ impl Watch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn literals_are_followed_and_too_long_ones_refused_before_they_come() {
-        let mut watch = Watch::default();
-        watch.see(b"* 1 FETCH (UID 7 BODY[] {12}\r\n{99999999999}").unwrap();
-        assert_eq!(watch.literal, 0, "what stands in a literal announces nothing");
-        watch.see(b")\r\n* 2 FETCH (BODY[] {4294").unwrap();
-        assert!(watch.see(b"967296}\r\n").is_err());
-        let mut watch = Watch::default();
-        watch.see(format!("x {{{LITERAL_MAX}}}\r\n").as_bytes()).unwrap();
-        assert_eq!(watch.literal, LITERAL_MAX);
-    }
-}
+mod tests;

@@ -47,7 +47,12 @@ pub struct ReturnDesk {
 
 impl ReturnDesk {
     async fn record(&self, raw: &[u8], recipient: Option<&str>) -> Result<Taken, store::Error> {
-        let mut arrival = read(raw);
+        // A message that breaks the reader is no reason to read no other: it is left where it is.
+        let understood = std::panic::catch_unwind(|| read(raw));
+        let Ok(mut arrival) = understood else {
+            tracing::error!(octets = raw.len(), "a message cannot be understood; it is left alone");
+            return Ok(Taken::Foreign);
+        };
         if let Some(recipient) = recipient {
             arrival = arrival.addressed_to(recipient);
         }
@@ -75,3 +80,6 @@ impl Intake for ReturnDesk {
         self.store.know_mail(mailbox.to_owned(), message.to_owned(), self.clock.now()).boxed()
     }
 }
+
+#[cfg(test)]
+mod tests;

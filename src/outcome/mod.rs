@@ -21,7 +21,7 @@ mod report;
 pub use arrival::{Action, Arrival, Kind, Returned, Trace, read};
 pub use clerk::Clerk;
 pub use effect::Effect;
-pub use fetch::{MailboxError, Round, collect};
+pub use fetch::{MailboxError, Round, attend, collect};
 pub use intake::{Intake, ReturnDesk, Taken};
 pub use listener::{Listener, ListenerError};
 pub use mailbox::{Mail, mails};

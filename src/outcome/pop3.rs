@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use data_encoding::BASE64;
+use data_encoding::{BASE64, HEXLOWER};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-use super::fetch::{MESSAGE_MAX, MailboxError, Proof, Round, broken, in_time, refused, secure, unreachable, xoauth2};
+use super::fetch::{Bearer, MESSAGE_MAX, MailboxError, Proof, Round, broken, in_time, refused, secure, unreachable};
 use super::intake::{Intake, Taken};
-use crate::config::{Mailbox, MailboxTls};
+use crate::config::{Mailbox, MailboxTls, Secret};
 use crate::smtp::TlsClient;
 use crate::world::Stream;
 
@@ -31,6 +31,16 @@ pub(super) async fn collect(
         MailboxTls::Implicit => secure(mailbox, stream, tls).await?,
         MailboxTls::Starttls => stls(mailbox, stream, tls).await?,
     };
+    secured(mailbox, stream, proof, intake).await
+}
+
+/// Logs in on a connection that is secured, and goes through the mailbox.
+pub(super) async fn secured(
+    mailbox: &Mailbox,
+    stream: Box<dyn Stream>,
+    proof: &Proof,
+    intake: &dyn Intake,
+) -> Result<Round, MailboxError> {
     let mut session = Session { mailbox, stream: BufReader::new(stream) };
     if mailbox.tls == MailboxTls::Implicit {
         session.answer().await?;
@@ -44,17 +54,22 @@ async fn go_through(session: &mut Session<'_>, intake: &dyn Intake) -> Result<Ro
     let mailbox = session.mailbox;
     let mut round = Round::default();
     for message in session.messages().await? {
-        if intake.is_known(&mailbox.name, &message.id)? {
+        let is_known = |id: &str| intake.is_known(&mailbox.name, id);
+        if message.id.as_deref().map_or(Ok(false), is_known)? {
             continue;
         }
         let raw = session.fetch(&message).await?;
+        let id = message.id.clone().unwrap_or_else(|| content_id(&raw));
+        if message.id.is_none() && is_known(&id)? {
+            continue;
+        }
         match intake.take(&raw, None).await? {
             Taken::Ours => {
                 session.order(&format!("DELE {}", message.number)).await?;
                 round.taken += 1;
             }
             Taken::Foreign => {
-                intake.know(&mailbox.name, &message.id).await?;
+                intake.know(&mailbox.name, &id).await?;
                 round.foreign += 1;
             }
         }
@@ -79,8 +94,14 @@ async fn stls(mailbox: &Mailbox, stream: Box<dyn Stream>, tls: &TlsClient) -> Re
 struct Message {
     number: u32,
     size: usize,
-    /// Its unique id (RFC 1939 §7).
-    id: String,
+    /// Its unique id (RFC 1939 §7), where the server gives one.
+    id: Option<String>,
+}
+
+/// What stands in for a unique id: one made of the content.
+fn content_id(raw: &[u8]) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, raw);
+    format!("sha256:{}", HEXLOWER.encode(hash.as_ref()))
 }
 
 struct Session<'a> {
@@ -94,32 +115,78 @@ impl Session<'_> {
         if user.contains(['\r', '\n', '\0']) {
             return Err(refused(self.mailbox, "the user name holds a line end"));
         }
+        let mechanisms = match proof {
+            Proof::Password(_) => Vec::new(),
+            Proof::Token(_) => self.mechanisms().await?,
+        };
         let done = match proof {
             Proof::Password(password) => match self.order(&format!("USER {user}")).await {
                 Ok(_) => self.order(&format!("PASS {}", password.expose())).await,
                 Err(error) => Err(error),
             },
-            Proof::Token(token) => {
-                let words = BASE64.encode(xoauth2(user, token).as_bytes());
-                self.order(&format!("AUTH XOAUTH2 {words}")).await
-            }
+            Proof::Token(token) => match Bearer::choose(|name| mechanisms.iter().any(|offered| offered == name)) {
+                Some(bearer) => self.show(bearer, token).await,
+                None => {
+                    let why = "the server takes no token, neither by OAUTHBEARER nor by XOAUTH2";
+                    return Err(refused(self.mailbox, why));
+                }
+            },
         };
         match done {
             Ok(_) => Ok(()),
+            // Not now (RFC 2449 §8, RFC 3206 §4): that is no word about user and password.
+            Err(MailboxError::Protocol { why, .. })
+                if ["[IN-USE]", "[LOGIN-DELAY]", "[SYS/TEMP]"].iter().any(|code| why.starts_with(code)) =>
+            {
+                Err(unreachable(self.mailbox, &why))
+            }
             Err(MailboxError::Protocol { why, .. }) => Err(refused(self.mailbox, why)),
             Err(other) => Err(other),
         }
     }
 
-    /// The messages with their sizes and unique ids. A server without UIDL cannot tell old mail from new.
+    /// Shows a token: its words go on a line of their own, for that of a command is too short (RFC 5034 §4).
+    async fn show(&mut self, bearer: Bearer, token: &Secret) -> Result<String, MailboxError> {
+        let mailbox = self.mailbox;
+        self.say(&format!("AUTH {}", bearer.mechanism())).await?;
+        let words = [bearer.words(mailbox, token), bearer.last_words().to_owned()];
+        for words in words {
+            let line = self.line().await?;
+            if !line.starts_with(b"+") || line.starts_with(b"+OK") {
+                return self.judge(&line);
+            }
+            self.say(&BASE64.encode(words.as_bytes())).await?;
+        }
+        self.answer().await
+    }
+
+    /// The SASL mechanisms that the server offers (RFC 2449 §6.3); none where it does not say.
+    async fn mechanisms(&mut self) -> Result<Vec<String>, MailboxError> {
+        match self.list("CAPA").await {
+            Ok(able) => {
+                let sasl = able.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case("SASL"));
+                Ok(sasl
+                    .flat_map(|(_, names)| names.split(' ').map(str::to_ascii_uppercase).collect::<Vec<_>>())
+                    .collect())
+            }
+            Err(MailboxError::Protocol { .. }) => Ok(Vec::new()),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// The messages with their sizes and, where the server has UIDL, unique ids.
     async fn messages(&mut self) -> Result<Vec<Message>, MailboxError> {
-        let sizes: HashMap<String, String> = self.list("LIST").await?.into_iter().collect();
-        let ids = self.list("UIDL").await?;
-        let message = |(number, id): (String, String)| {
-            let size = sizes.get(&number).and_then(|size| size.parse().ok()).unwrap_or(0);
-            Some(Message { size, number: number.parse().ok()?, id })
+        let sizes = self.list("LIST").await?;
+        let ids: HashMap<String, String> = match self.list("UIDL").await {
+            Ok(ids) => ids.into_iter().collect(),
+            Err(MailboxError::Protocol { .. }) => HashMap::new(),
+            Err(other) => return Err(other),
         };
-        Ok(ids.into_iter().filter_map(message).collect())
+        let message = |(number, size): (String, String)| {
+            let id = ids.get(&number).cloned();
+            Some(Message { size: size.parse().unwrap_or(0), number: number.parse().ok()?, id })
+        };
+        Ok(sizes.into_iter().filter_map(message).collect())
     }
 
     async fn list(&mut self, command: &str) -> Result<Vec<(String, String)>, MailboxError> {
@@ -160,23 +227,26 @@ impl Session<'_> {
 
     /// Sends a command; the text behind `+OK`, or the server's refusal.
     async fn order(&mut self, command: &str) -> Result<String, MailboxError> {
-        let mailbox = self.mailbox;
-        let line = format!("{command}\r\n");
-        in_time(mailbox, self.stream.get_mut().write_all(line.as_bytes())).await?;
-        in_time(mailbox, self.stream.get_mut().flush()).await?;
+        self.say(command).await?;
         self.answer().await
+    }
+
+    async fn say(&mut self, line: &str) -> Result<(), MailboxError> {
+        let mailbox = self.mailbox;
+        let line = format!("{line}\r\n");
+        in_time(mailbox, self.stream.get_mut().write_all(line.as_bytes())).await?;
+        in_time(mailbox, self.stream.get_mut().flush()).await
     }
 
     async fn answer(&mut self) -> Result<String, MailboxError> {
         let line = self.line().await?;
-        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        self.judge(&line)
+    }
+
+    fn judge(&self, line: &[u8]) -> Result<String, MailboxError> {
+        let line = String::from_utf8_lossy(line).trim_end().to_owned();
         match line.strip_prefix("+OK") {
             Some(text) => Ok(text.trim().to_owned()),
-            // A challenge after a failed XOAUTH2 is answered with an empty line; then comes the refusal.
-            None if line.starts_with("+ ") => {
-                in_time(self.mailbox, self.stream.get_mut().write_all(b"\r\n")).await?;
-                Box::pin(self.answer()).await
-            }
             None => Err(broken(self.mailbox, line.strip_prefix("-ERR").unwrap_or(&line).trim())),
         }
     }

@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, ready};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::config::Secret;
+use crate::config::MailboxProtocol;
 use crate::store;
 
 /// Takes what says "report"; everything else is foreign.
@@ -38,8 +38,21 @@ impl Intake for Taker {
 
 /// Talks to a server that says `script`'s answers to its commands in order; gives the round and what was said to it.
 async fn round(script: &[(&'static str, &'static str)], intake: &Taker) -> (Result<Round, MailboxError>, Vec<String>) {
-    let mailbox =
-        Mailbox { name: "bounces".into(), user: "b".into(), host: "mail.example".into(), ..Mailbox::default() };
+    with_proof(script, intake, Proof::Password(Secret::new("s3cret".into()))).await
+}
+
+async fn with_proof(
+    script: &[(&'static str, &'static str)],
+    intake: &Taker,
+    proof: Proof,
+) -> (Result<Round, MailboxError>, Vec<String>) {
+    let mailbox = Mailbox {
+        name: "bounces".into(),
+        user: "b".into(),
+        host: "mail.example".into(),
+        protocol: MailboxProtocol::Pop3,
+        ..Mailbox::default()
+    };
     let (ours, mut theirs) = tokio::io::duplex(1 << 16);
     let script = script.to_vec();
     let server = async move {
@@ -60,7 +73,7 @@ async fn round(script: &[(&'static str, &'static str)], intake: &Taker) -> (Resu
     };
     let client = async {
         let mut session = Session { mailbox: &mailbox, stream: BufReader::new(Box::new(ours) as Box<dyn Stream>) };
-        session.login(&Proof::Password(Secret::new("s3cret".into()))).await?;
+        session.login(&proof).await?;
         go_through(&mut session, intake).await
     };
     futures_util::join!(client, server)
@@ -128,4 +141,96 @@ async fn a_server_that_hangs_up_is_told_apart_from_an_end() {
     let script = with_login(&[("LIST", "+OK\r\n1 10\r\n")]);
     let (round, _) = round(&script, &Taker::default()).await;
     assert!(matches!(round, Err(MailboxError::Unreachable { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_unique_ids_the_content_tells_old_mail_from_new() {
+    let intake = Taker::default();
+    let script = with_login(&[
+        ("LIST", "+OK\r\n1 7\r\n2 20\r\n.\r\n"),
+        ("UIDL", "-ERR unknown command\r\n"),
+        ("RETR 1", "+OK\r\nhello\r\n.\r\n"),
+        ("RETR 2", "+OK\r\na report\r\n.\r\n"),
+        ("DELE 2", "+OK\r\n"),
+        ("QUIT", "+OK\r\n"),
+    ]);
+    assert_eq!(round(&script, &intake).await.0.unwrap(), Round { taken: 1, foreign: 1 });
+    let again = with_login(&[
+        ("LIST", "+OK\r\n1 7\r\n.\r\n"),
+        ("UIDL", "-ERR unknown command\r\n"),
+        ("RETR 1", "+OK\r\nhello\r\n.\r\n"),
+        ("QUIT", "+OK\r\n"),
+    ]);
+    assert_eq!(round(&again, &intake).await.0.unwrap(), Round::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn deletions_that_were_never_confirmed_bring_the_message_again_and_once() {
+    let intake = Taker::default();
+    let cut = with_login(&[
+        ("LIST", "+OK\r\n1 10\r\n.\r\n"),
+        ("UIDL", "+OK\r\n1 aa\r\n.\r\n"),
+        ("RETR 1", "+OK\r\na report\r\n.\r\n"),
+        ("DELE 1", "+OK\r\n"),
+    ]);
+    // The server goes away before QUIT: nothing was deleted.
+    assert!(matches!(round(&cut, &intake).await.0, Err(MailboxError::Unreachable { .. })));
+    let script = with_login(&[
+        ("LIST", "+OK\r\n1 10\r\n.\r\n"),
+        ("UIDL", "+OK\r\n1 aa\r\n.\r\n"),
+        ("RETR 1", "+OK\r\na report\r\n.\r\n"),
+        ("DELE 1", "+OK\r\n"),
+        ("QUIT", "+OK\r\n"),
+    ]);
+    assert_eq!(round(&script, &intake).await.0.unwrap(), Round { taken: 1, foreign: 0 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_in_use_is_no_wrong_password() {
+    let script = [("USER b", "+OK\r\n"), ("PASS s3cret", "-ERR [IN-USE] locked by another session\r\n")];
+    let (round, _) = round(&script, &Taker::default()).await;
+    assert!(matches!(round, Err(MailboxError::Unreachable { .. })), "{round:?}");
+}
+
+fn token() -> Proof {
+    Proof::Token(Secret::new("t0ken".into()))
+}
+
+/// `n,a=b,^Ahost=mail.example^Aport=995^Aauth=Bearer t0ken^A^A`.
+const BEARER: &str = "bixhPWIsAWhvc3Q9bWFpbC5leGFtcGxlAXBvcnQ9OTk1AWF1dGg9QmVhcmVyIHQwa2VuAQE=";
+/// `user=b^Aauth=Bearer t0ken^A^A`.
+const XOAUTH2: &str = "dXNlcj1iAWF1dGg9QmVhcmVyIHQwa2VuAQE=";
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_shown_by_the_better_way_that_is_offered() {
+    for (offered, command, words) in [
+        ("+OK\r\nUIDL\r\nSASL PLAIN XOAUTH2 OAUTHBEARER\r\n.\r\n", "AUTH OAUTHBEARER", BEARER),
+        ("+OK\r\nSASL XOAUTH2\r\n.\r\n", "AUTH XOAUTH2", XOAUTH2),
+    ] {
+        let script = [
+            ("CAPA", offered),
+            (command, "+ \r\n"),
+            (words, "+OK\r\n"),
+            ("LIST", "+OK\r\n.\r\n"),
+            ("UIDL", "+OK\r\n.\r\n"),
+            ("QUIT", "+OK\r\n"),
+        ];
+        assert_eq!(with_proof(&script, &Taker::default(), token()).await.0.unwrap(), Round::default());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_said_so_and_not_shown_again() {
+    let challenge = "+ eyJzdGF0dXMiOiI0MDAifQ==\r\n";
+    for (offered, command, words, last) in [
+        ("+OK\r\nSASL OAUTHBEARER\r\n.\r\n", "AUTH OAUTHBEARER", BEARER, "AQ=="),
+        ("+OK\r\nSASL XOAUTH2\r\n.\r\n", "AUTH XOAUTH2", XOAUTH2, ""),
+    ] {
+        let script = [("CAPA", offered), (command, "+\r\n"), (words, challenge), (last, "-ERR invalid token\r\n")];
+        let (round, _) = with_proof(&script, &Taker::default(), token()).await;
+        assert!(matches!(round, Err(MailboxError::Login { .. })), "{round:?}");
+    }
+    let none = [("CAPA", "-ERR unknown\r\n")];
+    let (round, heard) = with_proof(&none, &Taker::default(), token()).await;
+    assert!(matches!(round, Err(MailboxError::Login { .. })) && heard == ["CAPA"], "{round:?}");
 }

@@ -2,7 +2,7 @@
 //! only when the token in it is ours, or when it is postmaster or abuse of our domains; and a message is answered with
 //! yes only once what follows from it is on disk (H-20…H-24). It never answers by mail.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ use crate::world::Stream;
 const IDLE: Duration = Duration::from_secs(300);
 /// How long a whole session may take (H-22): whoever sends an octet a minute does not hold a connection for ever.
 const SESSION: Duration = Duration::from_secs(30 * 60);
+/// How long a client may take to name a recipient of ours before its place can go to another, when all are taken.
+const STRANGER: Duration = Duration::from_secs(2);
 /// Longest handshake.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// Pause after the system refused a connection to us, as when files run out.
@@ -73,8 +75,45 @@ struct Shared {
     smtp: Arc<Offer>,
     lmtp: Arc<Offer>,
     connections_max: usize,
-    per_client_max: u16,
-    open: Mutex<HashMap<IpAddr, u16>>,
+    per_client_max: usize,
+    seats: Mutex<Seats>,
+}
+
+/// Who is there, in the order of coming.
+#[derive(Default)]
+struct Seats {
+    taken: BTreeMap<u64, Guest>,
+    next: u64,
+}
+
+struct Guest {
+    client: IpAddr,
+    since: Instant,
+    /// Set once a recipient of ours was named: such a client is no bore.
+    is_known: bool,
+    /// Asks the client to leave.
+    leave: CancellationToken,
+}
+
+/// A place at the listener, given back when dropped.
+struct Seat {
+    shared: Arc<Shared>,
+    number: u64,
+    leave: CancellationToken,
+}
+
+impl Seat {
+    fn is_known(&self) {
+        if let Some(guest) = self.shared.seats().taken.get_mut(&self.number) {
+            guest.is_known = true;
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.shared.seats().taken.remove(&self.number);
+    }
 }
 
 impl Listener {
@@ -101,8 +140,8 @@ impl Listener {
             smtp: Arc::new(smtp),
             lmtp: Arc::new(lmtp),
             connections_max: usize::from(settings.connection_limit),
-            per_client_max: settings.connections_per_client,
-            open: Mutex::default(),
+            per_client_max: usize::from(settings.connections_per_client),
+            seats: Mutex::default(),
         })))
     }
 
@@ -130,51 +169,58 @@ impl Listener {
     fn welcome(&self, mut stream: TcpStream, client: IpAddr, protocol: Protocol) {
         let _ = stream.set_nodelay(true);
         let listener = self.clone();
-        if !self.0.enter(client) {
+        let Some(seat) = self.0.seat(client) else {
             tokio::spawn(async move { stream.write_all(b"421 4.7.0 too many connections, come back later\r\n").await });
             return;
-        }
+        };
         tokio::spawn(async move {
             // A client that went away is no error of ours.
-            let _ = listener.serve(Box::new(stream), protocol).await;
-            listener.0.leave(client);
+            let _ = listener.serve(Box::new(stream), protocol, seat).await;
         });
     }
 
-    /// Speaks with one client until it leaves.
-    pub async fn serve(&self, stream: Box<dyn Stream>, protocol: Protocol) -> io::Result<()> {
+    /// Speaks with one client that is let in without being counted, as a test does.
+    #[cfg(test)]
+    pub(super) async fn receive(&self, stream: Box<dyn Stream>, protocol: Protocol) -> io::Result<()> {
+        let seat = self.0.seat(IpAddr::from([192, 0, 2, 99])).expect("a place is free");
+        self.serve(stream, protocol, seat).await
+    }
+
+    /// Speaks with one client until it leaves, or must.
+    async fn serve(&self, stream: Box<dyn Stream>, protocol: Protocol, seat: Seat) -> io::Result<()> {
         let offer = match protocol {
             Protocol::Smtp => self.0.smtp.clone(),
             Protocol::Lmtp => self.0.lmtp.clone(),
         };
-        let visit = Visit { shared: &self.0, server: Server::new(offer), protocol, end: Instant::now() + SESSION };
+        let visit =
+            Visit { shared: &self.0, server: Server::new(offer), protocol, end: Instant::now() + SESSION, seat };
         visit.run(stream).await
     }
 }
 
 impl Shared {
-    fn enter(&self, client: IpAddr) -> bool {
-        let mut open = self.open();
-        let total: usize = open.values().map(|count| usize::from(*count)).sum();
-        let own = open.get(&client).copied().unwrap_or(0);
-        let has_room = total < self.connections_max && own < self.per_client_max;
-        if has_room {
-            open.insert(client, own + 1);
+    /// A place for a client: when all are taken, that of whoever has sat there longest without naming a recipient of ours.
+    fn seat(self: &Arc<Self>, client: IpAddr) -> Option<Seat> {
+        let mut seats = self.seats();
+        let own = seats.taken.values().filter(|guest| guest.client == client).count();
+        if own >= self.per_client_max {
+            return None;
         }
-        has_room
+        if seats.taken.len() >= self.connections_max {
+            let is_bore = |guest: &Guest| !guest.is_known && guest.since.elapsed() >= STRANGER;
+            let bore = seats.taken.iter().find(|(_, guest)| is_bore(guest)).map(|(number, _)| *number)?;
+            seats.taken.remove(&bore)?.leave.cancel();
+        }
+        let (number, leave) = (seats.next, CancellationToken::new());
+        seats.next += 1;
+        let guest = Guest { client, since: Instant::now(), is_known: false, leave: leave.clone() };
+        seats.taken.insert(number, guest);
+        Some(Seat { shared: self.clone(), number, leave })
     }
 
-    fn leave(&self, client: IpAddr) {
-        let mut open = self.open();
-        match open.get_mut(&client) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(open.remove(&client)),
-        }
-    }
-
-    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, u16>> {
-        // Each change is one step, so a panic elsewhere leaves the counts whole.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        // Each change is one step, so a panic elsewhere leaves the books whole.
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whose address it is.
@@ -260,6 +306,7 @@ struct Visit<'a> {
     protocol: Protocol,
     /// When the session ends whatever is said.
     end: Instant,
+    seat: Seat,
 }
 
 impl Visit<'_> {
@@ -269,14 +316,17 @@ impl Visit<'_> {
                 match event {
                     Event::Opened | Event::Hello(_) | Event::From(_) | Event::Data => self.server.answer(Answer::Take),
                     Event::To(recipient) => match self.shared.addressee(&recipient) {
-                        Addressee::Copy | Addressee::Postmaster => self.server.answer(Answer::Take),
+                        Addressee::Copy | Addressee::Postmaster => {
+                            self.seat.is_known();
+                            self.server.answer(Answer::Take);
+                        }
                         Addressee::Nobody => self.server.answer(Answer::Say("550 5.1.1 nobody here by that name")),
                     },
                     Event::Message(raw) => self.receive(&raw).await,
                     Event::StartTls => {
                         self.flush(&mut stream).await?;
                         let handshake = timeout_at(Instant::now() + HANDSHAKE, self.shared.acceptor.accept(stream));
-                        stream = Box::new(handshake.await.map_err(|_| io::ErrorKind::TimedOut)??);
+                        stream = Box::new(handshake.await??);
                         self.server.secured();
                     }
                     Event::Closed => {
@@ -287,7 +337,15 @@ impl Visit<'_> {
             }
             self.flush(&mut stream).await?;
             let patience = self.end.min(Instant::now() + IDLE);
-            match timeout_at(patience, stream.read_buf(self.server.room())).await {
+            let read = tokio::select! {
+                biased;
+                () = self.seat.leave.cancelled() => {
+                    let farewell = stream.write_all(b"421 4.3.2 others wait, come back later\r\n");
+                    return timeout_at(Instant::now() + STRANGER, farewell).await?;
+                }
+                read = timeout_at(patience, stream.read_buf(self.server.room())) => read,
+            };
+            match read {
                 Ok(Ok(0)) => return Ok(()),
                 Ok(read) => drop(read?),
                 Err(_) => return stream.write_all(b"421 4.4.2 this takes too long\r\n").await,

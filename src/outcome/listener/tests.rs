@@ -7,6 +7,7 @@ use super::*;
 use crate::base::{EnvelopeId, SealKey};
 use crate::outcome::intake::Taken;
 use crate::store;
+use crate::world::{Dice, SeededDice};
 
 /// Keeps what it is given, unless its disk is full.
 #[derive(Default)]
@@ -77,7 +78,7 @@ impl House {
             from.read_to_string(&mut answer).await.unwrap();
             answer
         };
-        futures_util::join!(speak, self.listener.serve(Box::new(theirs), protocol), hear).2
+        futures_util::join!(speak, self.listener.receive(Box::new(theirs), protocol), hear).2
     }
 }
 
@@ -175,18 +176,264 @@ async fn an_octet_a_minute_does_not_hold_a_connection_for_ever() {
             sleep(Duration::from_secs(60)).await;
         }
     };
-    let (_, served) = futures_util::join!(bore, house.listener.serve(Box::new(theirs), Protocol::Smtp));
+    let (_, served) = futures_util::join!(bore, house.listener.receive(Box::new(theirs), Protocol::Smtp));
     let _ = served;
     assert!(began.elapsed() <= SESSION + Duration::from_secs(120), "{:?}", began.elapsed());
 }
 
-#[test]
-fn one_client_cannot_take_every_place() {
+#[tokio::test(start_paused = true)]
+async fn one_client_cannot_take_every_place() {
     let house = house(false);
     let (one, other): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-    let entered = (0..100).filter(|_| house.listener.0.enter(one)).count();
-    assert_eq!(entered, 20);
-    assert!(house.listener.0.enter(other));
-    house.listener.0.leave(one);
-    assert!(house.listener.0.enter(one) && !house.listener.0.enter(one));
+    let mut seats: Vec<Seat> = (0..100).filter_map(|_| house.listener.0.seat(one)).collect();
+    assert_eq!(seats.len(), 20);
+    assert!(house.listener.0.seat(other).is_some());
+    seats.pop();
+    assert!(house.listener.0.seat(one).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_places_are_taken_the_oldest_bore_goes_and_nobody_who_named_a_recipient() {
+    let house = house(false);
+    let mut seats = Vec::new();
+    for client in 0..10u8 {
+        let client = IpAddr::from([192, 0, 2, client]);
+        seats.extend((0..20).map_while(|_| house.listener.0.seat(client)));
+    }
+    assert_eq!(seats.len(), 200);
+    let late = IpAddr::from([198, 51, 100, 1]);
+    assert!(house.listener.0.seat(late).is_none(), "all have just come");
+    seats[0].is_known();
+    sleep(STRANGER).await;
+    assert!(house.listener.0.seat(late).is_some());
+    assert!(!seats[0].leave.is_cancelled() && seats[1].leave.is_cancelled() && !seats[2].leave.is_cancelled());
+}
+
+/// The listener on a real socket.
+struct Door {
+    house: House,
+    address: SocketAddr,
+    stop: CancellationToken,
+}
+
+impl Door {
+    async fn open() -> Door {
+        let house = house(false);
+        let socket = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (address, stop) = (socket.local_addr().unwrap(), CancellationToken::new());
+        tokio::spawn(house.listener.clone().run(socket, Protocol::Smtp, stop.clone()));
+        Door { house, address, stop }
+    }
+
+    /// Connects from 127.0.0.`from`.
+    async fn connect(&self, from: u8) -> io::Result<TcpStream> {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from(([127, 0, 0, from], 0)))?;
+        socket.connect(self.address).await
+    }
+
+    /// All that is answered to these flights; after each, one reply is waited for.
+    async fn hear(&self, flights: &[&[u8]]) -> String {
+        let mut stream = self.connect(2).await.unwrap();
+        let mut answer = reply(&mut stream).await;
+        for flight in flights {
+            if stream.write_all(flight).await.is_err() {
+                break;
+            }
+            answer.push_str(&reply(&mut stream).await);
+        }
+        let _ = stream.shutdown().await;
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    }
+
+    fn taken(&self) -> usize {
+        self.house.shelf.taken.lock().unwrap().len()
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// One reply, all its lines; what there is of it when the host hangs up.
+async fn reply(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+    let mut text = Vec::new();
+    loop {
+        let line = text.rsplit(|b: &u8| *b == b'\n').nth(1).unwrap_or_default();
+        if text.ends_with(b"\n") && line.get(3) == Some(&b' ') {
+            break;
+        }
+        match stream.read_u8().await {
+            Ok(octet) => text.push(octet),
+            Err(_) => break,
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_slow_clients_do_not_keep_an_honest_one_out() {
+    let door = Door::open().await;
+    let mut held = Vec::new();
+    for number in 0..1000u16 {
+        // Fifty hosts, as many connections of each as are let in.
+        if let Ok(mut stream) = door.connect((number / 20 + 10) as u8).await {
+            let _ = stream.write_all(b"E").await;
+            held.push(stream);
+        }
+    }
+    assert!(held.len() >= 900, "{}", held.len());
+    let began = Instant::now();
+    let recipient = bounce();
+    let hello = [
+        &b"EHLO a.example\r\n"[..],
+        b"MAIL FROM:<>\r\n",
+        &format!("RCPT TO:<{recipient}>\r\n").into_bytes(),
+        b"DATA\r\n",
+        b"no such user\r\n.\r\n",
+        b"QUIT\r\n",
+    ]
+    .map(<[u8]>::to_vec);
+    let flights: Vec<&[u8]> = hello.iter().map(Vec::as_slice).collect();
+    // An honest host that is told to come back does so.
+    while door.taken() == 0 && began.elapsed() < Duration::from_secs(20) {
+        let answer = door.hear(&flights).await;
+        assert!(answer.starts_with("220") || answer.starts_with("421"), "{answer}");
+    }
+    assert_eq!(door.taken(), 1);
+    assert!(began.elapsed() < STRANGER + Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(door.house.listener.0.seats().taken.len() <= 200);
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_refused_announced_or_not_and_never_kept_whole() {
+    let door = Door::open().await;
+    let announced = door.hear(&[b"EHLO a\r\n", b"MAIL FROM:<> SIZE=99999999\r\n", b"QUIT\r\n"]).await;
+    assert_eq!(codes(&announced), ["220", "250", "552", "221"], "{announced}");
+    let recipient = format!("RCPT TO:<{}>\r\n", bounce()).into_bytes();
+    let line = [&[b'x'; 998][..], b"\r\n"].concat();
+    let mut flood = line.repeat((11 << 20) / line.len());
+    flood.extend_from_slice(b".\r\n");
+    let flights: [&[u8]; 6] = [b"EHLO a\r\n", b"MAIL FROM:<>\r\n", &recipient, b"DATA\r\n", &flood, b"QUIT\r\n"];
+    let streamed = door.hear(&flights).await;
+    assert_eq!(codes(&streamed), ["220", "250", "250", "250", "354", "552", "221"], "{streamed}");
+    assert_eq!(door.taken(), 0);
+}
+
+#[tokio::test]
+async fn relay_attempts_get_nowhere() {
+    let door = Door::open().await;
+    for recipient in [
+        "victim@elsewhere.example",
+        "victim%elsewhere.example@bounce.example.com",
+        "victim@elsewhere.example@bounce.example.com",
+        "@bounce.example.com:victim@elsewhere.example",
+        "@a.example,@b.example:victim@elsewhere.example",
+        "elsewhere.example!victim@bounce.example.com",
+        "\"victim@elsewhere.example\"",
+        "\"victim@elsewhere.example\"@bounce.example.com",
+        "victim@[127.0.0.1]",
+        "victim",
+        "",
+    ] {
+        let attempt = format!("RCPT TO:<{recipient}>\r\n");
+        let answer =
+            door.hear(&[b"EHLO a\r\n", b"MAIL FROM:<>\r\n", attempt.as_bytes(), b"DATA\r\n", b"QUIT\r\n"]).await;
+        let codes = codes(&answer);
+        assert!(codes[3].starts_with('5') && codes[4].starts_with('5'), "{recipient}: {answer}");
+    }
+    let early =
+        door.hear(&[b"RCPT TO:<a@b.example>\r\n", b"DATA\r\n", b"VRFY root\r\n", b"EXPN all\r\n", b"QUIT\r\n"]).await;
+    assert!(codes(&early)[1..3].iter().all(|code| code.starts_with('5')), "{early}");
+    assert_eq!(door.taken(), 0);
+}
+
+#[tokio::test]
+async fn no_second_message_hides_behind_another_end_of_the_first() {
+    let door = Door::open().await;
+    let recipient = format!("RCPT TO:<{}>\r\n", bounce()).into_bytes();
+    for end in ["\n.\n", "\r\n.\n", "\n.\r\n", "\r.\r", "\r.\r\n", "\r\n.\r", "\r\n\0.\r\n", "\n.\r"] {
+        let smuggled =
+            format!("Subject: x\r\n\r\none{end}MAIL FROM:<>\r\nRCPT TO:<{}>\r\nDATA\r\nsecond\r\n.\r\n", bounce());
+        let flights: [&[u8]; 6] =
+            [b"EHLO a\r\n", b"MAIL FROM:<>\r\n", &recipient, b"DATA\r\n", smuggled.as_bytes(), b"QUIT\r\n"];
+        let before = door.taken();
+        let answer = door.hear(&flights).await;
+        let data = codes(&answer).iter().filter(|code| **code == "354").count();
+        assert_eq!(data, 1, "{end:?}: {answer}");
+        assert!(door.taken() <= before + 1, "{end:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_pipelined_behind_starttls_is_never_obeyed() {
+    let door = Door::open().await;
+    let mut stream = door.connect(2).await.unwrap();
+    reply(&mut stream).await;
+    stream.write_all(b"EHLO a\r\n").await.unwrap();
+    reply(&mut stream).await;
+    let junk = format!("STARTTLS\r\nEHLO b\r\nMAIL FROM:<>\r\nRCPT TO:<{}>\r\nDATA\r\nx\r\n.\r\n", bounce());
+    stream.write_all(junk.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut answer)).await.expect("it ends");
+    assert!(codes(&answer).len() <= 1, "{answer}");
+    assert_eq!(door.taken(), 0);
+}
+
+#[tokio::test]
+async fn endless_lines_and_endless_nonsense_end_the_session() {
+    let door = Door::open().await;
+    let endless = vec![b'A'; 1 << 20];
+    let answer = door.hear(&[&endless]).await;
+    assert!(codes(&answer)[1..].iter().all(|code| code.starts_with('5') || *code == "421"), "{answer}");
+    let nonsense: Vec<&[u8]> = vec![b"WHAT\r\n"; 40];
+    let answer = door.hear(&nonsense).await;
+    assert!(codes(&answer).len() <= 23 && answer.contains("421"), "{answer}");
+}
+
+#[test]
+fn a_million_tokens_by_chance_or_with_a_flipped_bit_are_all_refused() {
+    let seal = seal();
+    let dice = SeededDice::new(20);
+    let throw = |below: usize| (dice.roll() % below as u64) as usize;
+    let alphabet = b"abcdefghijklmnopqrstuvwxyz234567";
+    let minted: Vec<(u64, String)> = (0..64)
+        .map(|_| dice.roll())
+        .map(|id| (id, seal.mint(EnvelopeId::from_u64(id), Purpose::Bounce, 0).to_string()))
+        .collect();
+    let mut accepted = 0;
+    for number in 0..1_000_000usize {
+        let (_, token) = &minted[number % minted.len()];
+        let mut forged = token.clone().into_bytes();
+        match number % 3 {
+            // The key's letter stays, so that it is not what is refused.
+            0 => forged[1..].fill_with(|| alphabet[throw(32)]),
+            1 => {
+                let (at, bit) = (1 + throw(forged.len() - 1), throw(5));
+                let value = alphabet.iter().position(|letter| *letter == forged[at]).unwrap();
+                forged[at] = alphabet[value ^ (1 << bit)];
+            }
+            _ => {
+                let at = 1 + throw(forged.len() - 1);
+                forged[at] ^= 1 << throw(8);
+            }
+        }
+        let is_same = forged.eq_ignore_ascii_case(token.as_bytes());
+        let opened = std::str::from_utf8(&forged).is_ok_and(|forged| seal.open(forged, Purpose::Bounce).is_some());
+        accepted += usize::from(opened && !is_same);
+    }
+    assert_eq!(accepted, 0);
+    // And the genuine ones are none but where they belong (B-03).
+    for (id, token) in &minted {
+        assert_eq!(
+            seal.open(&token.to_uppercase(), Purpose::Bounce).map(|(id, _)| id),
+            Some(EnvelopeId::from_u64(*id))
+        );
+        for other in [Purpose::Unsubscribe, Purpose::Feedback, Purpose::Message] {
+            assert_eq!(seal.open(token, other), None);
+        }
+    }
 }

@@ -163,9 +163,13 @@ async fn remove(desk: &Desk, addresses: &[String], why: &str) -> Result<Exit, Er
     }
     let addresses = addresses.iter().map(|address| canonical(address)).collect::<Result<Vec<_>, Error>>()?;
     let store = desk.store()?;
+    let why = match person() {
+        Some(name) => format!("{} (by {name})", why.trim()),
+        None => why.trim().to_owned(),
+    };
     let mut changed = 0;
     for address in &addresses {
-        let lifted = store.release(address.clone(), why.to_owned(), desk.now()).await?;
+        let lifted = store.release(address.clone(), why.clone(), desk.now()).await?;
         changed += usize::from(lifted);
         if !lifted {
             desk.note(format!("{address} is not suppressed"));
@@ -175,6 +179,11 @@ async fn remove(desk: &Desk, addresses: &[String], why: &str) -> Result<Exit, Er
     desk.next("mailshot suppress list");
     desk.give(&Changed { addresses: addresses.len(), changed });
     Ok(Exit::Done)
+}
+
+/// Who sits at the keyboard, as far as the environment tells.
+fn person() -> Option<String> {
+    ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()))
 }
 
 async fn import(desk: &Desk, file: &Path, reason: Reason, mappings: Vec<Mapping>) -> Result<Exit, Error> {

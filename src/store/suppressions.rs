@@ -71,7 +71,9 @@ pub struct SuppressionRow {
 }
 
 impl Store {
-    /// Suppresses addresses, durable when it returns; those that are suppressed stay as they are. Gives how many are new.
+    /// Suppresses addresses, durable when it returns; those that are suppressed stay as they are, but that a complaint
+    /// takes the place of any other reason: it is for ever, and must not be lifted with a lesser one. Gives how many are
+    /// new.
     pub async fn suppress(&self, rows: Vec<SuppressionRow>) -> Result<usize, Error> {
         self.backend
             .write(move |db| {
@@ -123,7 +125,8 @@ pub(super) fn suppress(db: &Connection, row: &SuppressionRow) -> rusqlite::Resul
     let new = db
         .prepare_cached(
             "INSERT INTO suppressions (address, reason, detail, since) VALUES (?1, ?2, ?3, ?4) \
-             ON CONFLICT (address) DO NOTHING",
+             ON CONFLICT (address) DO UPDATE SET reason = excluded.reason, detail = excluded.detail, since = excluded.since \
+             WHERE excluded.reason = 'complaint' AND suppressions.reason <> 'complaint'",
         )?
         .execute(params![row.address, row.reason.word(), row.detail, row.since.as_ms()])?
         > 0;

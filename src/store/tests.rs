@@ -266,6 +266,34 @@ async fn a_bounce_after_delivery_moves_the_copy_once_and_not_after_a_month() {
 }
 
 #[tokio::test]
+async fn a_complaint_takes_the_place_of_a_lesser_reason_and_nothing_that_of_a_complaint() {
+    on_both(|store| async move {
+        import(&store, "news", vec![person("ann@example.com", json!({}))], OnConflict::Fill).await;
+        let bar =
+            |reason| SuppressionRow { address: "Ann@example.com".into(), reason, detail: String::new(), since: NOW };
+        let reason = |store: &Store| store.suppression("ann@example.com").unwrap().unwrap().reason;
+        assert_eq!(store.suppress(vec![bar(Reason::Hard)]).await, Ok(1));
+        assert_eq!(store.suppress(vec![bar(Reason::Manual)]).await, Ok(0));
+        assert_eq!(store.suppress(vec![bar(Reason::Complaint)]).await, Ok(1));
+        assert_eq!(store.suppress(vec![bar(Reason::Complaint), bar(Reason::Hard)]).await, Ok(0));
+        assert_eq!(reason(&store), Reason::Complaint);
+        // No import lifts it, whatever it overwrites.
+        import(&store, "more", vec![person("ann@example.com", json!({"city": "Köln"}))], OnConflict::Overwrite).await;
+        assert_eq!(reason(&store), Reason::Complaint);
+        assert_eq!(store.release("ann@example.com".into(), "asked by phone".into(), NOW).await, Ok(true));
+        let ann = store.contact("ann@example.com").unwrap().unwrap().id;
+        let told = store.events(ann).unwrap().into_iter().filter(|event| event.kind != "imported");
+        let told: Vec<String> = told.map(|event| format!("{}: {}", event.kind, event.detail)).collect();
+        let released = "released: asked by phone";
+        assert!(
+            told.iter().any(|told| told == released) && told.iter().filter(|t| t.contains("complaint")).count() == 1,
+            "{told:?}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_bounce_for_somebody_erased_is_counted_without_them() {
     on_both(|store| async move {
         import(&store, "news", vec![person("ann@example.com", json!({}))], OnConflict::Fill).await;

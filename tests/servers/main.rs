@@ -63,7 +63,7 @@ const SCENES: &[Scene] = &[
         play: scenes::sink_faults,
     },
     Scene {
-        name: "reports_of_a_postfix_that_finds_out_late_come_home_and_bar_exactly_the_unknown",
+        name: "reports_of_a_postfix_that_finds_out_late_bar_exactly_the_unknown_and_wishes_to_leave_come_home",
         needs: &[Need::Root, Need::Postfix],
         play: scenes::late_bounces,
     },
@@ -76,6 +76,16 @@ const SCENES: &[Scene] = &[
         name: "a_browser_without_scripts_leaves_chooses_and_joins_on_a_desk_and_on_a_phone",
         needs: &[Need::Postfix, Need::Chromium],
         play: pages::leave_choose_and_join,
+    },
+    Scene {
+        name: "a_thousand_messages_at_dovecot_are_counted_once_however_often_we_are_killed",
+        needs: &[Need::Root, Need::Postfix, Need::Dovecot, Need::Dkimpy],
+        play: scenes::killed,
+    },
+    Scene {
+        name: "dovecot_tells_of_new_mail_and_loses_none_by_new_numbers_or_without_move",
+        needs: &[Need::Root, Need::Postfix, Need::Dovecot, Need::Dkimpy],
+        play: scenes::imap,
     },
 ];
 

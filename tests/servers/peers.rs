@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -113,10 +114,15 @@ pub fn free_port() -> u16 {
 }
 
 /// Waits until something holds, at most 20 seconds.
-pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+pub fn wait_for(what: &str, holds: impl FnMut() -> bool) {
+    wait_long(what, Duration::from_secs(20), holds);
+}
+
+/// Waits until something holds.
+pub fn wait_long(what: &str, most: Duration, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + most;
     while !holds() {
-        assert!(Instant::now() < end, "{what} did not come about in 20 s");
+        assert!(Instant::now() < end, "{what} did not come about in {most:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -124,6 +130,31 @@ pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 /// Whether something listens on a port of this machine.
 pub fn listens(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+/// Hands a message to a mail server, as a plain client.
+pub fn hand_in(port: u16, sender: &str, recipient: &str, text: &str) {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("the server");
+    let mut answers = BufReader::new(stream.try_clone().expect("a second handle"));
+    let lines = [
+        String::new(),
+        "EHLO reader.example".to_owned(),
+        format!("MAIL FROM:<{sender}>"),
+        format!("RCPT TO:<{recipient}>"),
+        "DATA".to_owned(),
+        format!("{}\r\n.", text.replace('\n', "\r\n")),
+        "QUIT".to_owned(),
+    ];
+    for line in lines {
+        if !line.is_empty() {
+            (&stream).write_all(format!("{line}\r\n").as_bytes()).expect("a line said");
+        }
+        let mut answer = String::new();
+        while answer.lines().last().is_none_or(|last| last.as_bytes().get(3) == Some(&b'-')) {
+            assert!(answers.read_line(&mut answer).expect("an answer") > 0, "{line}: hung up after {answer}");
+        }
+        assert!(answer.starts_with(['2', '3']), "{line}: {answer}");
+    }
 }
 
 /// A folder every user may write to: servers change theirs.
@@ -175,7 +206,8 @@ pub enum Door<'a> {
     Mx(&'a [&'a str]),
     /// Mail for anybody, after STARTTLS and a login that Dovecot, on this port, knows.
     Smarthost { logins: u16 },
-    /// Mail for this domain, taken before it is known who is there; reports about it go to `returns`, for that domain.
+    /// Mail for this domain, taken before it is known who is there; reports about it, and what its people write, go to
+    /// `returns`, for that domain.
     Hasty { domain: &'a str, returns: (&'a str, u16) },
 }
 
@@ -206,7 +238,7 @@ impl Postfix {
                 let transport = etc.join("transport");
                 fs::write(&transport, format!("{back} smtp:[127.0.0.1]:{at}\n")).expect("transport");
                 let maps = format!("transport_maps = texthash:{}\n", transport.display());
-                (format!("relay_domains = {domain}\n{maps}"), String::new())
+                (format!("relay_domains = {domain} {back}\n{maps}"), String::new())
             }
             Door::Smarthost { logins } => (
                 "relay_domains =\n".to_owned(),
@@ -461,6 +493,11 @@ pub struct Mailboxes {
 
 impl Mailboxes {
     pub fn start(scratch: &Path) -> Mailboxes {
+        Mailboxes::able(scratch, None)
+    }
+
+    /// As if it could do no more than this, by IMAP.
+    pub fn able(scratch: &Path, capability: Option<&str>) -> Mailboxes {
         let base = open_folder(scratch.join("mailboxes"));
         let authority = Authority::new(&base);
         authority.certify(&base, "", &NAMES, 2100);
@@ -475,11 +512,13 @@ impl Mailboxes {
              auth_mechanisms = plain login\nmail_location = maildir:{base}/mail/%n\nmail_uid = mail\nmail_gid = mail\n\
              first_valid_uid = 1\nfirst_valid_gid = 1\npassdb {{\n  driver = static\n  args = password=secret\n}}\n\
              userdb {{\n  driver = static\n  args = uid=mail gid=mail home={base}/mail/%n\n}}\n\
-             service imap-login {{\n{}{}}}\nservice pop3-login {{\n{}{}}}\nnamespace inbox {{\n  inbox = yes\n}}\n",
+             service imap-login {{\n{}{}}}\nservice pop3-login {{\n{}{}}}\nnamespace inbox {{\n  inbox = yes\n}}\n\
+             protocol imap {{\n  mail_max_userip_connections = 100\n{able}}}\n",
             listen("imaps", imaps, "yes"),
             listen("imap", imap, "no"),
             listen("pop3s", pop3s, "yes"),
             listen("pop3", pop3, "no"),
+            able = capability.map_or(String::new(), |able| format!("  imap_capability = {able}\n")),
             base = base.display()
         );
         let file = base.join("dovecot.conf");
@@ -493,14 +532,33 @@ impl Mailboxes {
 
     /// Puts messages into a user's inbox.
     pub fn fill(&self, user: &str, messages: &[String]) {
+        for (number, message) in messages.iter().enumerate() {
+            self.drop_in(user, &format!("new/17000{number:05}.M{number}.host"), message);
+        }
+        run("chown", &["-R", "mail:mail", &self.folder.join(user).display().to_string()]);
+    }
+
+    /// Puts a message into a user's inbox under this name, as mail servers do: written aside, then moved in.
+    pub fn drop_in(&self, user: &str, name: &str, message: &str) {
         let home = self.folder.join(user);
         for part in ["new", "cur", "tmp"] {
             fs::create_dir_all(home.join(part)).expect("a maildir");
         }
-        for (number, message) in messages.iter().enumerate() {
-            fs::write(home.join("new").join(format!("17000{number:05}.M{number}.host")), message).expect("a message");
+        let aside = home.join("tmp/aside");
+        fs::write(&aside, message).expect("a message");
+        fs::set_permissions(&aside, fs::Permissions::from_mode(0o666)).expect("its permissions");
+        fs::rename(aside, home.join(name)).expect("a message");
+    }
+
+    /// Makes a user's inbox forget its numbers, as after a restore: the next session gives all messages new ones.
+    pub fn renumber(&self, user: &str) {
+        let home = self.folder.join(user);
+        for file in fs::read_dir(&home).expect("the maildir").map(|entry| entry.expect("an entry").path()) {
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with("dovecot-uid") || name.starts_with("dovecot.index") {
+                fs::remove_file(file).expect("a file of Dovecot's");
+            }
         }
-        run("chown", &["-R", "mail:mail", &home.display().to_string()]);
     }
 
     /// The messages in a folder of a user, their flags in the names.

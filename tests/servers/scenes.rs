@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -9,7 +10,8 @@ use serde_json::Value;
 
 use crate::mail::{self, Seen};
 use crate::peers::{
-    Aiosmtpd, Door, Exim, Logins, Mailboxes, NameServer, PolicyHost, Postfix, SmtpSink, free_port, listens, wait_for,
+    Aiosmtpd, Door, Exim, Logins, Mailboxes, NameServer, PolicyHost, Postfix, SmtpSink, free_port, hand_in, listens,
+    wait_for, wait_long,
 };
 use crate::workspace::Workspace;
 
@@ -283,33 +285,65 @@ const FUSSY: &str = "session = \"plain\"\n[personality.fussy]\n\
     fault = [{ at = \"to\", address = [\"unknown*\"], reply = \"550 5.1.1 <{recipient}>: user unknown\" }]\n\
     [domains]\n\"*\" = \"fussy\"\n";
 
+/// So many know nobody, of so many.
+const UNKNOWN: usize = 100;
+const PEOPLE: usize = 2000;
+
 pub fn late_bounces() {
     let mut workspace = Workspace::new();
     let (far, returns) = (free_port(), free_port());
     workspace.set("LISTENER__SMTP", format!("127.0.0.1:{returns}"));
     workspace.set("LISTENER__HOST_NAME", "bounce.example.com");
-    let known = (0..190).map(|n| format!("reader{n}@people.example"));
-    workspace.addresses(known.chain((0..10).map(|n| format!("unknown{n}@people.example"))));
-    let script = workspace.scratch().join("fussy.toml");
+    let known = (0..PEOPLE - UNKNOWN).map(|n| format!("reader{n}@people.example"));
+    workspace.addresses(known.chain((0..UNKNOWN).map(|n| format!("unknown{n}@people.example"))));
+    let (script, taken) = (workspace.scratch().join("fussy.toml"), workspace.scratch().join("taken"));
     std::fs::write(&script, FUSSY).expect("the script");
+    let (script, save) = (script.display().to_string(), taken.display().to_string());
     let listen = format!("127.0.0.1:{far}");
-    let _host = workspace.stay(&["sink", "--listen", &listen, "--script", &script.display().to_string()]);
+    let _host = workspace.stay(&["sink", "--listen", &listen, "--script", &script, "--save", &save]);
     let door = Door::Hasty { domain: "people.example", returns: ("bounce.example.com", returns) };
     let postfix = Postfix::start(workspace.scratch(), &door, far);
     let _serve = workspace.stay(&["serve"]);
     wait_for("the host and the listener", || listens(far) && listens(returns));
     let report = workspace.send(&["--via", &format!("smtp://127.0.0.1:{}", postfix.port)]);
     // The first reports may be home before this one is written.
-    let count = |key: &str| report[key].as_u64().expect("a number");
-    assert_eq!((count("delivered") + count("bounced_late"), count("attempts")), (200, 200), "{report}");
-    wait_for("all reports", || workspace.ask(&["report", "welcome"])["bounced_late"] == 10);
+    let count = |key: &str| report[key].as_u64().expect("a number") as usize;
+    assert_eq!((count("delivered") + count("bounced_late"), count("attempts")), (PEOPLE, PEOPLE), "{report}");
+    let late = || workspace.ask(&["report", "welcome"])["bounced_late"] == UNKNOWN;
+    wait_long("all reports", Duration::from_secs(120), late);
+    let kept = || std::fs::read_dir(&taken).into_iter().flatten().flatten().map(|entry| entry.path());
+    wait_long("all messages", Duration::from_secs(120), || kept().count() == PEOPLE - UNKNOWN);
+
+    let mut leavers = Vec::new();
+    for file in kept().take(10) {
+        let text = std::fs::read_to_string(file).expect("a message").replace("\r\n", "\n").replace("\n ", " ");
+        let between = |open: &str, close: &str| {
+            let rest = text.split_once(open).unwrap_or_else(|| panic!("no {open} in {text}")).1;
+            rest.split_once(close).expect("an end").0.to_owned()
+        };
+        let (reader, address) = (between("\nTo: ", "\n"), between("<mailto:", "?"));
+        let reader = reader.rsplit('<').next().expect("an address").trim_end_matches('>').to_owned();
+        let wish = format!("From: {reader}\nTo: {address}\nSubject: unsubscribe\n\nplease");
+        hand_in(postfix.port, &reader, &address, &wish);
+        leavers.push(reader);
+    }
+    let status = |reader: &str| workspace.ask(&["contacts", "show", reader])["lists"][0]["status"].clone();
+    wait_for("all wishes to leave", || leavers.iter().all(|reader| status(reader) == "unsubscribed"));
+
     let report = workspace.ask(&["report", "welcome"]);
-    assert_eq!((&report["delivered"], &report["failed"]), (&Value::from(190), &Value::from(10)), "{report}");
+    let figures = (&report["delivered"], &report["failed"], &report["bounced_late"]);
+    let expected = [PEOPLE - UNKNOWN, UNKNOWN, UNKNOWN].map(Value::from);
+    assert_eq!(figures, (&expected[0], &expected[1], &expected[2]), "{report}");
     assert_eq!(report["failures"][0]["class"], "hard.unknown_user", "{report}");
-    let output = workspace.run(&["suppress", "list"]);
+    assert_eq!(report["failures"][0]["count"], UNKNOWN, "{report}");
+    let output = workspace.run(&["suppress", "list", "--limit", "5000"]);
     let suppressed = String::from_utf8(output.stdout).expect("text");
-    assert_eq!(suppressed.matches("@people.example  hard").count(), 10, "{suppressed}");
+    assert_eq!(suppressed.matches("@people.example  hard").count(), UNKNOWN, "{suppressed}");
+    assert_eq!((0..UNKNOWN).filter(|n| suppressed.contains(&format!("unknown{n}@people.example"))).count(), UNKNOWN);
     assert_eq!(suppressed.matches("reader").count(), 0, "{suppressed}");
+    let stay = (0..PEOPLE - UNKNOWN).map(|n| format!("reader{n}@people.example"));
+    let stayers: Vec<String> = stay.filter(|reader| !leavers.contains(reader)).take(20).collect();
+    assert!(stayers.iter().all(|reader| status(reader) == "subscribed"), "the rest is untouched");
 }
 
 /// A delivery report to a return path.
@@ -365,4 +399,160 @@ pub fn mailboxes() {
     assert_eq!(mailboxes.names("carl", "").len(), 2, "POP3 deletes what is on record and nothing else");
     let unread = |names: &[String]| names.iter().filter(|name| !name.ends_with('S')).count();
     assert_eq!(unread(&mailboxes.names("bert", "")), 6, "IMAP marks nothing as seen");
+}
+
+/// The lines of `mailshot.toml` for a mailbox of a user at Dovecot.
+fn table(user: &str, protocol: &str, port: u16, password: &Path, more: &str) -> String {
+    format!(
+        "\n[[mailbox]]\nname = \"{user}\"\nprotocol = \"{protocol}\"\nhost = \"localhost\"\nport = {port}\n\
+         user = \"{user}\"\npassword_file = \"{}\"\n{more}",
+        password.display()
+    )
+}
+
+/// What a mailbox holds beside reports about our mail: letters, and other people's reports. From the corpus where it is.
+fn foreign(count: usize) -> Vec<String> {
+    let corpus = std::env::var_os("MAILSHOT_CORPUS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus"), PathBuf::from);
+    let files =
+        std::fs::read_dir(corpus.join("bounces/open")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|ending| ending == "eml")).collect();
+    files.sort();
+    println!("  {} of {count} foreign messages are from the corpus", files.len().min(count / 2));
+    let texts = files.iter().take(count / 2).map(|file| {
+        let raw = std::fs::read(file).expect("a message");
+        String::from_utf8_lossy(&raw).into_owned()
+    });
+    let letter = |n| format!("From: friend{n}@example.org\nTo: me@example.com\nSubject: lunch {n}?\n\nat noon\n");
+    let mut foreign: Vec<String> = texts.collect();
+    foreign.extend((foreign.len()..count).map(letter));
+    foreign
+}
+
+/// A report about a copy as one of several programs writes it.
+fn report_of(kind: usize, back: &str) -> String {
+    match kind % 4 {
+        0 => delivery_report(back),
+        1 => format!(
+            "Return-Path: <>\nFrom: MAILER-DAEMON@mx.example\nTo: {back}\nSubject: failure notice\n\n\
+             Hi. This is the qmail-send program at mx.example.\nI'm afraid I wasn't able to deliver your message.\n\n\
+             <nobody@people.example>:\nSorry, no mailbox here by that name. (#5.1.1)\n"
+        ),
+        2 => format!(
+            "Return-Path: <>\nX-Failed-Recipients: nobody@people.example\nFrom: Mail Delivery System <Mailer-Daemon@mx.example>\n\
+             To: {back}\nSubject: Mail delivery failed: returning message to sender\n\n\
+             This message was created automatically by mail delivery software.\n\nA message that you sent could not be \
+             delivered to one or more of its\nrecipients. The following address(es) failed:\n\n  nobody@people.example\n    \
+             550 5.1.1 unknown user\n"
+        ),
+        _ => format!(
+            "Return-Path: <>\nFrom: postmaster@mx.example\nTo: {back}\nSubject: Unzustellbar: Neuigkeiten\n\n\
+             Ihre Nachricht konnte nicht zugestellt werden:\n\nnobody@people.example\n\
+             550 5.1.1 Empfaenger unbekannt\n"
+        ),
+    }
+}
+
+pub fn killed() {
+    const COPIES: usize = 400;
+    let mut workspace = Workspace::new();
+    workspace.people(COPIES, &["people.example"]);
+    let sink = SmtpSink::start(workspace.scratch());
+    workspace.send(&["--via", &format!("smtp://127.0.0.1:{}", sink.port)]);
+    let sent = mail::read(workspace.scratch(), &workspace.keys(), &captured(&sink, COPIES));
+    let mailboxes = Mailboxes::start(workspace.scratch());
+    workspace.set("TLS_CA", mailboxes.authority.display());
+    let password = workspace.scratch().join("password");
+    std::fs::write(&password, "secret\n").expect("the password");
+    let others = foreign(500);
+    for (at, (user, protocol, port, more)) in
+        [("anna", "imap", mailboxes.imaps, "processed = \"Done\"\n"), ("carl", "pop3", mailboxes.pop3s, "")]
+            .into_iter()
+            .enumerate()
+    {
+        // 200 reports, 50 of them twice, and 250 messages that are none of our business, mixed.
+        let reports = sent[at * 200..at * 200 + 200].iter().enumerate();
+        let mut inbox: Vec<String> = reports.map(|(kind, seen)| report_of(kind, &seen.sender)).collect();
+        inbox.extend_from_within(..50);
+        let letters = &others[at * 250..at * 250 + 250];
+        let mixed = inbox.iter().zip(letters).flat_map(|(report, letter)| [report.clone(), letter.clone()]);
+        mailboxes.fill(user, &mixed.collect::<Vec<_>>());
+        workspace.configure(&table(user, protocol, port, &password, more));
+    }
+    let mut dice = fastrand::Rng::with_seed(5);
+    let mut kills = 0;
+    loop {
+        let mut poll = workspace.begin(&["bounces", "poll"]);
+        let end = Instant::now() + Duration::from_millis(dice.u64(100..1500) + kills * 40);
+        let ended = loop {
+            match poll.try_wait().expect("its state") {
+                Some(status) => break Some(status),
+                None if Instant::now() >= end => break None,
+                None => std::thread::sleep(Duration::from_millis(2)),
+            }
+        };
+        if ended.is_some_and(|status| status.success()) {
+            break;
+        }
+        if ended.is_none() {
+            poll.kill().expect("killed");
+            poll.wait().expect("its end");
+            kills += 1;
+        }
+        assert!(kills < 200, "it never comes to an end");
+    }
+    println!("  killed {kills} times");
+    assert!(kills >= 3, "killed {kills} times: too fast to prove anything");
+    let report = workspace.ask(&["report", "welcome"]);
+    assert_eq!((&report["bounced_late"], &report["failed"]), (&Value::from(COPIES), &Value::from(COPIES)), "{report}");
+    for reader in sent.iter().step_by(40).map(|seen| seen.recipient.as_str()) {
+        let dossier = workspace.ask(&["contacts", "show", reader]);
+        let events = dossier["events"].as_array().expect("events");
+        let bounced = events.iter().filter(|event| event["kind"] == "bounced").count();
+        assert_eq!((bounced, &dossier["suppression"]["reason"]), (1, &Value::from("hard")), "{dossier}");
+    }
+    let left = [mailboxes.names("anna", ""), mailboxes.names("carl", "")];
+    assert_eq!(left.each_ref().map(Vec::len), [250, 250], "ordinary mail stays, reports go");
+    assert_eq!(mailboxes.names("anna", ".Done").len(), 250, "moved, each once");
+    assert!(left[0].iter().all(|name| !name.ends_with('S')), "IMAP marks nothing as seen");
+}
+
+pub fn imap() {
+    let mut workspace = Workspace::new();
+    workspace.people(6, &["people.example"]);
+    let sink = SmtpSink::start(workspace.scratch());
+    workspace.send(&["--via", &format!("smtp://127.0.0.1:{}", sink.port)]);
+    let sent = mail::read(workspace.scratch(), &workspace.keys(), &captured(&sink, 6));
+    let report = |at: usize| report_of(at, &sent[at].sender);
+    let mailboxes = Mailboxes::able(workspace.scratch(), Some("IMAP4rev1 UIDPLUS IDLE"));
+    workspace.set("TLS_CA", mailboxes.authority.display());
+    let password = workspace.scratch().join("password");
+    std::fs::write(&password, "secret\n").expect("the password");
+    let letter = "From: friend@example.org\nTo: me@example.com\nSubject: lunch?\n\nat noon\n".to_owned();
+    // Somebody else has marked a letter as deleted, and one of our reports as seen.
+    mailboxes.drop_in("dora", "cur/1699.M1.host:2,T", &letter);
+    mailboxes.drop_in("dora", "cur/1699.M2.host:2,S", &report(0));
+    mailboxes.fill("dora", &[report(1), letter.clone(), report(2)]);
+    workspace.configure(&table("dora", "imap", mailboxes.imaps, &password, "processed = \"Done\"\nevery = \"1h\"\n"));
+    let poll = || String::from_utf8(workspace.run(&["bounces", "poll", "--json"]).stdout).expect("JSON");
+    let late = || workspace.ask(&["report", "welcome"])["bounced_late"].clone();
+    let first = poll();
+    assert!(first.contains("\"taken\":3,\"foreign\":2"), "{first}");
+    let inbox = mailboxes.names("dora", "");
+    assert_eq!(inbox.len(), 2, "copied and expunged by UID alone: {inbox:?}");
+    assert!(inbox.iter().any(|name| name.ends_with('T')), "what others deleted is theirs to expunge: {inbox:?}");
+    assert_eq!((mailboxes.names("dora", ".Done").len(), late()), (3, Value::from(3)));
+    // New numbers: all is looked at again, and nothing counts twice.
+    mailboxes.renumber("dora");
+    mailboxes.drop_in("dora", "new/1701.M1.host", &report(0));
+    let again = poll();
+    assert!(again.contains("\"taken\":1,\"foreign\":2"), "{again}");
+    assert_eq!(late(), Value::from(3));
+    // `serve` is told of what comes, though the mailbox is due in an hour only.
+    let _serve = workspace.stay(&["serve"]);
+    std::thread::sleep(Duration::from_secs(2));
+    for at in [3, 4] {
+        mailboxes.drop_in("dora", &format!("new/170{at}.M{at}.host"), &report(at));
+        wait_for("news of a report", || late() == Value::from(at + 1));
+    }
 }

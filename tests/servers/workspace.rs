@@ -82,10 +82,14 @@ impl Workspace {
 
     /// Starts a command that stays; it ends when the value is dropped.
     pub fn stay(&self, arguments: &[&str]) -> Stayer {
+        Stayer(self.begin(arguments))
+    }
+
+    /// Starts a command, for whoever means to wait for it or to kill it.
+    pub fn begin(&self, arguments: &[&str]) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mailshot"));
         command.arg("-C").arg(self.root()).args(arguments).env_clear().envs(self.environment.iter().cloned());
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("mailshot runs");
-        Stayer(child)
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("mailshot runs")
     }
 
     /// The answer of a command, one JSON object.

@@ -11,7 +11,7 @@ use super::draft::{Cells, Sheet};
 use super::report::launched;
 use crate::base::{ContactId, EnvelopeId, LaunchId, ListId, Timestamp};
 use crate::cli::{Desk, Error, Exit};
-use crate::mail::{Class, Stage, Standing};
+use crate::mail::{Channel, Class, Stage, Standing};
 use crate::store::{ContactRow, CopyRow, Store, Threads};
 
 /// Copies read at a time.
@@ -95,6 +95,9 @@ struct Row<'a> {
     answer: &'a str,
     host: Option<&'a str>,
     site: &'a str,
+    tls: Option<&'static str>,
+    cipher: Option<String>,
+    verified: Option<&'static str>,
     attempts: u16,
     sent_again: u8,
     bounced_late: bool,
@@ -106,7 +109,7 @@ struct Row<'a> {
     complained: bool,
 }
 
-const HEADING: [&str; 19] = [
+const HEADING: [&str; 22] = [
     "address",
     "outcome",
     "class",
@@ -117,6 +120,9 @@ const HEADING: [&str; 19] = [
     "answer",
     "host",
     "site",
+    "tls",
+    "cipher",
+    "verified",
     "attempts",
     "sent_again",
     "bounced_late",
@@ -212,6 +218,9 @@ impl Row<'_> {
             answer: &copy.text,
             host: copy.host.as_deref(),
             site: &copy.site,
+            tls: copy.channel.map(Channel::protocol),
+            cipher: copy.channel.and_then(Channel::cipher),
+            verified: copy.channel.map(|channel| channel.verified().word()),
             attempts: copy.tries,
             sent_again: copy.doubtful,
             bounced_late: copy.late,
@@ -225,7 +234,7 @@ impl Row<'_> {
     }
 
     /// The row's cells, in the order of the heading.
-    fn cells(&self) -> [String; 19] {
+    fn cells(&self) -> [String; 22] {
         let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
         let time = |at: Option<Timestamp>| at.map_or_else(String::new, |at| at.rfc3339());
         let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
@@ -240,6 +249,9 @@ impl Row<'_> {
             self.answer.to_owned(),
             text(self.host),
             self.site.to_owned(),
+            text(self.tls),
+            text(self.cipher.as_deref()),
+            text(self.verified),
             self.attempts.to_string(),
             self.sent_again.to_string(),
             yes(self.bounced_late),

@@ -23,9 +23,11 @@ use crate::delivery::route::Route;
 use crate::delivery::source::Source;
 use crate::delivery::tls_policy::Demand;
 use crate::delivery::trouble::{Fault, Judgement, judge_by};
-use crate::mail::{Blame, Class, Reply, Stage, Standing, Verdict};
+use crate::mail::{Blame, Channel, Class, HostProof, Reply, Stage, Standing, Verdict};
 use crate::queue::{Error, Lease, Settlement};
-use crate::smtp::{Connection, Copy, CopySource, Ending, Hello, Login, Patience, Receipt, Security, Timeouts};
+use crate::smtp::{
+    Connection, Copy, CopySource, Ending, Hello, Login, Patience, Receipt, Security, Timeouts, TlsFacts, Verified,
+};
 
 /// How long settlements wait for an intent to share their commit with.
 const SHARE: Duration = Duration::from_millis(1);
@@ -114,6 +116,7 @@ pub(super) struct Carrier {
 #[derive(Default)]
 pub(super) struct Load {
     host: Option<Domain>,
+    channel: Option<Channel>,
     coming: Coming,
     /// Handed to the session, not yet done.
     open: Vec<Job>,
@@ -159,6 +162,7 @@ impl Carrier {
             Some(Err(trouble)) => return self.say(Word::Shut(Box::new(trouble))).await,
             Some(Ok(Dialled { connection, host, .. })) => {
                 self.load.host = host;
+                self.load.channel = Some(channel(&connection, &self.route));
                 connection
             }
         };
@@ -351,7 +355,7 @@ impl Carrier {
             Spoilt::Ourselves { class, text } => {
                 tracing::warn!(copy = %lease.envelope.id, "cannot be printed: {text}");
                 let reply = Some(Reply { code: 451, enhanced: None, text });
-                let said = Said { stage: Some(Stage::Print), reply, host: None, site };
+                let said = Said { stage: Some(Stage::Print), reply, host: None, site, channel: None };
                 entries.again(lease, class, entries.in_about(MENDING), said)
             }
             Spoilt::Broken => {
@@ -417,8 +421,8 @@ impl Carrier {
         let lost = stage == Stage::Body && heard.is_err() && job.intended;
         let reply = heard.unwrap_or_else(|fault| fault.as_reply());
         let words = if judgement.ruling.verdict == Verdict::Delivered { String::new() } else { reply.to_string() };
-        let said =
-            Said { stage: Some(stage), reply: Some(reply), host: self.load.host.clone(), site: self.site_of(&job) };
+        let (host, site, channel) = (self.load.host.clone(), self.site_of(&job), self.load.channel);
+        let said = Said { stage: Some(stage), reply: Some(reply), host, site, channel };
         self.load.heard.push(Heard { judgement, words, took });
         let (entries, class) = (&self.kit.entries, judgement.ruling.class);
         let settled = match judgement.ruling.verdict {
@@ -501,6 +505,18 @@ async fn running(commit: &mut Option<BoxFuture<'static, Result<(), Error>>>) -> 
         Some(commit) => commit.as_mut().await,
         None => std::future::pending().await,
     }
+}
+
+/// How a connection is secured; where a policy of the recipients' domain demanded it, that is told.
+fn channel(connection: &Connection, route: &Route) -> Channel {
+    let Some(TlsFacts { version, cipher, verified, .. }) = connection.tls() else { return Channel::Clear };
+    let verified = match verified {
+        Verified::No => HostProof::None,
+        Verified::Authority if route.policy.is_some() => HostProof::MtaSts,
+        Verified::Authority => HostProof::Pki,
+        Verified::Zone => HostProof::Dane,
+    };
+    Channel::Tls { version, cipher, verified }
 }
 
 fn relay_login(kit: &Kit) -> Option<Login> {

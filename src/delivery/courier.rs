@@ -505,7 +505,7 @@ async fn refuse(kit: Arc<Kit>, domain: Domain, why: Option<NoRoute>) -> Found {
 /// The settlement of a copy whose domain has no way.
 fn without_way(entries: &Entries, lease: Lease, why: &NoRoute) -> Settlement {
     let site = lease.domain().as_str().into();
-    let said = Said { stage: Some(Stage::Route), reply: Some(why.reply.clone()), host: None, site };
+    let said = Said { stage: Some(Stage::Route), reply: Some(why.reply.clone()), host: None, site, channel: None };
     let class = why.ruling.class;
     match why.ruling.verdict {
         Verdict::Failed => entries.failed(lease, class, said),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::base::{Domain, Timestamp};
 use crate::config::Retry;
-use crate::mail::{Class, InDoubt, Outcome, Reply, Stage, Standing};
+use crate::mail::{Channel, Class, InDoubt, Outcome, Reply, Stage, Standing};
 use crate::queue::{Lease, Next, Settlement};
 use crate::world::{Clock, Dice, World};
 
@@ -21,6 +21,8 @@ pub(super) struct Said {
     pub host: Option<Domain>,
     /// The site it is counted under.
     pub site: Arc<str>,
+    /// How the connection was secured.
+    pub channel: Option<Channel>,
 }
 
 /// Writes entries.
@@ -84,7 +86,7 @@ impl Entries {
     /// Put off to a time without having been tried: its turn cannot come before.
     pub fn aside(&self, lease: Lease, at: Timestamp, text: String, site: Arc<str>) -> Settlement {
         let standing = if lease.envelope.tries == 0 { Standing::Waiting } else { Standing::Deferred };
-        let said = Said { stage: None, reply: None, host: None, site };
+        let said = Said { stage: None, reply: None, host: None, site, channel: None };
         let outcome = Outcome { text, ..self.outcome(&lease, standing, Class::SoftSystem, said) };
         lease.settle(outcome, Next::Again(at))
     }
@@ -107,7 +109,7 @@ impl Entries {
         text: String,
         site: Arc<str>,
     ) -> Settlement {
-        let said = Said { stage, reply: None, host: None, site };
+        let said = Said { stage, reply: None, host: None, site, channel: None };
         let outcome = Outcome { text, ..self.outcome(&lease, standing, class, said) };
         lease.settle(outcome, Next::Gone)
     }
@@ -133,7 +135,7 @@ impl Entries {
     }
 
     fn outcome(&self, lease: &Lease, state: Standing, class: Class, said: Said) -> Outcome {
-        let Said { stage, reply, host, site } = said;
+        let Said { stage, reply, host, site, channel } = said;
         let (code, enhanced, text) =
             reply.map_or((None, None, String::new()), |reply| (Some(reply.code), reply.enhanced, reply.text));
         Outcome {
@@ -146,6 +148,7 @@ impl Entries {
             text,
             host,
             site: Some(site),
+            channel,
             tries: lease.envelope.tries,
             doubtful: lease.envelope.doubtful,
             at: self.now(),

@@ -465,7 +465,7 @@ impl Steward {
         // the copy whose turn it was tells in the book why it waits
         if let Some(job) = self.doors.get_mut(key).and_then(|door| door.stock.pop_front()) {
             let site = self.counted_under(key, &job);
-            let said = Said { stage: Some(stage), reply: Some(reply), host, site };
+            let said = Said { stage: Some(stage), reply: Some(reply), host, site, channel: None };
             let again = self.kit.entries.again(job.lease, judgement.ruling.class, until, said);
             self.orders.push(Order::Settle(vec![again]));
         }
@@ -482,7 +482,7 @@ impl Steward {
         for job in stock {
             let site = self.counted_under(key, &job);
             let stage = Some(crate::mail::Stage::Route);
-            let said = Said { stage, reply: Some(why.reply.clone()), host: None, site };
+            let said = Said { stage, reply: Some(why.reply.clone()), host: None, site, channel: None };
             batch.push(self.kit.entries.failed(job.lease, why.ruling.class, said));
         }
         if !batch.is_empty() {
@@ -518,7 +518,8 @@ impl Steward {
         let site = self.kit.counted_under(&door.route, lease.domain());
         if lease.envelope.expires <= entries.now() {
             let last = self.last_reply.clone().map(|text| Reply { code: 451, enhanced: None, text });
-            return batch.push(entries.expired(lease, Said { stage: None, reply: last, host: None, site }));
+            return batch
+                .push(entries.expired(lease, Said { stage: None, reply: last, host: None, site, channel: None }));
         }
         let facts = match self.kit.launches.facts(lease.envelope.id.launch()) {
             Ok(facts) => facts,

@@ -98,6 +98,7 @@ impl Handle {
             text: "cancelled".to_owned(),
             host: None,
             site: None,
+            channel: None,
             tries: 0,
             doubtful: 0,
             at: now,

@@ -103,6 +103,7 @@ fn settle(mut lease: Lease, state: Standing) -> Settlement {
         text: String::new(),
         host: None,
         site: None,
+        channel: None,
         tries: lease.envelope.tries,
         doubtful: lease.envelope.doubtful,
         at: START,

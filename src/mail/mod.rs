@@ -1,12 +1,14 @@
 //! The nouns on the road: what is planned, what was tried, what became of it. Plain data with public fields.
 
 mod attempt;
+mod channel;
 mod envelope;
 mod message;
 mod outcome;
 mod verdict;
 
 pub use attempt::{Attempt, EnhancedCode, Reply, Stage};
+pub use channel::{Channel, HostProof, TlsVersion};
 pub use envelope::{Consent, Envelope, InDoubt, Lane, Recipient};
 pub use message::Message;
 pub use outcome::{Outcome, Standing};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::{Domain, EnvelopeId, Timestamp};
-use crate::mail::{Class, EnhancedCode, Stage};
+use crate::mail::{Channel, Class, EnhancedCode, Stage};
 
 /// Where a copy stands on record. All but `Waiting`, `Deferred` and `InDoubt` are final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -77,6 +77,8 @@ pub struct Outcome {
     /// The site it was sent to, by its name: a provider, a registrable domain or a host set; with a relay named by hand
     /// the recipient's domain.
     pub site: Option<Arc<str>>,
+    /// How the connection was secured, when a host answered over one.
+    pub channel: Option<Channel>,
     /// Attempts counted so far.
     pub tries: u16,
     /// How often it was sent again after a lost answer.

@@ -135,6 +135,7 @@ pub(super) mod tests {
             text: "ok".into(),
             host: None,
             site: Some("reader.example".into()),
+            channel: None,
             tries: 1,
             doubtful: 0,
             at: START,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::{Domain, EditionId, EnvelopeId, SourceId, Timestamp};
-use crate::mail::{Class, EnhancedCode, Envelope, Lane, Outcome, Stage, Standing};
+use crate::mail::{Channel, Class, EnhancedCode, Envelope, Lane, Outcome, Stage, Standing};
 
 /// The layout this version writes.
 const VERSION: u8 = 1;
@@ -104,6 +104,7 @@ fn write_outcome(to: &mut Vec<u8>, outcome: &Outcome) {
     to.extend_from_slice(&detail.to_be_bytes());
     to.extend_from_slice(&outcome.tries.to_be_bytes());
     to.push(outcome.doubtful);
+    to.extend_from_slice(&outcome.channel.map_or(0, Channel::to_number).to_be_bytes());
     to.extend_from_slice(&outcome.at.as_ms().to_be_bytes());
     write_text(to, &outcome.text);
     write_text(to, outcome.host.as_ref().map_or("", |host| host.as_str()));
@@ -173,6 +174,7 @@ impl<'a> Reader<'a> {
             enhanced: self.enhanced()?,
             tries: self.short()?,
             doubtful: self.byte()?,
+            channel: Channel::from_number(u32::from_be_bytes(self.array()?)),
             at: Timestamp::from_ms(self.time()?),
             text: self.text()?.to_owned(),
             host: Some(self.text()?).filter(|host| !host.is_empty()).and_then(|host| Domain::parse(host).ok()),
@@ -228,6 +230,7 @@ mod tests {
             text: "ü".repeat(400),
             host: Domain::parse("mx.example").ok(),
             site: Some("example".into()),
+            channel: Some(Channel::Clear),
             tries: 3,
             doubtful: 0,
             at: Timestamp::from_ms(1),

@@ -864,6 +864,7 @@ fn decided(envelope: &Envelope, state: Standing, class: Class, text: String, at:
         text,
         host: None,
         site: None,
+        channel: None,
         tries: envelope.tries,
         doubtful: envelope.doubtful,
         at,

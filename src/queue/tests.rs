@@ -41,6 +41,7 @@ fn outcome(lease: &Lease, state: Standing) -> Outcome {
         text: "ok".into(),
         host: None,
         site: Some("example".into()),
+        channel: None,
         tries: lease.envelope.tries + 1,
         doubtful: lease.envelope.doubtful,
         at: START,

@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Associations;
+use crate::mail::TlsVersion;
 use crate::world::Stream;
 
 /// Hosts whose sessions are remembered for resumption.
@@ -35,10 +36,10 @@ pub enum TlsError {
 /// What was agreed on, for the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFacts {
-    /// `TLSv1.3` or `TLSv1.2`.
-    pub version: &'static str,
-    /// The cipher suite by its name at IANA.
-    pub cipher: String,
+    /// The version.
+    pub version: TlsVersion,
+    /// The cipher suite, by its number at IANA.
+    pub cipher: u16,
     /// How the host has proved that it is the one.
     pub verified: Verified,
     /// Whether an earlier session with the host was taken up again.
@@ -145,16 +146,11 @@ fn connector(
 fn facts(stream: &TlsStream<Box<dyn Stream>>, verified: Verified) -> TlsFacts {
     let (_, session) = stream.get_ref();
     let version = match session.protocol_version() {
-        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-        Some(_) | None => "TLSv1.2",
+        Some(ProtocolVersion::TLSv1_3) => TlsVersion::V1_3,
+        Some(_) | None => TlsVersion::V1_2,
     };
-    let cipher = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
-    TlsFacts {
-        version,
-        cipher: cipher.to_owned(),
-        verified,
-        resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
-    }
+    let cipher = session.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into());
+    TlsFacts { version, cipher, verified, resumed: session.handshake_kind() == Some(HandshakeKind::Resumed) }
 }
 
 fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {

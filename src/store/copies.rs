@@ -11,7 +11,7 @@ use super::sqlite::{mark, set_mark};
 use super::suppressions::suppress;
 use super::{Error, Reason, Store, SuppressionRow};
 use crate::base::{ContactId, EnvelopeId, LaunchId, Timestamp};
-use crate::mail::{Class, EnhancedCode, Outcome, Stage, Standing};
+use crate::mail::{Channel, Class, EnhancedCode, Outcome, Stage, Standing};
 
 /// A delivery report that comes later than this after the delivery no longer changes what is on record (B-12).
 const LATE_MAX: Duration = Duration::from_secs(30 * 86_400);
@@ -188,6 +188,8 @@ pub struct CopyRow {
     pub text: String,
     /// The host that gave it.
     pub host: Option<String>,
+    /// How the connection to it was secured.
+    pub channel: Option<Channel>,
     /// Attempts.
     pub tries: u16,
     /// How often it was sent again after a lost answer.
@@ -415,7 +417,7 @@ impl Store {
         self.backend.read(|db| {
             let mut rows = db.prepare_cached(
                 "SELECT p.contact, coalesce(c.address, ''), s.name, p.standing, p.class, p.code, p.enhanced, p.stage, \
-                 p.text, p.host, p.tries, p.doubtful, p.late, p.at FROM copies p JOIN sites s ON s.id = p.site \
+                 p.text, p.host, p.tries, p.doubtful, p.late, p.at, p.channel FROM copies p JOIN sites s ON s.id = p.site \
                  LEFT JOIN contacts c ON c.id = p.contact WHERE p.launch = ?1 AND p.contact > ?2 \
                  ORDER BY p.contact LIMIT ?3",
             )?;
@@ -465,7 +467,7 @@ fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite
     let cause = db
         .prepare_cached(
             "UPDATE copies SET site = coalesce(?3, site), standing = ?4, class = ?5, code = ?6, enhanced = ?7, \
-             stage = ?8, text = ?9, host = ?10, tries = ?11, doubtful = ?12, at = ?13, \
+             stage = ?8, text = ?9, host = ?10, tries = ?11, doubtful = ?12, at = ?13, channel = ?14, \
              cause = iif(?5 = 'soft.expired', class, NULL) \
              WHERE launch = ?1 AND contact = ?2 AND NOT (late = 1 AND ?4 = 2) RETURNING cause",
         )?
@@ -484,6 +486,7 @@ fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite
                 outcome.tries,
                 outcome.doubtful,
                 outcome.at.as_ms(),
+                outcome.channel.map_or(0, Channel::to_number),
             ],
             |row| class(row, 0),
         )
@@ -501,7 +504,7 @@ fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite
 fn settle_bounced(db: &Connection, site: Option<i64>, outcome: &Outcome) -> rusqlite::Result<bool> {
     let copy = outcome.envelope;
     db.prepare_cached(
-        "UPDATE copies SET site = coalesce(?3, site), standing = 3, host = ?4, tries = ?5, doubtful = ?6, at = ?7 \
+        "UPDATE copies SET site = coalesce(?3, site), standing = 3, host = ?4, tries = ?5, doubtful = ?6, at = ?7, channel = ?8 \
          WHERE launch = ?1 AND contact = ?2 AND late = 1",
     )?
     .execute(params![
@@ -512,6 +515,7 @@ fn settle_bounced(db: &Connection, site: Option<i64>, outcome: &Outcome) -> rusq
         outcome.tries,
         outcome.doubtful,
         outcome.at.as_ms(),
+        outcome.channel.map_or(0, Channel::to_number),
     ])
     .map(|changed| changed > 0)
 }
@@ -647,5 +651,6 @@ fn copy_row(row: &Row<'_>) -> rusqlite::Result<CopyRow> {
         doubtful: row.get(11)?,
         late: row.get(12)?,
         at: Timestamp::from_ms(row.get(13)?),
+        channel: Channel::from_number(row.get(14)?),
     })
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::base::{Address, CampaignName, ContactId, EnvelopeId, LaunchId, ListId, Timestamp};
-use crate::mail::{Class, InDoubt, Outcome, Standing};
+use crate::mail::{Channel, Class, InDoubt, Outcome, Standing};
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_000_000_000);
 
@@ -46,6 +46,7 @@ fn outcome(envelope: EnvelopeId, state: Standing, class: Class) -> Outcome {
         text: "no such user".into(),
         host: None,
         site: Some("example.com".into()),
+        channel: Some(Channel::Clear),
         tries: 1,
         doubtful: 0,
         at: NOW,
@@ -173,6 +174,7 @@ async fn a_batch_of_outcomes_counts_once() {
         assert_eq!(store.last_outcome().unwrap(), 5);
         assert_eq!(store.unsettled(launch).unwrap(), 0);
         assert_eq!(store.copy(copy).unwrap().unwrap().class, Some(Class::HardUnknownUser));
+        assert_eq!(store.copy(copy).unwrap().unwrap().channel, Some(Channel::Clear));
         let bar = store.suppression("ann@example.com").unwrap().unwrap();
         assert_eq!((bar.reason, &*bar.detail), (Reason::Hard, "hard.unknown_user in welcome: 550 no such user"));
     })

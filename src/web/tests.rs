@@ -122,6 +122,7 @@ impl House {
             text: "ok".into(),
             host: None,
             site: None,
+            channel: None,
             tries: 1,
             doubtful: 0,
             at,

@@ -139,8 +139,9 @@ pub fn dane() {
     assert_eq!((&report["delivered"], &report["deferred"]), (&Value::from(4), &Value::from(3)), "{report}");
     let outcomes = workspace.outcomes();
     let line = |kind: &str| outcomes.lines().find(|line| line.contains(&format!("@{kind}."))).expect("its line");
-    for kind in ["right", "below", "plain", "odd"] {
-        assert!(line(kind).contains("delivered"), "{outcomes}");
+    for (kind, verified) in [("right", "dane"), ("below", "dane"), ("plain", "none"), ("odd", "none")] {
+        let (line, over) = (line(kind), format!("\"TLS_AES_256_GCM_SHA384\",\"{verified}\""));
+        assert!(line.contains("delivered") && line.contains("\"TLSv1.3\"") && line.contains(&over), "{outcomes}");
     }
     for (kind, why) in [("wrong", "DANE"), ("stranger", "not valid for name"), ("forged", "TLSA")] {
         assert!(line(kind).contains("deferred") && line(kind).contains(why), "{outcomes}");
@@ -195,8 +196,8 @@ pub fn mta_sts() {
     assert_eq!((&report["delivered"], &report["deferred"]), (&Value::from(4), &Value::from(3)), "{report}");
     let outcomes = workspace.outcomes();
     let line = |kind: &str| outcomes.lines().find(|line| line.contains(&format!("@{kind}."))).expect("its line");
-    for kind in ["good", "testing", "redirect", "oldhost"] {
-        assert!(line(kind).contains("delivered"), "{outcomes}");
+    for (kind, verified) in [("good", "mta-sts"), ("testing", "none"), ("redirect", "none"), ("oldhost", "none")] {
+        assert!(line(kind).contains("delivered") && line(kind).contains(&format!("\"{verified}\"")), "{outcomes}");
     }
     for (kind, why) in [("elsewhere", "does not name"), ("expired", "expired"), ("stranger", "not valid for name")] {
         assert!(line(kind).contains("deferred") && line(kind).contains(why), "{outcomes}");

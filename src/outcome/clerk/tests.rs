@@ -153,6 +153,7 @@ impl Office {
             text: "so it is".into(),
             host: None,
             site: Some("example".into()),
+            channel: None,
             tries: lease.envelope.tries,
             doubtful: lease.envelope.doubtful,
             at: self.clock.now(),

@@ -45,6 +45,7 @@ fn outcome(launch: LaunchId, contact: u32, state: Standing, class: Class, text: 
         text: text.into(),
         host: None,
         site: Some(if contact.is_multiple_of(2) { "gmail" } else { "example.org" }.into()),
+        channel: None,
         tries: 2,
         doubtful: u8::from(contact == 1),
         at: START + Duration::from_secs(u64::from(contact)),

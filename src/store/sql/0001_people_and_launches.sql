@@ -126,6 +126,7 @@ CREATE TABLE copies (
     stage    INTEGER,
     text     TEXT    NOT NULL DEFAULT '',
     host     TEXT,
+    channel  INTEGER NOT NULL DEFAULT 0,
     tries    INTEGER NOT NULL DEFAULT 0,
     doubtful INTEGER NOT NULL DEFAULT 0,
     late     INTEGER NOT NULL DEFAULT 0,

@@ -3,6 +3,7 @@
 mod address;
 mod bucket;
 mod id;
+mod live;
 mod network;
 mod seal;
 mod time;
@@ -10,6 +11,7 @@ mod time;
 pub use address::{Address, AddressError, Domain};
 pub use bucket::{BUCKETS, bucket};
 pub use id::{CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, ListId, SourceId};
+pub use live::Live;
 pub use network::Network;
 pub use seal::{Purpose, Seal, SealError, SealKey, Token};
 pub use time::{Rate, Span, TimeError, Timestamp};

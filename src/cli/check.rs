@@ -9,7 +9,7 @@ use crate::cli::{Desk, Error, Exit};
 use crate::compose::{Edition, Grade, Remark, Template, proof};
 use crate::delivery::doctor::Way;
 use crate::delivery::via::Via;
-use crate::engine::examine;
+use crate::engine::{examine, examine_relays};
 use crate::store::Threads;
 
 /// What to check.
@@ -35,7 +35,8 @@ struct Answer {
 pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     let Arguments { campaign: name, via } = arguments;
     let via = via.as_deref().map(Via::parse).transpose().map_err(|why| Error::usage(format!("--via: {why}")))?;
-    let way = if via.is_some() { Way::Relay } else { Way::Direct };
+    let relayed = via.is_some() || desk.settings().relays_everything();
+    let way = if relayed { Way::Relay } else { Way::Direct };
     let mut checks = workspace(desk);
     match &name {
         Some(name) => {
@@ -47,6 +48,9 @@ pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
             checks.extend(domain(desk, &edition, way).await?);
         }
         None => checks.extend(domains(desk, way).await?),
+    }
+    if via.is_none() && !desk.settings().route.is_empty() {
+        checks.extend(examine_relays(desk.workspace(), &desk.world()?).await?);
     }
     let grade = checks.iter().map(|remark| remark.grade).max().unwrap_or(Grade::Ok);
     for remark in &checks {

@@ -8,11 +8,12 @@ use clap::Args;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use crate::base::{Domain, ListId, Rate, Timestamp};
+use crate::base::{Domain, ListId, Live, Rate, Timestamp};
 use crate::campaign::{Campaign, Left, Survey};
 use crate::cli::{Desk, Error, Exit};
+use crate::config::RouteRelay;
 use crate::delivery::forecast::{Bound, Course, Forecast, Load, in_words};
-use crate::delivery::route::Router;
+use crate::delivery::route::{Route, Router};
 use crate::delivery::via::Via;
 use crate::store::{LaunchOptions, Store, Threads};
 
@@ -126,7 +127,9 @@ async fn survey(store: Store, lists: Vec<ListId>, only: Option<Domain>, now: Tim
 /// count as sites of their own, which most of them are.
 async fn loads(desk: &Desk, survey: &Survey, recipients: u64) -> Result<Vec<Load>, Error> {
     let shaping = Arc::new(desk.workspace().shaping()?);
-    let router = Router::new(&desk.world()?, shaping.clone(), desk.settings().smtp_port);
+    let router = Router::new(&desk.world()?, Live::new((*shaping).clone()), desk.settings().smtp_port);
+    let relays = desk.workspace().relays()?;
+    let router = router.with_relays(relays.clone());
     let domains: Vec<Domain> =
         survey.domains.iter().take(LOOKED_UP).filter_map(|share| Domain::parse(&share.domain).ok()).collect();
     let look_up = |domain: &Domain| {
@@ -136,11 +139,20 @@ async fn loads(desk: &Desk, survey: &Survey, recipients: u64) -> Result<Vec<Load
             Some((domain.to_string(), found.site.to_string()))
         }
     };
-    let sites: BTreeMap<String, String> = join_all(domains.iter().map(look_up)).await.into_iter().flatten().collect();
+    let direct = domains.iter().filter(|domain| relays.route(domain).is_none());
+    let sites: BTreeMap<String, String> = join_all(direct.map(look_up)).await.into_iter().flatten().collect();
 
     let share = recipients as f64 / survey.recipients.max(1) as f64;
     let mut copies: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut relayed: BTreeMap<Arc<str>, (f64, &RouteRelay)> = BTreeMap::new();
     for domain in &survey.domains {
+        let fixed = Domain::parse(&domain.domain).ok().and_then(|domain| relays.route(&domain));
+        if let Some(fixed) = fixed {
+            for (site, part, relay) in shares(fixed) {
+                relayed.entry(site.clone()).or_insert((0.0, relay)).0 += domain.count as f64 * part;
+            }
+            continue;
+        }
         let site = sites.get(&domain.domain).map_or(domain.domain.as_str(), String::as_str);
         *copies.entry(site).or_default() += domain.count;
     }
@@ -153,7 +165,20 @@ async fn loads(desk: &Desk, survey: &Survey, recipients: u64) -> Result<Vec<Load
         copies: (copies as f64 * share).ceil() as u64,
         shape: shaping.shape(site, source),
     };
-    Ok(copies.into_iter().map(load).collect())
+    let through = |(site, (copies, relay)): (Arc<str>, (f64, &RouteRelay))| Load {
+        site: site.to_string(),
+        copies: (copies * share).ceil() as u64,
+        shape: shaping.route_relay(relay),
+    };
+    Ok(copies.into_iter().map(load).chain(relayed.into_iter().map(through)).collect())
+}
+
+/// The relays of a fixed route, each with its share of the copies.
+fn shares(route: &Route) -> Vec<(&Arc<str>, f64, &RouteRelay)> {
+    let relays = route.choices.iter().flat_map(|choices| choices.iter());
+    let relays: Vec<_> = relays.filter_map(|one| Some((&one.site, one.relay.as_ref()?.settings()))).collect();
+    let all: f64 = relays.iter().map(|(_, relay)| f64::from(relay.weight)).sum();
+    relays.into_iter().map(|(site, relay)| (site, f64::from(relay.weight) / all, relay)).collect()
 }
 
 impl Outlook {

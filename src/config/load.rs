@@ -71,30 +71,49 @@ impl Settings {
             parse_file(file, &text)?;
             table = text.parse().map_err(|error| in_file(file, &text, &error))?;
         }
-        let mut variables: Vec<_> = env.filter(|(name, _)| is_setting(name)).collect();
+        let env: Vec<(String, String)> = env.collect();
+        let mut variables: Vec<_> = env.iter().filter(|(name, _)| is_setting(name)).cloned().collect();
         variables.sort();
         for (name, value) in variables {
             overlay(&mut table, &name, &value)?;
         }
         let mut settings: Settings = table.try_into().expect("each layer was accepted by itself");
-        settings.resolve(file.parent().unwrap_or(Path::new(".")))?;
+        settings.resolve(file.parent().unwrap_or(Path::new(".")), &env)?;
         settings.check()?;
         Ok(settings)
     }
 
     /// Makes paths absolute and reads secrets from their files.
-    fn resolve(&mut self, folder: &Path) -> Result<(), Error> {
+    fn resolve(&mut self, folder: &Path, env: &[(String, String)]) -> Result<(), Error> {
         let listener = [&mut self.listener.tls_cert, &mut self.listener.tls_key];
         let own =
-            [&mut self.tls_ca, &mut self.dnssec_anchor, &mut self.relay.password_file].into_iter().chain(listener);
+            [&mut self.tls_ca, &mut self.dnssec_anchor, &mut self.relay.password_file, &mut self.relay.token_file]
+                .into_iter()
+                .chain(listener);
         let mailboxes =
             self.mailbox.iter_mut().flat_map(|mailbox| [&mut mailbox.password_file, &mut mailbox.token_file]);
-        for path in own.chain(mailboxes).flatten() {
+        let relays = self.route.iter_mut().flat_map(|route| &mut route.relays);
+        let relays = relays.flat_map(|relay| [&mut relay.password_file, &mut relay.token_file]);
+        for path in own.chain(mailboxes).chain(relays).flatten() {
             *path = folder.join(&*path);
         }
         if let (Some(path), None) = (&self.relay.password_file, &self.relay.password) {
-            let text = std::fs::read_to_string(path).map_err(|why| Error::Read { path: path.clone(), why })?;
-            self.relay.password = Some(Secret::new(text.lines().next().unwrap_or_default().to_owned()));
+            self.relay.password = Some(first_line(path)?);
+        }
+        for relay in self.route.iter_mut().flat_map(|route| &mut route.relays) {
+            relay.password = match (&relay.password_env, &relay.password_file) {
+                (Some(name), _) => {
+                    let found = env.iter().find(|(known, _)| known == name);
+                    let missing = || Error::Variable {
+                        variable: name.clone(),
+                        message: "is not set, and a relay's password_env names it".to_owned(),
+                        help: None,
+                    };
+                    Some(Secret::new(found.ok_or_else(missing)?.1.clone()))
+                }
+                (None, Some(path)) => Some(first_line(path)?),
+                (None, None) => None,
+            };
         }
         Ok(())
     }
@@ -128,6 +147,28 @@ impl Settings {
         }
         if self.shape.connection_limit == Some(0) {
             return wrong("shape.connection_limit", &0, "must be 1 or more; to stop sending use `mailshot pause`");
+        }
+        for route in &self.route {
+            if route.domains.is_empty() || route.relays.is_empty() {
+                let domains = route.domains.join(", ");
+                return wrong(
+                    "route.domains",
+                    &domains,
+                    "every [[route]] needs domains, and relays to send them through",
+                );
+            }
+            for relay in &route.relays {
+                if relay.weight == 0 || relay.connection_limit == 0 {
+                    return wrong("route.relays", &relay.url, "weight and connection_limit must be 1 or more");
+                }
+                if relay.user.is_some() && relay.password.is_none() && relay.token_file.is_none() {
+                    return wrong(
+                        "route.relays",
+                        &relay.url,
+                        "a user needs password_file, password_env or token_file beside it",
+                    );
+                }
+            }
         }
         if self.retry.first.duration().is_zero() {
             return wrong(
@@ -186,6 +227,11 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+fn first_line(path: &Path) -> Result<Secret, Error> {
+    let text = std::fs::read_to_string(path).map_err(|why| Error::Read { path: path.to_owned(), why })?;
+    Ok(Secret::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 
 fn read(file: &Path) -> Result<Option<String>, Error> {
@@ -364,6 +410,24 @@ mod tests {
         ] {
             assert!(matches!(load(text, &[]), Err(Error::Value { .. })), "{text}");
         }
+    }
+
+    #[test]
+    fn a_relays_password_comes_from_a_file_or_the_environment() {
+        let route = |more: &str| {
+            format!("[[route]]\ndomains = \"*\"\nrelays = [{{ url = \"smtps://r.example\", user = \"u\"{more} }}]\n")
+        };
+        let settings = load(&route(", password_env = \"RELAY_SECRET\""), &[("RELAY_SECRET", "s3cret")]).unwrap();
+        assert_eq!(settings.route[0].relays[0].password.as_ref().map(Secret::expose), Some("s3cret"));
+        assert!(settings.relays_everything());
+        match load(&route(", password_env = \"RELAY_SECRET\""), &[]) {
+            Err(Error::Variable { variable, .. }) => assert_eq!(variable, "RELAY_SECRET"),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(load(&route(", password_file = \"gone\""), &[]), Err(Error::Read { .. })));
+        assert!(matches!(load(&route(""), &[]), Err(Error::Value { .. })), "a user without a secret");
+        assert!(matches!(load(&route(", password = \"x\""), &[]), Err(Error::File { .. })), "never in the file itself");
+        assert!(matches!(load("[[route]]\ndomains = \"*\"\n", &[]), Err(Error::Value { .. })), "no relays");
     }
 
     #[test]

@@ -88,6 +88,8 @@ section! {
         signup: Signup = Signup::default(),
         /// Mailboxes that returned mail is fetched from.
         mailbox: Vec<Mailbox> = Vec::new(),
+        /// Fixed ways for some domains, through relays.
+        route: Vec<FixedRoute> = Vec::new(),
         /// Addresses to send from; none: whatever the system chooses.
         source: Vec<Source> = Vec::new(),
     }
@@ -139,6 +141,8 @@ section! {
         /// The password itself; taken from the environment only.
         #[serde(skip_serializing)]
         password: Option<Secret> = None,
+        /// A file whose first line is an OAuth access token, read for each connection; used instead of a password.
+        token_file: Option<PathBuf> = None,
         /// Most connections at once.
         connection_limit: u16 = 50,
         /// Most messages on one connection; unset: no cap.
@@ -204,6 +208,45 @@ section! {
         soft_limit: u32 = 5,
         /// The least time those bounces span.
         soft_span: Span = Span::secs(15 * 86_400),
+    }
+}
+
+section! {
+    /// A fixed way for some domains, through relays; one `[[route]]` table each, the first that fits a domain counts, and
+    /// `--via` goes before them all.
+    FixedRoute {
+        /// The domains, one or a list: "example.org"; ".example.org" for all below it too; "*" for all.
+        #[serde(deserialize_with = "one_or_many")]
+        domains: Vec<String> = Vec::new(),
+        /// The relays, as a list or as `[[route.relays]]` tables; while one stands still, the others take its share.
+        relays: Vec<RouteRelay> = Vec::new(),
+    }
+}
+
+section! {
+    /// A relay of a fixed way.
+    RouteRelay {
+        /// Where it is: "smtps://HOST:PORT" or "smtp+starttls://HOST:PORT", verified; "smtp://HOST:PORT", unverified.
+        url: String = String::new(),
+        /// Its share of the mail, in proportion to the other relays' weights.
+        weight: u16 = 1,
+        /// User name for AUTH; unset: no AUTH.
+        user: Option<String> = None,
+        /// A file whose first line is the password.
+        password_file: Option<PathBuf> = None,
+        /// The variable of the environment that holds the password.
+        password_env: Option<String> = None,
+        /// The password itself, from one of the two.
+        #[serde(skip)]
+        password: Option<Secret> = None,
+        /// A file whose first line is an OAuth access token, read for each connection; used instead of a password.
+        token_file: Option<PathBuf> = None,
+        /// Most connections at once.
+        connection_limit: u16 = 50,
+        /// Most messages on one connection; unset: no cap.
+        max_deliveries_per_connection: Option<u32> = None,
+        /// Most messages in a time, as in "100/min"; unset: no cap.
+        max_message_rate: Option<Rate> = None,
     }
 }
 
@@ -326,6 +369,11 @@ pub enum TrackingConsent {
 }
 
 impl Settings {
+    /// Whether everything goes through relays, so that what receivers look up is the relays' affair.
+    pub fn relays_everything(&self) -> bool {
+        self.route.iter().any(|route| route.domains.iter().any(|domain| domain == "*"))
+    }
+
     /// Whom to ask for names, and what to believe.
     pub fn name_service(&self) -> NameService<'_> {
         NameService { servers: &self.resolver, dnssec: self.dnssec, anchor: self.dnssec_anchor.as_deref() }

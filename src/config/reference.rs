@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use super::{
-    Bounce, Dkim, Links, Listener, Mailbox, Queue, Relay, Retry, Sender, Settings, Shape, Signup, Source, Store, Web,
+    Bounce, Dkim, FixedRoute, Links, Listener, Mailbox, Queue, Relay, Retry, RouteRelay, Sender, Settings, Shape,
+    Signup, Source, Store, Web,
 };
 
 /// One key of a section.
@@ -49,9 +50,9 @@ pub fn commented_example() -> String {
         let _ = writeln!(text, "#{line}");
     }
     text.push('\n');
-    let top = Settings::KEYS
-        .iter()
-        .filter(|key| !["source", "mailbox"].contains(&key.name) && !SECTIONS.iter().any(|s| s.name == key.name));
+    let top = Settings::KEYS.iter().filter(|key| {
+        !["source", "mailbox", "route"].contains(&key.name) && !SECTIONS.iter().any(|s| s.name == key.name)
+    });
     for key in top {
         write_key(&mut text, key, defaults.get(key.name));
     }
@@ -63,11 +64,14 @@ pub fn commented_example() -> String {
             write_key(&mut text, key, values.and_then(|values| values.get(key.name)));
         }
     }
-    for (about, heading, keys) in
-        [(Source::ABOUT, "# [[source]]", Source::KEYS), (Mailbox::ABOUT, "# [[mailbox]]", Mailbox::KEYS)]
-    {
+    for (about, heading, keys) in [
+        (Source::ABOUT, "# [[source]]", Source::KEYS),
+        (FixedRoute::ABOUT, "# [[route]]", FixedRoute::KEYS),
+        (RouteRelay::ABOUT, "# [[route.relays]]", RouteRelay::KEYS),
+        (Mailbox::ABOUT, "# [[mailbox]]", Mailbox::KEYS),
+    ] {
         write_heading(&mut text, about, heading);
-        for key in keys {
+        for key in keys.iter().filter(|key| key.name != "password") {
             write_key(&mut text, key, None);
         }
     }

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::Deserialize;
 
 use crate::base::{Domain, Rate, Span};
-use crate::config::Settings;
+use crate::config::{RouteRelay, Settings};
 
 /// The providers we know, and the defaults for everybody else.
 const BUILT_IN: &str = include_str!("providers.toml");
@@ -307,18 +307,30 @@ impl Shaping {
 
     /// The shape toward the host that `--via` names.
     pub fn relay(&self, settings: &Settings) -> SiteShape {
+        let relay = &settings.relay;
+        let (limit, most) = (relay.connection_limit, relay.max_deliveries_per_connection);
+        self.named(limit, most, relay.max_message_rate, "settings [relay]")
+    }
+
+    /// The shape toward a relay of a fixed route.
+    pub fn route_relay(&self, relay: &RouteRelay) -> SiteShape {
+        let (limit, most) = (relay.connection_limit, relay.max_deliveries_per_connection);
+        self.named(limit, most, relay.max_message_rate, "settings [[route.relays]]")
+    }
+
+    /// The shape toward a host named by hand: the defaults, without the caution that strangers need.
+    fn named(&self, connections: u16, most: Option<u32>, rate: Option<Rate>, from: &str) -> SiteShape {
         let (mut row, mut origins) = (Row::default(), BTreeMap::new());
         row.lay(&self.default, "default", &mut origins);
-        let relay = &settings.relay;
         let own = Row {
-            connection_limit: Some(relay.connection_limit),
-            connection_start: Some(relay.connection_limit),
-            max_deliveries_per_connection: Some(relay.max_deliveries_per_connection.unwrap_or(u32::MAX)),
-            max_message_rate: Some(Cap(relay.max_message_rate)),
+            connection_limit: Some(connections),
+            connection_start: Some(connections),
+            max_deliveries_per_connection: Some(most.unwrap_or(u32::MAX)),
+            max_message_rate: Some(Cap(rate)),
             max_connection_rate: Some(Cap(None)),
             ..Row::default()
         };
-        row.lay(&own, "settings [relay]", &mut origins);
+        row.lay(&own, from, &mut origins);
         row.complete(origins).expect("a test holds that the built-in default sets every key")
     }
 

@@ -14,20 +14,19 @@ use tokio_util::sync::CancellationToken;
 use crate::base::{Address, Domain, EnvelopeId};
 use crate::config::shaping::SiteShape;
 use crate::delivery::courier::Kit;
-use crate::delivery::dial::{Dialled, Shut, Trouble};
+use crate::delivery::dial::{Dialled, Trouble};
 use crate::delivery::entry::Said;
+use crate::delivery::knock::knock;
 use crate::delivery::launches::Facts;
 use crate::delivery::look::{Look, look};
 use crate::delivery::press::{Printed, Spoilt};
 use crate::delivery::route::Route;
 use crate::delivery::source::Source;
-use crate::delivery::tls_policy::Demand;
 use crate::delivery::trouble::{Fault, Judgement, judge_by};
 use crate::mail::{Blame, Channel, Class, HostProof, Reply, Stage, Standing, Verdict};
 use crate::queue::{Error, Lease, Settlement};
-use crate::smtp::{
-    Connection, Copy, CopySource, Ending, Hello, Login, Patience, Receipt, Security, Timeouts, TlsFacts, Verified,
-};
+use crate::smtp::classify::Reaction;
+use crate::smtp::{Connection, Copy, CopySource, Ending, Patience, Receipt, TlsFacts, Verified};
 
 /// How long settlements wait for an intent to share their commit with.
 const SHARE: Duration = Duration::from_millis(1);
@@ -39,8 +38,6 @@ const SETBACKS_MAX: u8 = 2;
 const WORTHY: u32 = 10;
 /// A copy that only a person's mending will help is looked at again after this time.
 const MENDING: Duration = Duration::from_secs(15 * 60);
-/// For the answer to QUIT.
-const QUIT: Duration = Duration::from_secs(5);
 
 /// A leased copy on its way.
 pub(super) struct Job {
@@ -193,22 +190,7 @@ impl Carrier {
 
     async fn dial(&mut self) -> Result<Dialled<Connection>, Trouble> {
         let Carrier { kit, route, source, shape, .. } = &*self;
-        let login = route.via.as_ref().and_then(|_| relay_login(kit));
-        kit.dialler
-            .dial(route, source, shape, |stream, host, demand| {
-                let hello = Hello {
-                    ehlo_name: source.ehlo_name.clone(),
-                    host,
-                    security: security(demand),
-                    login: login.clone(),
-                    timeouts: timeouts(shape),
-                };
-                async move {
-                    let opened = Connection::open(stream, &hello, &kit.road.tls).await;
-                    opened.map_err(|no| Shut { stage: no.stage, heard: no.heard.map_err(Fault::from) })
-                }
-            })
-            .await
+        knock(&kit.dialler, &kit.road.tls, &kit.road.settings, route, source, shape).await
     }
 
     /// Makes the last settlements durable, says goodbye, and reports what is left.
@@ -412,7 +394,8 @@ impl Carrier {
     /// What becomes of a copy after its attempt.
     fn rule(&mut self, mut job: Job, stage: Stage, heard: Result<Reply, Fault>, took: Duration) {
         let site = self.route.via.is_none().then_some(&*self.route.site);
-        let mut judgement = judge_by(&self.kit.road.rules, site, stage, heard.as_ref());
+        let mut judgement = judge_by(&self.kit.road.rules.now(), site, stage, heard.as_ref());
+        judgement = judgement.over(self.source.is_v6());
         let silent = judgement.after == Some(Duration::ZERO);
         if silent && self.load.done == 0 {
             // a host that closes on the very first copy is in trouble; only between two copies it is not (C-23)
@@ -425,6 +408,15 @@ impl Carrier {
         let said = Said { stage: Some(stage), reply: Some(reply), host, site, channel };
         self.load.heard.push(Heard { judgement, words, took });
         let (entries, class) = (&self.kit.entries, judgement.ruling.class);
+        if judgement.reaction == Reaction::OverIpv4
+            && let Some(source) = self.kit.v4_source()
+            && !lost
+        {
+            // the same copy at once from an address that the host takes it from
+            job.lease.envelope.source = Some(source);
+            let now = entries.now();
+            return self.load.settled.push(entries.again(job.lease, class, now, said));
+        }
         let settled = match judgement.ruling.verdict {
             _ if lost => entries.doubtful(job.lease, job.facts.in_doubt, said),
             Verdict::Delivered => entries.delivered(job.lease, said),
@@ -517,35 +509,4 @@ fn channel(connection: &Connection, route: &Route) -> Channel {
         Verified::Zone => HostProof::Dane,
     };
     Channel::Tls { version, cipher, verified }
-}
-
-fn relay_login(kit: &Kit) -> Option<Login> {
-    let relay = &kit.road.settings.relay;
-    Some(Login::Password { user: relay.user.clone()?, password: relay.password.clone()? })
-}
-
-fn security(demand: Demand) -> Security {
-    match demand {
-        Demand::Clear => Security::Clear,
-        Demand::Opportunistic => Security::Opportunistic,
-        Demand::Required => Security::Required,
-        Demand::Verified => Security::Verified,
-        Demand::Announced(announced) => Security::Announced(announced),
-        Demand::Implicit => Security::Implicit,
-    }
-}
-
-fn timeouts(shape: &SiteShape) -> Timeouts {
-    Timeouts {
-        greeting: shape.banner_timeout.duration(),
-        ehlo: shape.ehlo_timeout.duration(),
-        starttls: shape.starttls_timeout.duration(),
-        auth: shape.auth_timeout.duration(),
-        mail: shape.mail_from_timeout.duration(),
-        rcpt: shape.rcpt_to_timeout.duration(),
-        data: shape.data_timeout.duration(),
-        block: shape.data_block_timeout.duration(),
-        dot: shape.data_dot_timeout.duration(),
-        quit: QUIT,
-    }
 }

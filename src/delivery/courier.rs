@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Domain, Seal, SourceId, Timestamp};
+use crate::base::{Domain, Live, Seal, SourceId, Timestamp};
 use crate::config::Settings;
 use crate::config::shaping::Shaping;
 use crate::delivery::carrier::Job;
@@ -23,6 +23,7 @@ use crate::delivery::entry::{Entries, Said};
 use crate::delivery::launches::{Facts, Launches, Way};
 use crate::delivery::limits::Learned;
 use crate::delivery::press::{Press, Slots};
+use crate::delivery::relays::{Relays, by_weight};
 use crate::delivery::route::{NoRoute, Route, Router};
 use crate::delivery::sites::{Command, Sites};
 use crate::delivery::source::{Source, Sources};
@@ -60,15 +61,17 @@ pub struct Road {
     /// The settings.
     pub settings: Arc<Settings>,
     /// How sites are treated.
-    pub shaping: Arc<Shaping>,
+    pub shaping: Live<Shaping>,
     /// What replies mean.
-    pub rules: Arc<Rules>,
+    pub rules: Live<Rules>,
     /// Where we send from.
     pub sources: Arc<Sources>,
     /// What we sign with.
     pub keyring: Arc<Keyring>,
     /// What seals return paths and links.
     pub seal: Arc<Seal>,
+    /// Fixed ways of some domains.
+    pub relays: Relays,
     /// Our side of TLS.
     pub tls: Arc<TlsClient>,
     /// The policies of recipients' domains, where they are followed.
@@ -113,9 +116,19 @@ impl Kit {
         }
     }
 
-    /// Whether several sources send in turn along this route. A relay is spoken to from the first one only.
+    /// Whether several send in turn along this route: the sources to the recipients' own hosts, or the relays of a fixed
+    /// route. A relay is spoken to from the first source only.
     pub fn takes_turns(&self, route: &Route) -> bool {
-        route.via.is_none() && self.road.sources.iter().nth(1).is_some()
+        match (&route.relay, &route.via) {
+            (Some(relay), _) => relay.has_others,
+            (None, Some(_)) => false,
+            (None, None) => self.road.sources.iter().nth(1).is_some(),
+        }
+    }
+
+    /// A source that speaks IPv4 and can do without the other.
+    pub fn v4_source(&self) -> Option<SourceId> {
+        self.road.sources.iter().find(|source| !source.is_v6()).map(|source| source.id)
     }
 
     /// Whether a copy may leave from this source: it stays with the one of its first MAIL, while there is such a one.
@@ -170,6 +183,7 @@ impl Courier {
         let unsigned = road.settings.dkim.unsigned;
         let press = Press::new(road.store.clone(), road.keyring.clone(), road.seal.clone(), unsigned, road.slots)?;
         let router = Router::new(&road.world, road.shaping.clone(), road.settings.smtp_port);
+        let router = router.with_relays(road.relays.clone());
         let router = match &road.policies {
             Some(policies) => router.with_policies(policies.clone()),
             None => router,
@@ -340,6 +354,13 @@ impl Courier {
     /// moves again.
     async fn hand_over(&mut self, domain: Domain, route: Arc<Route>, stop: &CancellationToken) {
         let all = self.kit.road.sources.clone();
+        if let Some(relays) = &route.choices {
+            let Some(source) = all.iter().next() else { return };
+            return match self.choose(relays, source) {
+                Ok(relay) => self.give(source, &relay.clone(), Work::Claim(domain, relay), stop).await,
+                Err(until) => self.rest(domain, self.at(until, Instant::now())),
+            };
+        }
         if !self.kit.takes_turns(&route) {
             // a single steward sees for itself what to do with a domain while it stands still
             let Some(source) = all.iter().next() else { return };
@@ -369,6 +390,10 @@ impl Courier {
         };
         let Some(source) = source else { return lease.home() };
         let now = Instant::now();
+        let route = match route.choices.as_ref().map(|relays| self.choose(relays, source)) {
+            None | Some(Err(_)) => route,
+            Some(Ok(relay)) => relay,
+        };
         if let Some(until) = self.still(source, &route.site, now) {
             let (entries, until) = (&self.kit.entries, self.at(until, now));
             let site = self.kit.counted_under(&route, lease.domain());
@@ -377,6 +402,19 @@ impl Courier {
         }
         let job = Job { lease, facts, stray: true, setbacks: 0, intended: false };
         self.give(source, &route, Work::Stray(Box::new(job), route.clone()), stop).await;
+    }
+
+    /// The relay whose turn it is, by weight, among those that do not stand still; or when the first of them moves again.
+    fn choose(&self, relays: &[Arc<Route>], source: &Source) -> Result<Arc<Route>, Instant> {
+        let now = Instant::now();
+        let mut first = None;
+        for relay in by_weight(relays, &*self.kit.road.world.dice) {
+            match self.still(source, &relay.site, now) {
+                None => return Ok(relay.clone()),
+                Some(until) => first = Some(first.map_or(until, |known: Instant| known.min(until))),
+            }
+        }
+        Err(first.unwrap_or(now))
     }
 
     /// Until when a source stands still at a site.
@@ -439,6 +477,13 @@ impl Courier {
                 for seat in self.seats.values_mut() {
                     seat.given += 1;
                     let _ = seat.work.send(Work::Show(to.clone())).await;
+                }
+            }
+            Command::Reshape => {
+                self.router.forget_all();
+                for seat in self.seats.values_mut() {
+                    seat.given += 1;
+                    let _ = seat.work.send(Work::Reshape).await;
                 }
             }
             Command::Suspend(site, why, done) => {

@@ -18,7 +18,7 @@ use crate::store::{LaunchRow, Store};
 const LAUNCHES_MAX: usize = 10_000;
 
 /// Which way a launch's mail goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Way {
     /// To the recipients' own hosts.
     Direct,

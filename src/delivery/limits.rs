@@ -26,6 +26,8 @@ const SHARE_SPAN: Duration = Duration::from_secs(60);
 const SHARE_REST: Duration = Duration::from_secs(60);
 /// How long a number of messages after which the host closed is kept to.
 const SESSION_TTL: Duration = Duration::from_secs(3600);
+/// How long a site that wants IPv4 is left alone by an address of the other kind (C-12).
+const OVER_IPV4: Duration = Duration::from_secs(24 * 3600);
 /// Longest note of why a site stands still, in octets: the learned state has to fit a queue record of 100.
 const WHY_MAX: usize = 64;
 
@@ -204,7 +206,8 @@ impl Limits {
             self.deaths = 0;
         }
         match judgement.reaction {
-            Reaction::None | Reaction::OverIpv4 => {}
+            Reaction::None => {}
+            Reaction::OverIpv4 => self.pause(OVER_IPV4, words, now),
             Reaction::Slow(span) => {
                 self.messages.slow(now);
                 self.one_connection = Some(now + span);

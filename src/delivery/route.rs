@@ -12,8 +12,10 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
-use crate::base::Domain;
+use crate::base::{Domain, Live};
 use crate::config::shaping::Shaping;
+use crate::delivery::relays::Relay;
+use crate::delivery::relays::Relays;
 use crate::delivery::sts::{Policies, Policy};
 use crate::delivery::via::Via;
 use crate::mail::{Blame, Class, EnhancedCode, Reply, Ruling};
@@ -49,7 +51,7 @@ impl Host {
 }
 
 /// Where mail for a domain goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// The site: what limits and pauses are counted by (C-11). A provider's name, else the registrable domain the best
     /// hosts share, else the sorted set of the best hosts.
@@ -60,6 +62,10 @@ pub struct Route {
     pub port: u16,
     /// The relay everything goes through, when there is one.
     pub via: Option<Arc<Via>>,
+    /// The relay of a fixed route this goes through.
+    pub relay: Option<Arc<Relay>>,
+    /// The relays of a fixed route to choose from; the other fields are then those of the first.
+    pub choices: Option<Arc<[Arc<Route>]>>,
     /// Whether DNSSEC proved that these are the hosts; only then is it worth asking what their zones say of their
     /// certificates (RFC 7672 §2.2.1).
     pub proved: bool,
@@ -72,7 +78,8 @@ impl Route {
     pub fn through(via: Via) -> Route {
         let host = Host { name: via.host.as_str().into(), preference: 0, address: via.address };
         let site = via.to_string().into();
-        Route { site, hosts: [host].into(), port: via.port, via: Some(Arc::new(via)), proved: false, policy: None }
+        let (hosts, port, via) = ([host].into(), via.port, Some(Arc::new(via)));
+        Route { site, hosts, port, via, relay: None, choices: None, proved: false, policy: None }
     }
 
     /// Whether a connection to `host` may carry mail of this route: where a policy holds, only one to a host that it names
@@ -116,6 +123,7 @@ type Found = Result<Arc<Route>, NoRoute>;
 #[derive(Clone)]
 pub struct Router {
     finder: Finder,
+    relays: Relays,
     known: Arc<Mutex<HashMap<Domain, Known>>>,
 }
 
@@ -127,9 +135,15 @@ enum Known {
 
 impl Router {
     /// A router that asks `world`'s name service and tells sites by `shaping`'s providers. Hosts listen on `port`.
-    pub fn new(world: &World, shaping: Arc<Shaping>, port: u16) -> Router {
+    pub fn new(world: &World, shaping: Live<Shaping>, port: u16) -> Router {
         let finder = Finder { dns: world.dns.clone(), shaping, port, policies: None };
-        Router { finder, known: Arc::default() }
+        Router { finder, relays: Relays::default(), known: Arc::default() }
+    }
+
+    /// The same router, with fixed routes before what the name service says.
+    pub fn with_relays(mut self, relays: Relays) -> Router {
+        self.relays = relays;
+        self
     }
 
     /// The same router, following MTA-STS policies.
@@ -140,6 +154,9 @@ impl Router {
 
     /// The route to a domain. Asked often: an answer that is known is a look into a table.
     pub async fn route(&self, domain: &Domain) -> Result<Arc<Route>, NoRoute> {
+        if let Some(fixed) = self.relays.route(domain) {
+            return Ok(fixed.clone());
+        }
         let coming = match self.known_or_coming(domain) {
             Ok(found) => return found,
             Err(coming) => coming,
@@ -152,6 +169,11 @@ impl Router {
     /// Forgets what is known of a domain: its hosts have all failed, and perhaps they moved.
     pub fn forget(&self, domain: &Domain) {
         self.table().remove(domain);
+    }
+
+    /// Forgets everything: the table of providers has changed, and with it perhaps the sites' names.
+    pub fn forget_all(&self) {
+        self.table().clear();
     }
 
     fn known_or_coming(&self, domain: &Domain) -> Result<Found, Shared<BoxFuture<'static, (Found, Instant)>>> {
@@ -211,7 +233,7 @@ fn make_room(known: &mut HashMap<Domain, Known>, now: Instant) {
 #[derive(Clone)]
 struct Finder {
     dns: Arc<dyn Dns>,
-    shaping: Arc<Shaping>,
+    shaping: Live<Shaping>,
     port: u16,
     policies: Option<Policies>,
 }
@@ -282,14 +304,15 @@ impl Finder {
     }
 
     fn to(&self, hosts: Vec<Host>, proved: bool) -> Route {
-        Route { site: self.site(&hosts), hosts: hosts.into(), port: self.port, via: None, proved, policy: None }
+        let (site, port) = (self.site(&hosts), self.port);
+        Route { site, hosts: hosts.into(), port, via: None, relay: None, choices: None, proved, policy: None }
     }
 
     /// The site's name, from the hosts of the best preference.
     fn site(&self, hosts: &[Host]) -> Arc<str> {
         let best = hosts.iter().filter(|host| host.preference == hosts[0].preference);
         let mut names: Vec<Domain> = best.filter_map(Host::domain).collect();
-        if let Some(provider) = self.shaping.provider(&names) {
+        if let Some(provider) = self.shaping.now().provider(&names) {
             return provider.into();
         }
         let mut owners = names.iter().map(|name| psl::domain_str(name.as_str()));

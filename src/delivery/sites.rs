@@ -46,6 +46,8 @@ pub(super) enum Command {
     Suspend(Arc<str>, String, oneshot::Sender<()>),
     /// Let it go on.
     Resume(Arc<str>, oneshot::Sender<()>),
+    /// The table of shapes has changed.
+    Reshape,
 }
 
 /// The sites as a person sees them. Cheap to clone.
@@ -80,6 +82,18 @@ impl Sites {
         if self.courier.send(Command::Suspend(site.into(), why.to_owned(), done)).await.is_ok() {
             let _ = told.await;
         }
+    }
+
+    /// Lets the table of shapes hold as it is now, for every site.
+    pub async fn reshape(&self) {
+        // a courier that has stopped has no sites
+        let _ = self.courier.send(Command::Reshape).await;
+    }
+
+    /// The sites of a courier that is not there.
+    #[cfg(test)]
+    pub(crate) fn nobody() -> Sites {
+        Sites::new().0
     }
 
     /// Lets a site go on, whatever held it up: a person, a pause, a block.

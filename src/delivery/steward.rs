@@ -41,6 +41,8 @@ const LEASING_MAX: usize = 8;
 const SEARCH_MAX: usize = 64;
 /// Words of carriers that may wait.
 const WORDS_MAX: usize = 256;
+/// How long a relay that could not be reached is passed over for the others.
+const RELAY_REST: Duration = Duration::from_secs(60);
 /// A held site is looked at again after this time: for expired copies, and for what belongs elsewhere.
 const RECHECK: Duration = Duration::from_secs(5 * 60);
 /// The longest rest of domains whose hosts cannot be reached while the site as a whole is in order.
@@ -64,6 +66,8 @@ pub(super) enum Work {
     Suspend(String),
     /// A person lets it go on.
     Resume,
+    /// The table of shapes has changed.
+    Reshape,
 }
 
 /// What a steward's loop is to do.
@@ -155,6 +159,8 @@ pub(super) struct Steward {
     news: bool,
     last_reply: Option<String>,
     meter: Meter,
+    /// To the recipients' own hosts, by the table of shapes.
+    is_direct: bool,
     still: bool,
     stopping: bool,
     /// The courier sends nothing more.
@@ -169,9 +175,11 @@ pub(super) struct Steward {
 impl Steward {
     pub fn new(kit: Arc<Kit>, post: Post, source: Arc<Source>, route: &Route) -> Steward {
         let road = &kit.road;
-        let shape = match &route.via {
-            Some(_) => road.shaping.relay(&road.settings),
-            None => road.shaping.shape(&route.site, &source.name),
+        let shaping = road.shaping.now();
+        let shape = match (&route.relay, &route.via) {
+            (Some(relay), _) => shaping.route_relay(relay.settings()),
+            (None, Some(_)) => shaping.relay(&road.settings),
+            (None, None) => shaping.shape(&route.site, &source.name),
         };
         let now = Instant::now();
         Steward {
@@ -189,6 +197,7 @@ impl Steward {
             news: false,
             last_reply: None,
             meter: Meter::new(now),
+            is_direct: route.via.is_none(),
             still: false,
             stopping: false,
             retired: false,
@@ -367,6 +376,12 @@ impl Steward {
                 self.limits.hold(&why);
                 self.news = true;
             }
+            Work::Reshape => {
+                if self.is_direct {
+                    let shape = self.kit.road.shaping.now().shape(&self.post.1, &self.source.name);
+                    self.limits.reshape(shape, now);
+                }
+            }
             Work::Resume => {
                 self.limits.resume();
                 self.news = true;
@@ -448,7 +463,7 @@ impl Steward {
         let Trouble { stage, host, heard } = trouble;
         let Some(door) = self.doors.get_mut(key) else { return };
         let site = door.route.via.is_none().then_some(&*self.post.1);
-        let judgement = judge_by(&self.kit.road.rules, site, stage, heard.as_ref());
+        let judgement = judge_by(&self.kit.road.rules.now(), site, stage, heard.as_ref()).over(self.source.is_v6());
         let reply = heard.unwrap_or_else(|fault| fault.as_reply());
         let words = reply.to_string();
         if judgement.ruling.verdict == Verdict::Failed {
@@ -456,6 +471,9 @@ impl Steward {
         }
         self.note_trouble(&judgement, &words);
         self.limits.heard(&judgement, &words, now);
+        if self.doors.get(key).is_some_and(|door| door.route.relay.as_ref().is_some_and(|relay| relay.has_others)) {
+            return self.stand_in(key, now);
+        }
         let rest = DOOR_REST_MAX.min(self.kit.road.settings.retry.first.duration());
         let until = match self.limits.binds(0, now) {
             Some(NotNow { binds: Binding::Held(_), .. }) => self.kit.entries.in_about(RECHECK),
@@ -472,6 +490,14 @@ impl Steward {
         if self.doors.get(key).is_some_and(|door| door.lines == 0) {
             self.rest_door(key, until, Claims::All);
         }
+    }
+
+    /// The other relays take over for a while; what may be tried here meanwhile tells whether it is back.
+    fn stand_in(&mut self, key: &Arc<str>, now: Instant) {
+        self.orders.push(Order::Tell(Back::Still(self.post.clone(), Some(now + RELAY_REST))));
+        self.pass_on(key);
+        let soon = self.kit.entries.now() + RELAY_REST;
+        self.rest_door(key, soon, Claims::All);
     }
 
     /// Nobody behind this door can be reached, ever: the courier settles every copy of its domains.
@@ -527,8 +553,9 @@ impl Steward {
         };
         let same_way = match (&facts.way, &door.route.via) {
             (Way::Direct, None) => true,
+            (Way::Direct, Some(_)) => door.route.relay.is_some(),
             (Way::Through(route), Some(_)) => route.site == door.route.site,
-            (Way::Direct, Some(_)) | (Way::Through(_), None) => false,
+            (Way::Through(_), None) => false,
         };
         if same_way && self.kit.leaves_from(&lease, &self.source, &door.route) {
             door.stock.push_back(Job { lease, facts, stray: false, setbacks: 0, intended: false });

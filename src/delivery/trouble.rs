@@ -114,6 +114,14 @@ impl Judgement {
         Judgement { ruling, reaction: Reaction::None, after: None, rule: None }
     }
 
+    /// The same as heard over an address of ours: who speaks IPv4 already cannot be asked to.
+    pub fn over(self, is_v6: bool) -> Judgement {
+        match self.reaction {
+            Reaction::OverIpv4 if !is_v6 => Judgement { reaction: Reaction::None, ..self },
+            _ => self,
+        }
+    }
+
     /// Whether a person should hear of it: something stands still until somebody acts, or we are blocked.
     pub fn alerts(&self) -> bool {
         let blocked = matches!(self.ruling.class, Class::BlockIp | Class::BlockDomain | Class::BlockUrl);
@@ -262,6 +270,14 @@ mod tests {
         assert_eq!(judgement.reaction, Reaction::None);
         let grey = heard("x", Stage::To, 451, "4.7.1", "Greylisted");
         check(grey, Verdict::Deferred, Blame::Recipient, Class::SoftGreylist);
+    }
+
+    #[test]
+    fn s_008_a_host_that_wants_ipv4_is_believed_where_we_have_spoken_the_other() {
+        let judgement = heard("x", Stage::To, 550, "5.4.8", "no IPv6 here");
+        check(judgement, Verdict::Deferred, Blame::Source, Class::PolicyAuth);
+        assert_eq!(judgement.over(true).reaction, Reaction::OverIpv4);
+        assert_eq!(judgement.over(false).reaction, Reaction::None);
     }
 
     #[test]

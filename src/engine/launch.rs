@@ -7,6 +7,7 @@ use crate::base::{Address, CampaignName, Domain, ListId, Rate, Timestamp, bucket
 use crate::campaign::{self, Campaign, ListsError};
 use crate::compose::{self, Edition, Grade, Remark, Template, proof};
 use crate::delivery::doctor::{self, Patient, Way};
+use crate::delivery::knock;
 use crate::delivery::source::{Sources, host_name};
 use crate::delivery::via::{Via, ViaError};
 use crate::engine::Workspace;
@@ -32,6 +33,9 @@ pub enum LaunchError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Lists(Box<campaign::Error>),
+    /// The fixed routes of the settings cannot be used.
+    #[error("{0}")]
+    Relays(String),
     /// The record failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -157,6 +161,7 @@ impl LaunchError {
             | LaunchError::Bounce(_)
             | LaunchError::OnlyDomain(_)
             | LaunchError::Rate(_)
+            | LaunchError::Relays(_)
             | LaunchError::LimitZero
             | LaunchError::Tests(_) => Remedy::Input,
             LaunchError::Proof { .. }
@@ -309,6 +314,7 @@ fn may_be_sent(workspace: &Workspace, campaign: &Campaign, edition: &Edition) ->
         return Err(LaunchError::NoKey(domain.clone()));
     }
     workspace.seal()?;
+    workspace.relays().map_err(|why| LaunchError::Relays(why.to_string()))?;
     Ok(())
 }
 
@@ -319,7 +325,7 @@ async fn may_go_direct(
     campaign: &Campaign,
     edition: &Edition,
 ) -> Result<(), LaunchError> {
-    if workspace.settings().allow_private {
+    if workspace.settings().allow_private || workspace.settings().relays_everything() {
         return Ok(());
     }
     let bounce =
@@ -348,6 +354,14 @@ pub async fn examine(
     let patient =
         Patient { from, bounce, sources: &sources, keyring: &keyring, unsigned, private, way, has_own_resolver };
     Ok(doctor::examine(world, &patient).await)
+}
+
+/// Whether the relays of the fixed routes let us in.
+pub async fn examine_relays(workspace: &Workspace, world: &World) -> Result<Vec<Remark>, super::workspace::Error> {
+    let (settings, relays, shaping) = (workspace.settings(), workspace.relays()?, workspace.shaping()?);
+    let sources = Sources::new(settings, &host_name());
+    let Some(source) = sources.iter().next() else { return Ok(Vec::new()) };
+    Ok(knock::examine_relays(world, settings, &relays, &shaping, source).await)
 }
 
 /// What was found, and what to do, a line each.

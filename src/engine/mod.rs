@@ -8,6 +8,7 @@ mod launch;
 mod planner;
 mod rebuild;
 mod registrar;
+mod reload;
 mod status;
 mod stop;
 mod workspace;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{CampaignName, LaunchId, Timestamp, bucket};
+use crate::base::{CampaignName, LaunchId, Live, Timestamp, bucket};
 use crate::delivery::courier::{Courier, Road};
 use crate::delivery::press::Slots;
 use crate::delivery::sites::Sites;
@@ -34,8 +35,9 @@ use crate::world::{Clock, Http, World};
 pub use agreement::Disagreement;
 pub use control::{AskError, Client, Control};
 pub use handle::{Handle, Settled, Wait};
-pub use launch::{LaunchError, Ready, Remedy, examine, launch_test};
+pub use launch::{LaunchError, Ready, Remedy, examine, examine_relays, launch_test};
 pub use rebuild::{Rebuilt, Verified, rebuild, verify};
+use reload::Watchman;
 pub use status::{DomainView, QueueView, SiteView};
 pub use workspace::{Created, Error as WorkspaceError, Hold, SAMPLE_CAMPAIGN, Workspace};
 
@@ -159,18 +161,18 @@ impl Engine {
         store.set_epoch(epoch).await?;
         let (bell, alarm) = (Arc::new(Bell::default()), Alarm::new());
         let clock = world.clock.clone();
-        let (courier, sites) = match crew {
-            Crew::Planning | Crew::Keeping => (None, None),
+        let (watchman, courier, sites) = match crew {
+            Crew::Planning | Crew::Keeping => (None, None, None),
             Crew::Sending => {
-                let (task, sites) = start_courier(&queue, &store, &alarm, &workspace, world, threads)?;
-                (Some(task), Some(sites))
+                let (watchman, task, sites) = start_courier(&queue, &store, &alarm, &workspace, world, threads)?;
+                (watchman, Some(task), Some(sites))
             }
         };
         let handle = Handle { store, queue, clock, bell, alarm, sites };
         let planner = (crew != Crew::Keeping).then(|| start_planner(&handle, &workspace));
         let registrar = start_registrar(&handle);
         let clerk = start_clerk(&handle, &workspace);
-        let staff = Staff { planner, courier, clerk, registrar, keeper };
+        let staff = Staff { planner, watchman, courier, clerk, registrar, keeper };
         Ok(Engine { handle, staff })
     }
 
@@ -247,19 +249,22 @@ fn start_courier(
     workspace: &Workspace,
     world: World,
     threads: Threads,
-) -> Result<(Task, Sites), Error> {
+) -> Result<(Option<Task>, Task, Sites), Error> {
     let settings = workspace.settings();
     let failed = |why: String| Error::Start { what: "courier", why };
     let tls = TlsClient::new(settings.tls_ca.as_deref()).map_err(|why| failed(why.to_string()))?;
     let http = Http::new(&world, tls.verified(), settings.allow_private);
     let policies = Policies::new(world.dns.clone(), http);
+    let shaping = Live::new(workspace.shaping().map_err(|why| failed(why.to_string()))?);
+    let rules = Live::new(workspace.rules().map_err(|why| failed(why.to_string()))?);
     let road = Road {
         queue: queue.clone(),
         store: store.clone(),
         world,
         settings: Arc::new(settings.clone()),
-        shaping: Arc::new(workspace.shaping().map_err(|why| failed(why.to_string()))?),
-        rules: Arc::new(workspace.rules().map_err(|why| failed(why.to_string()))?),
+        shaping: shaping.clone(),
+        rules: rules.clone(),
+        relays: workspace.relays().map_err(|why| failed(why.to_string()))?,
         sources: Arc::new(Sources::new(settings, &host_name())),
         keyring: Arc::new(workspace.keyring().map_err(|why| failed(why.to_string()))?),
         seal: Arc::new(workspace.seal().map_err(|why| failed(why.to_string()))?),
@@ -269,7 +274,10 @@ fn start_courier(
     };
     let courier = Courier::new(road).map_err(|why| failed(why.to_string()))?;
     let sites = courier.sites();
-    Ok((Task::start("courier", alarm, |stop| async move { Ok(courier.run(stop).await?) }), sites))
+    // a simulated world has no files that change
+    let watchman = (threads == Threads::Own).then(|| Watchman::new(workspace, shaping, rules, sites.clone()));
+    let watchman = watchman.map(|watchman| Task::start("watchman", alarm, |stop| watchman.run(stop)));
+    Ok((watchman, Task::start("courier", alarm, |stop| async move { Ok(courier.run(stop).await?) }), sites))
 }
 
 fn start_clerk(handle: &Handle, workspace: &Workspace) -> Task {

@@ -115,6 +115,8 @@ impl KeeperWork {
 pub(super) struct Staff {
     /// Ends first: nothing more is planned.
     pub planner: Option<Task>,
+    /// Nobody looks at the tables any more.
+    pub watchman: Option<Task>,
     /// Then nothing more is sent, and what is on the wire is finished.
     pub courier: Option<Task>,
     pub clerk: Task,
@@ -126,7 +128,7 @@ impl Staff {
     /// Ends everybody. What is on the wire has `grace` to finish.
     pub async fn end(self, queue: &Queue, grace: Duration) {
         let deadline = Instant::now() + grace;
-        for task in [self.planner, self.courier].into_iter().flatten() {
+        for task in [self.planner, self.watchman, self.courier].into_iter().flatten() {
             task.end(deadline).await;
         }
         let deadline = Instant::now() + CLERK_MAX;

@@ -10,6 +10,7 @@ use crate::campaign::{self, Campaign};
 use crate::compose::SAMPLE_POSTAL_ADDRESS;
 use crate::config::shaping::{Shaping, ShapingError};
 use crate::config::{self, Settings, commented_example};
+use crate::delivery::relays::{Relays, RelaysError};
 use crate::sign::{self, Algorithm, Keyring, Record, create_key, create_seal, load_seal};
 use crate::smtp::classify::{Rules, RulesError};
 use crate::store::{self, Store, Threads};
@@ -71,6 +72,9 @@ pub enum Error {
     /// The workspace's rules.toml cannot be used.
     #[error(transparent)]
     Rules(#[from] RulesError),
+    /// The fixed routes of the settings cannot be used.
+    #[error(transparent)]
+    Relays(#[from] RelaysError),
 }
 
 impl Error {
@@ -80,7 +84,7 @@ impl Error {
             Error::File { .. } | Error::Held { .. } => true,
             Error::Keys(why) => why.is_failure(),
             Error::Campaign(why) => why.is_failure(),
-            Error::Settings(_) | Error::Shaping(_) | Error::Rules(_) => false,
+            Error::Settings(_) | Error::Shaping(_) | Error::Rules(_) | Error::Relays(_) => false,
         }
     }
 }
@@ -162,15 +166,30 @@ impl Workspace {
         load_seal(&self.keys_folder())
     }
 
+    /// The fixed routes of the settings.
+    pub fn relays(&self) -> Result<Relays, Error> {
+        Ok(Relays::read(&self.settings.route)?)
+    }
+
+    /// The workspace's own table of shapes; it need not be there.
+    pub fn shaping_file(&self) -> PathBuf {
+        self.folder.join("shaping.toml")
+    }
+
+    /// The workspace's own reply rules; they need not be there.
+    pub fn rules_file(&self) -> PathBuf {
+        self.folder.join("rules.toml")
+    }
+
     /// The provider table with the settings and the workspace's `shaping.toml` over it.
     pub fn shaping(&self) -> Result<Shaping, Error> {
-        let overlay = read_optional(&self.folder.join("shaping.toml"))?;
+        let overlay = read_optional(&self.shaping_file())?;
         Ok(Shaping::new(&self.settings, overlay.as_deref())?)
     }
 
     /// The reply rules with the workspace's `rules.toml` before them.
     pub fn rules(&self) -> Result<Rules, Error> {
-        let text = read_optional(&self.folder.join("rules.toml"))?.unwrap_or_default();
+        let text = read_optional(&self.rules_file())?.unwrap_or_default();
         Ok(Rules::overlaid(&text)?)
     }
 

@@ -346,6 +346,11 @@ fn by_codes(code: u16, enhanced: Option<EnhancedCode>, stage: Option<Stage>) -> 
         (Class::BlockIp, _) if part == Part::Session => Reaction::Pause(Duration::from_secs(4 * 3600)),
         _ => Reaction::None,
     };
+    // "use IPv4" (a draft that some hosts follow, C-12)
+    if enhanced.is_some_and(|enhanced| (enhanced.1, enhanced.2) == (4, 8)) {
+        let (class, blame, reaction) = (Class::PolicyAuth, Blame::Source, Reaction::OverIpv4);
+        return Finding { class, blame, reaction, again: true, after: None, rule: None };
+    }
     Finding { class, blame, reaction, again: false, after: None, rule: None }
 }
 

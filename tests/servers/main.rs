@@ -33,6 +33,11 @@ const SCENES: &[Scene] = &[
         play: scenes::smarthost,
     },
     Scene {
+        name: "a_fixed_route_through_postfix_with_a_login_while_the_other_relay_is_away",
+        needs: &[Need::Root, Need::Postfix, Need::Dovecot, Need::Dkimpy],
+        play: scenes::fixed_route,
+    },
+    Scene {
         name: "the_same_to_postfix_as_mx_found_by_a_real_name_server",
         needs: &[Need::Root, Need::Postfix, Need::Nsd, Need::Dkimpy],
         play: scenes::mx,

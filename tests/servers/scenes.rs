@@ -71,6 +71,32 @@ pub fn smarthost() {
     assert!(log.contains("sasl_username=newsletter") && log.contains("TLS connection established"), "{log}");
 }
 
+pub fn fixed_route() {
+    let mut workspace = Workspace::new();
+    workspace.people(60, &["one.example", "two.example", "three.example"]);
+    let sink = SmtpSink::start(workspace.scratch());
+    let logins = Logins::start(workspace.scratch());
+    let postfix = Postfix::start(workspace.scratch(), &Door::Smarthost { logins: logins.port }, sink.port);
+    workspace.set("TLS_CA", postfix.authority.file.display());
+    let password = workspace.scratch().join("password");
+    std::fs::write(&password, "secret\n").expect("the password");
+    let away = free_port();
+    workspace.configure(&format!(
+        "\n[[route]]\ndomains = \"*\"\nrelays = [\n  {{ url = \"smtp://127.0.0.1:{away}\", weight = 3 }},\n  \
+         {{ url = \"smtp+starttls://localhost:{}\", user = \"newsletter\", password_file = \"{}\" }},\n]\n",
+        postfix.port,
+        password.display()
+    ));
+    let check = String::from_utf8(workspace.run(&["check", "welcome"]).stdout).expect("text");
+    assert!(check.contains("lets us in over TLS, logged in as newsletter"), "{check}");
+    assert!(check.contains(&format!("smtp://127.0.0.1:{away}: cannot connect")), "{check}");
+    let report = workspace.send(&["--wait", "all"]);
+    assert_all_delivered(&report, 60);
+    let messages = captured(&sink, 60);
+    assert_well_received(&mail::read(workspace.scratch(), &workspace.keys(), &messages), 60);
+    assert!(postfix.log().contains("sasl_username=newsletter"), "{}", postfix.log());
+}
+
 pub fn mx() {
     let mut workspace = Workspace::new();
     workspace.people(120, &["people.example", "readers.people.example"]);
@@ -233,8 +259,9 @@ pub fn exim() {
     let letters: Vec<Seen> = seen.into_iter().filter(|message| message.recipient.starts_with("person")).collect();
     assert_well_received(&letters, 60);
     let log = exim.log();
-    assert_eq!(log.matches(" P=esmtps ").count(), 61, "{log}");
-    assert_eq!(log.matches(" P=utf8esmtps ").count(), 1, "only the one that needs it: {log}");
+    // Exim keeps the word for the rest of a connection, so it may stand at more than the one that needs it.
+    let (plain, utf8) = (log.matches(" P=esmtps ").count(), log.matches(" P=utf8esmtps ").count());
+    assert!(plain + utf8 == 62 && utf8 >= 1, "{plain} and {utf8}: {log}");
     assert!(log.contains("X=TLS1.3:"), "{log}");
     let texts = messages.iter().map(|file| std::fs::read_to_string(file).expect("a message"));
     let report = texts.into_iter().find(|text| text.contains("Action: failed")).expect("Exim's report");
@@ -277,7 +304,9 @@ pub fn sink_faults() {
     ] {
         let (_workspace, sink, report) = through_faults(4, &options);
         assert_eq!(count(&report, standing) + count(&report, "waiting"), 4, "{options:?}: {report}");
-        assert_eq!(sink.messages().len(), 0, "{options:?}");
+        // what it refused at the dot it has written down all the same
+        let written = if options[1] == "." { 4 } else { 0 };
+        assert!(sink.messages().len() <= written, "{options:?}");
     }
 }
 

@@ -45,6 +45,10 @@ enum Manner {
     Silent,
     /// 451 4.7.1 to MAIL, as of trouble with our address.
     Throttles,
+    /// 530 to MAIL: it wants a login.
+    WantsLogin,
+    /// 550 5.7.510 to RCPT: it wants IPv4.
+    WantsIpv4,
     /// Answers each RCPT after so many seconds.
     Slow(u64),
 }
@@ -125,6 +129,7 @@ impl Host {
                         }
                         Manner::ClosesAfter(most) if done >= most => return Ok(()),
                         Manner::Throttles => "451 4.7.1 too many messages from your address\r\n".to_owned(),
+                        Manner::WantsLogin => "530 5.7.0 Authentication required\r\n".to_owned(),
                         _ => "250 2.1.0 ok\r\n".to_owned(),
                     }
                 }
@@ -137,7 +142,8 @@ impl Host {
                     let answer = match self.manner {
                         Manner::Greylists if first => "451 4.7.1 Greylisted, come back later\r\n",
                         Manner::KnowsNobody => "550 5.1.1 no such user\r\n",
-                        Manner::Throttles => "503 5.5.1 no sender\r\n",
+                        Manner::Throttles | Manner::WantsLogin => "503 5.5.1 no sender\r\n",
+                        Manner::WantsIpv4 => "550 5.7.510 Access denied, a.example does not accept email over IPv6\r\n",
                         _ => "250 2.1.5 ok\r\n",
                     };
                     named = answer.starts_with("250");
@@ -257,12 +263,14 @@ impl Yard {
         };
         let (queue, keeper) = Queue::open(MemoryLedger::default(), opening).unwrap();
         tokio::spawn(keeper.run());
+        let shaping = Live::new(Shaping::new(&self.settings, Some(&self.overlay)).unwrap());
         let road = Road {
             queue: queue.clone(),
             store: store.clone(),
             world: world.clone(),
-            shaping: Arc::new(Shaping::new(&self.settings, Some(&self.overlay)).unwrap()),
-            rules: Arc::new(Rules::overlaid("").unwrap()),
+            shaping: shaping.clone(),
+            rules: Live::new(Rules::overlaid("").unwrap()),
+            relays: Relays::read(&self.settings.route).unwrap(),
             sources: Arc::new(Sources::new(&self.settings, "mx.example.com")),
             settings: Arc::new(self.settings),
             keyring,
@@ -278,6 +286,7 @@ impl Yard {
             queue,
             store,
             world,
+            shaping,
             edition,
             launches: 0,
             stop: CancellationToken::new(),
@@ -321,6 +330,7 @@ struct Sending {
     queue: Queue,
     store: Store,
     world: World,
+    shaping: Live<Shaping>,
     edition: EditionId,
     launches: u32,
     stop: CancellationToken,
@@ -762,4 +772,106 @@ async fn a_door_that_turns_out_to_be_empty_makes_room_for_the_next() {
     sending.pass(secs(60)).await;
     assert_eq!(host.taken().len(), 1);
     sending.end().await;
+}
+
+/// A world where everything goes through relays: their addresses end in 101, 102 …, and so do their names' lines here.
+fn relayed(weights: &[u16], hosts: &[Option<&Host>]) -> Yard {
+    let relay =
+        |(at, weight): (usize, &u16)| format!("{{ url = \"smtp://192.0.2.{}:25\", weight = {weight} }}", 101 + at);
+    let relays: Vec<String> = weights.iter().enumerate().map(relay).collect();
+    let mut yard = Yard::new();
+    yard.settings = toml::from_str(&format!(
+        "[retry]\nfirst = \"30m\"\n[[route]]\ndomains = \".example\"\nrelays = [{}]\n",
+        relays.join(", ")
+    ))
+    .unwrap();
+    for (at, host) in hosts.iter().enumerate() {
+        if let Some(host) = host {
+            yard = yard.door(SocketAddr::new(IpAddr::from([192, 0, 2, 101 + at as u8]), 25), host);
+        }
+    }
+    yard
+}
+
+async fn sent(yard: Yard, count: u32) -> Sending {
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    for at in ["a.example", "b.example"] {
+        sending.admit(launch, at, count / 2).await;
+    }
+    sending.start();
+    sending
+}
+
+#[tokio::test(start_paused = true)]
+async fn relays_of_a_fixed_route_share_by_weight() {
+    let (one, two) = (Host::new(Manner::Takes), Host::new(Manner::Takes));
+    let mut sending = sent(relayed(&[3, 1], &[Some(&one), Some(&two)]), 2000).await;
+    sending.pass(secs(60)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 2000, "{:?}", sending.last().values().next());
+    let share = one.taken().len();
+    assert!((1200..=1800).contains(&share), "{share} of 2000 through the one of three quarters");
+    assert_eq!(sending.last().values().next().unwrap().site.as_deref(), Some("a.example"), "counted by domain");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_is_away_or_wants_a_login_is_stood_in_for_and_nobody_bounces() {
+    for first in [None, Some(Host::new(Manner::WantsLogin))] {
+        let second = Host::new(Manner::Takes);
+        let mut sending = sent(relayed(&[1, 1], &[first.as_ref(), Some(&second)]), 200).await;
+        sending.pass(secs(300)).await;
+        assert_eq!(sending.standing(Standing::Delivered), 200, "{:?}", sending.last().values().next());
+        assert_eq!(second.taken().len(), 200);
+        assert!(sending.outcomes.iter().all(|outcome| outcome.state != Standing::Failed));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s_037_a_route_whose_only_relay_refuses_our_login_waits_for_a_person() {
+    let relay = Host::new(Manner::WantsLogin);
+    let mut sending = sent(relayed(&[1], &[Some(&relay)]), 100).await;
+    sending.pass(secs(6 * 3600)).await;
+    assert!(sending.outcomes.iter().all(|outcome| outcome.tries == 0), "{:?}", sending.outcomes.first());
+    assert_eq!((sending.standing(Standing::Failed), sending.queue.depth().waiting), (0, 100));
+    let mails = relay.book.lock().unwrap().mails.len();
+    assert!(mails <= 50, "{mails} MAILs to a relay that wants a login: at most one on each connection");
+    let shown = sending.sites.snapshot().await;
+    assert!(shown.is_empty() || shown[0].held, "{shown:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_of_shapes_that_changed_holds_at_once() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    yard.overlay = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"1/min\"\n".into();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 60).await;
+    sending.start();
+    sending.pass(secs(120)).await;
+    assert!(host.taken().len() <= 3, "{}", host.taken().len());
+    let faster = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"10/s\"\n";
+    sending.shaping.set(Shaping::new(&Settings::default(), Some(faster)).unwrap());
+    sending.sites.reshape().await;
+    sending.pass(secs(120)).await;
+    assert_eq!(host.taken().len(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s_008_a_host_that_wants_ipv4_gets_it_at_once() {
+    let (mut yard, four) = Yard::new().domain("a.example", Manner::Takes);
+    let six = Host::new(Manner::WantsIpv4);
+    let address: IpAddr = "2001:db8::25".parse().unwrap();
+    yard.zone = yard.zone.address(&domain("mx.a.example"), address);
+    yard = yard.door(SocketAddr::new(address, 25), &six);
+    let two =
+        "[[source]]\nname = \"four\"\naddress = \"192.0.2.1\"\n[[source]]\nname = \"six\"\naddress = \"2001:db8::1\"\n";
+    yard.settings = toml::from_str(two).unwrap();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 100).await;
+    sending.start();
+    sending.pass(secs(60)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 100, "{:?}", sending.outcomes.last());
+    assert!(six.book.lock().unwrap().mails.len() >= 1, "it was tried");
+    assert_eq!((six.taken().len(), four.taken().len()), (0, 100));
 }

@@ -52,7 +52,16 @@ fn dialler(hosts: &[(&str, &str, Tcp)]) -> Dialler {
 fn route(hosts: &[(u16, &str)]) -> Route {
     let hosts =
         hosts.iter().map(|(preference, host)| Host { name: (*host).into(), preference: *preference, address: None });
-    Route { site: "example.net".into(), hosts: hosts.collect(), port: 25, via: None, proved: false, policy: None }
+    Route {
+        site: "example.net".into(),
+        hosts: hosts.collect(),
+        port: 25,
+        via: None,
+        relay: None,
+        choices: None,
+        proved: false,
+        policy: None,
+    }
 }
 
 fn source(address: Option<&str>) -> Source {

@@ -15,7 +15,7 @@ fn name(text: &str) -> Domain {
 fn router(zone: Zone) -> Router {
     let world = World::simulated(Timestamp::default(), zone, NetTable::default(), 1);
     let shaping = Shaping::new(&Settings::default(), None).unwrap();
-    Router::new(&world, Arc::new(shaping), 25)
+    Router::new(&world, Live::new(shaping), 25)
 }
 
 /// A zone in which `example.com` has these MX records (`.` for the root).

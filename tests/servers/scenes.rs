@@ -491,7 +491,7 @@ pub fn killed() {
     workspace.send(&["--via", &format!("smtp://127.0.0.1:{}", sink.port)]);
     let sent = mail::read(workspace.scratch(), &workspace.keys(), &captured(&sink, COPIES));
     let mailboxes = Mailboxes::start(workspace.scratch());
-    workspace.set("TLS_CA", mailboxes.authority.display());
+    workspace.set("TLS_CA", mailboxes.authority.file.display());
     let password = workspace.scratch().join("password");
     std::fs::write(&password, "secret\n").expect("the password");
     let others = foreign(500);
@@ -555,7 +555,7 @@ pub fn imap() {
     let sent = mail::read(workspace.scratch(), &workspace.keys(), &captured(&sink, 6));
     let report = |at: usize| report_of(at, &sent[at].sender);
     let mailboxes = Mailboxes::able(workspace.scratch(), Some("IMAP4rev1 UIDPLUS IDLE"));
-    workspace.set("TLS_CA", mailboxes.authority.display());
+    workspace.set("TLS_CA", mailboxes.authority.file.display());
     let password = workspace.scratch().join("password");
     std::fs::write(&password, "secret\n").expect("the password");
     let letter = "From: friend@example.org\nTo: me@example.com\nSubject: lunch?\n\nat noon\n".to_owned();

@@ -223,6 +223,7 @@ fn is_new(effect: Effect) -> bool {
         },
         Effect::Complained(new) => new,
         Effect::Left(lists) => lists > 0,
+        Effect::Noted(new) => new,
     }
 }
 

@@ -8,6 +8,7 @@ use regex::Regex;
 use crate::mail::{Class, EnhancedCode};
 use crate::outcome::arrival::{Action, Kind, RECIPIENTS_MAX, Reading, Returned};
 use crate::outcome::letter::{Head, Letter};
+use crate::outcome::phrases;
 use crate::outcome::prose::{Prose, Refusal};
 
 /// Reads a delivery report; `None` when it is none.
@@ -17,7 +18,8 @@ pub(crate) fn read(letter: &Letter, prose: &Prose) -> Reading {
     }
     let named = letter.parts.iter().filter(|part| part.kind.contains("delivery-status")).map(|part| part.text.as_str());
     let mut groups: Vec<Group> = named.flat_map(groups).collect();
-    if groups.is_empty() {
+    // An answer may quote a report: only what is said in its own name counts.
+    if groups.is_empty() && !phrases::is_answer(&letter.head.words("subject")) {
         let others = letter.parts.iter().filter(|part| !part.is_returned() && !part.kind.contains("disposition"));
         groups = others.flat_map(|part| groups_in_text(&part.text)).collect();
     }
@@ -316,6 +318,15 @@ fn notification(letter: &Letter) -> Reading {
             };
             let recipients: Vec<Returned> = list("bounce", "bouncedRecipients").filter_map(one).collect();
             Some((Kind::Bounce, recipients))
+        }
+        "DeliveryDelay" => {
+            let one = |person: serde_json::Value| {
+                let told = word(&person, "diagnosticCode").unwrap_or_default();
+                let refusal = Refusal::in_text(told.split_once(';').map_or(told.as_str(), |(_, text)| text));
+                let own = word(&person, "status").as_deref().and_then(status);
+                Some(failure(word(&person, "emailAddress")?, Action::Delayed, own, refusal))
+            };
+            Some((Kind::Delay, list("deliveryDelay", "delayedRecipients").filter_map(one).collect()))
         }
         "Complaint" => {
             let one = |person: serde_json::Value| {

@@ -3,14 +3,20 @@
 
 use crate::mail::Class;
 use crate::outcome::arrival::{Kind, RECIPIENTS_MAX, Reading, Returned};
-use crate::outcome::letter::{Head, Letter};
+use crate::outcome::letter::{Head, Letter, Part};
 
 /// Fields of a returned message in which feedback loops leave the recipient when the report does not name it.
 const HIDDEN: [&str; 4] = ["x-hmxmroriginalrecipient", "x-original-to", "x-rcpt-to", "delivered-to"];
 
 /// Reads a feedback report; `None` when it is none.
 pub(crate) fn read(letter: &Letter, returned: &Head) -> Reading {
-    let report = letter.parts.iter().find(|part| part.kind == "message/feedback-report");
+    let is_marked = |part: &&Part| part.kind == "message/feedback-report";
+    // Providers have sent them as plain text before (B-18): the first field tells.
+    let looks_so = |part: &&Part| {
+        let starts = part.text.trim_start().get(..14).is_some_and(|start| start.eq_ignore_ascii_case("feedback-type:"));
+        starts && !part.is_returned()
+    };
+    let report = letter.parts.iter().find(is_marked).or_else(|| letter.parts.iter().find(looks_so));
     match report {
         Some(report) => Some(feedback(&Head::read(report.text.trim_start().as_bytes()).0, returned)),
         None => junk_mail_report(letter, returned).or_else(|| aggregate(letter)),

@@ -18,6 +18,8 @@ pub enum Effect {
     Complained(bool),
     /// The contact left so many lists.
     Left(usize),
+    /// It stands in the contact's history and has no other consequence; false when it stood there before.
+    Noted(bool),
 }
 
 impl Arrival {
@@ -25,11 +27,11 @@ impl Arrival {
     /// which people forward, proves a wish to leave and nothing else.
     pub fn affected(&self, seal: &Seal) -> Option<EnvelopeId> {
         let fits = |purpose: Purpose| match self.kind {
-            Kind::Bounce | Kind::Complaint => {
+            Kind::Bounce | Kind::Complaint | Kind::AutoReply => {
                 matches!(purpose, Purpose::Bounce | Purpose::Message | Purpose::Feedback)
             }
             Kind::Unsubscribe => matches!(purpose, Purpose::Unsubscribe | Purpose::Feedback | Purpose::Bounce),
-            Kind::Delay | Kind::AutoReply | Kind::Report | Kind::Other => false,
+            Kind::Delay | Kind::Report | Kind::Other => false,
         };
         let traces = self.traces.iter().filter(|trace| fits(trace.purpose));
         traces.filter_map(|trace| seal.open(&trace.token, trace.purpose)).map(|(copy, _)| copy).next()
@@ -68,9 +70,18 @@ impl Arrival {
                 let lists: Vec<ListId> = rows.into_iter().filter(|row| row.of_copy).map(|row| row.list).collect();
                 store.leave(copy, lists, now).await.map(Effect::Left)
             }
-            Kind::Delay | Kind::AutoReply | Kind::Report | Kind::Other => Ok(Effect::Nothing),
+            Kind::AutoReply => {
+                let detail = campaign(copy, store)?;
+                store.note_once(copy.contact(), "auto_reply", detail, now).await.map(Effect::Noted)
+            }
+            Kind::Delay | Kind::Report | Kind::Other => Ok(Effect::Nothing),
         }
     }
+}
+
+/// The name of the campaign a copy is of.
+fn campaign(copy: EnvelopeId, store: &Store) -> Result<String, store::Error> {
+    Ok(store.launch(copy.launch())?.map_or(String::new(), |row| row.campaign.to_string()))
 }
 
 /// The words of the host that refused, without the codes in front of them: those are recorded by themselves.
@@ -170,12 +181,16 @@ pub(super) mod tests {
         let (store, copy) = delivered().await;
         for raw in [
             include_str!("../../tests/fixtures/returns/delay.eml"),
-            include_str!("../../tests/fixtures/returns/no-longer-used.eml"),
             include_str!("../../tests/fixtures/returns/not-spam.eml"),
             include_str!("../../tests/fixtures/returns/success.eml"),
         ] {
             assert_eq!(twice(raw, &store, copy).await, [Effect::Nothing; 2]);
         }
+        let away = twice(include_str!("../../tests/fixtures/returns/no-longer-used.eml"), &store, copy).await;
+        assert_eq!(away, [Effect::Noted(true), Effect::Noted(false)]);
+        let events = store.events(copy.contact()).unwrap();
+        assert_eq!(events.iter().filter(|event| event.kind == "auto_reply" && event.detail == "welcome").count(), 1);
+        assert_eq!(store.copy(copy).unwrap().unwrap().standing, Standing::Delivered);
         twice(include_str!("../../tests/fixtures/returns/block-is-no-dead-address.eml"), &store, copy).await;
         assert_eq!(store.suppression(ADDRESS).unwrap(), None);
     }

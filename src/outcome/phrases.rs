@@ -196,6 +196,18 @@ pub(crate) fn is_given_up(text: &str) -> bool {
     holds(&SET, text)
 }
 
+/// Whether a text or subject says that a message has arrived.
+pub(crate) fn is_success(text: &str) -> bool {
+    static SET: LazyLock<RegexSet> = LazyLock::new(|| {
+        set(&[
+            r"successful(ly)? (mail )?(deliver|relay)|(delivered|relayed) successfully|notification \((success|relay)\)",
+            r"erfolgreich (zugestellt|ausgeliefert|(ü|ue)bermittelt)|remis avec succ(è|e)s|entregad[oa] (con (é|e)xito|correctamente|com sucesso)",
+            r"consegnat[oa] (con successo|correttamente)|успешно доставлен|正常に配信|投递成功|成功送达|전송(되었|에 성공)",
+        ])
+    });
+    holds(&SET, text)
+}
+
 /// Whether a subject is that of a failure notice.
 pub(crate) fn is_failure_subject(subject: &str) -> bool {
     static SET: LazyLock<RegexSet> = LazyLock::new(|| set(FAILURE_SUBJECT));

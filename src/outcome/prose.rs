@@ -302,7 +302,8 @@ pub(crate) fn read(letter: &Letter, prose: &Prose, returned: &Head) -> Reading {
         || is_titled && speaks && !sender.is_person(&subject)
         || sender.is_null() && speaks && !phrases::is_answer(&subject)
         || is_report && speaks;
-    if !is_notice {
+    let is_success = phrases::is_success(&subject) || phrases::is_success(told);
+    if !is_notice || is_success && !is_listed && !told.lines().take(LINES_MAX).any(is_refusal) {
         return None;
     }
     let mut addresses = prose.addresses(letter);
@@ -400,6 +401,8 @@ fn weigh(line: &str) -> Vec<(String, Weight)> {
             r"delivering your (?:mail|message) to",
             r"deliver (?:your |the |this )?(?:mail |message |e-?mail )?to",
             r"delivery (?:to|for)",
+            r"(?:mail|message) (?:to|for)",
+            r"original address",
             r"addressed to",
             r"permanent errors",
             r"destinat(?:ion|ario|aire)s?(?: address)?",

@@ -627,6 +627,30 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Adds an event to a contact's history, durable when it returns, unless the same stands there already: false then, and
+    /// for a contact that is erased.
+    pub async fn note_once(
+        &self,
+        contact: ContactId,
+        kind: &'static str,
+        detail: String,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        self.backend
+            .write(move |db| {
+                let added = db
+                    .prepare_cached(
+                        "INSERT INTO events (contact, kind, detail, at) SELECT id, ?2, ?3, ?4 FROM contacts WHERE id = ?1 \
+                         AND NOT EXISTS (SELECT 1 FROM events WHERE contact = ?1 AND kind = ?2 AND detail = ?3)",
+                    )?
+                    .execute(params![contact.0, kind, detail, now.as_ms()])?;
+                Ok(added > 0)
+            })
+            .await
+    }
+}
+
 /// Adds an event to a contact's history; nothing once the contact is erased.
 pub(super) fn note(
     db: &Connection,

@@ -275,8 +275,8 @@ async fn each_way_alone_brings_every_message_home() {
             plain.desk.take(message.1.as_bytes(), Some(&message.0)).await.unwrap();
             comes(&tried, way, &message, usize::MAX).await;
             assert_eq!(record(&tried), record(&plain), "{way:?}: {}", message.1);
-            // Delays and absences are events at most; all else changes the record.
-            assert!(number == 3 || number == 4 || record(&plain) != before, "{}", message.1);
+            // A delay is of no consequence; all else changes the record.
+            assert!(number == 3 || record(&plain) != before, "{}", message.1);
         }
     }
 }

@@ -208,6 +208,17 @@ pub(crate) fn is_success(text: &str) -> bool {
     holds(&SET, text)
 }
 
+/// Whether words of our own side say that no host was reached, so that none refused anything.
+pub(crate) fn is_unreached(text: &str) -> bool {
+    static SET: LazyLock<RegexSet> = LazyLock::new(|| {
+        set(&[
+            r"connect(ion)? (to|with) \S+.{0,80}(refused|timed? ?out|reset|lost|failed|unreachable)|lost connection with",
+            r"connection (was )?(refused|reset|timed out|dropped|closed)|no route to host|network (is )?unreachable|did not accept our requests to connect",
+        ])
+    });
+    holds(&SET, text)
+}
+
 /// Whether a subject is that of a failure notice.
 pub(crate) fn is_failure_subject(subject: &str) -> bool {
     static SET: LazyLock<RegexSet> = LazyLock::new(|| set(FAILURE_SUBJECT));

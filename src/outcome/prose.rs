@@ -150,6 +150,12 @@ impl Refusal {
     pub(crate) fn class(&self, status: Option<EnhancedCode>) -> Class {
         let enhanced = status.filter(|status| !bounce::is_vague(*status)).or(self.enhanced).or(status);
         let code = self.code.or(enhanced.map(|status| u16::from(status.0) * 100 + 50));
+        if self.code.is_none()
+            && phrases::is_unreached(&self.text)
+            && phrases::class(&self.text) != Some(Class::SoftExpired)
+        {
+            return Class::SoftSystem;
+        }
         let by_words = if code.is_none() { phrases::class(&self.text) } else { None };
         let class = by_words.unwrap_or_else(|| classify::text(code, enhanced, &self.text, self.stage, None));
         match class {

@@ -555,10 +555,12 @@ impl Mailboxes {
         let home = self.folder.join(user);
         for file in fs::read_dir(&home).expect("the maildir").map(|entry| entry.expect("an entry").path()) {
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.starts_with("dovecot-uid") || name.starts_with("dovecot.index") {
+            if name.starts_with("dovecot") && file.is_file() {
                 fs::remove_file(file).expect("a file of Dovecot's");
             }
         }
+        // A new UIDVALIDITY is the time in seconds.
+        std::thread::sleep(Duration::from_millis(1100));
     }
 
     /// The messages in a folder of a user, their flags in the names.

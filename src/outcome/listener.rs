@@ -29,6 +29,8 @@ const IDLE: Duration = Duration::from_secs(300);
 const SESSION: Duration = Duration::from_secs(30 * 60);
 /// How long a client may take to name a recipient of ours before its place can go to another, when all are taken.
 const STRANGER: Duration = Duration::from_secs(2);
+/// Recipients that are nobody's until a client is sent away: whoever tries tokens gets that many for a connection (B-04).
+const UNKNOWN_MAX: u16 = 20;
 /// Longest handshake.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// Pause after the system refused a connection to us, as when files run out.
@@ -192,8 +194,14 @@ impl Listener {
             Protocol::Smtp => self.0.smtp.clone(),
             Protocol::Lmtp => self.0.lmtp.clone(),
         };
-        let visit =
-            Visit { shared: &self.0, server: Server::new(offer), protocol, end: Instant::now() + SESSION, seat };
+        let visit = Visit {
+            shared: &self.0,
+            server: Server::new(offer),
+            protocol,
+            end: Instant::now() + SESSION,
+            seat,
+            unknown: 0,
+        };
         visit.run(stream).await
     }
 }
@@ -307,6 +315,8 @@ struct Visit<'a> {
     /// When the session ends whatever is said.
     end: Instant,
     seat: Seat,
+    /// Recipients refused so far.
+    unknown: u16,
 }
 
 impl Visit<'_> {
@@ -320,7 +330,7 @@ impl Visit<'_> {
                             self.seat.is_known();
                             self.server.answer(Answer::Take);
                         }
-                        Addressee::Nobody => self.server.answer(Answer::Say("550 5.1.1 nobody here by that name")),
+                        Addressee::Nobody => self.refuse(),
                     },
                     Event::Message(raw) => self.receive(&raw).await,
                     Event::StartTls => {
@@ -351,6 +361,18 @@ impl Visit<'_> {
                 Err(_) => return stream.write_all(b"421 4.4.2 this takes too long\r\n").await,
             }
         }
+    }
+
+    /// Refuses a recipient that is nobody's, and after many of them the client.
+    fn refuse(&mut self) {
+        self.unknown += 1;
+        self.server.answer(Answer::Say(match self.unknown {
+            ..UNKNOWN_MAX => "550 5.1.1 nobody here by that name",
+            UNKNOWN_MAX.. => {
+                tracing::warn!(refused = self.unknown, "a client that tries recipients was sent away");
+                "421 4.7.0 too many recipients that nobody knows"
+            }
+        }));
     }
 
     /// Records a message for each of its recipients and answers: once for all in SMTP, for each in LMTP.

@@ -138,6 +138,17 @@ async fn there_is_no_relay_and_no_forgery() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_tries_tokens_is_sent_away() {
+    let house = house(false);
+    let tries = "RCPT TO:<b.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa@bounce.example.com>\r\n".repeat(100);
+    let said = format!("EHLO a\r\nMAIL FROM:<>\r\n{tries}RCPT TO:<{}>\r\nDATA\r\nx\r\n.\r\n", bounce());
+    let answer = house.hear(Protocol::Smtp, &said).await;
+    let refused = codes(&answer).iter().filter(|code| **code == "550").count();
+    assert_eq!((refused, codes(&answer).last()), (usize::from(UNKNOWN_MAX) - 1, Some(&"421")), "{answer}");
+    assert!(house.shelf.taken.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_postmaster_is_there_and_keeps_the_same_message_once() {
     let house = house(false);
     for recipient in ["postmaster", "Postmaster@BOUNCE.example.com", "abuse@bounce.example.com"] {

@@ -40,6 +40,7 @@ pub(super) struct Definition {
     #[serde(default)]
     pub(super) inline: Vec<Spanned<String>>,
     pub(super) rate: Option<Spanned<String>>,
+    pub(super) pool: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) in_doubt: InDoubt,
     #[serde(default)]
@@ -113,6 +114,11 @@ impl Campaign {
     /// The most messages in a time over all hosts, unless `--rate` says otherwise.
     pub fn rate(&self) -> Option<&str> {
         self.definition.rate.as_ref().map(|rate| rate.get_ref().as_str())
+    }
+
+    /// The pool of source addresses it is sent from; all alike without one.
+    pub fn pool(&self) -> Option<&str> {
+        self.definition.pool.as_ref().map(|pool| pool.get_ref().as_str())
     }
 
     /// What becomes of copies whose answer was lost.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::base::{Address, BUCKETS, ContactId, Domain, EnvelopeId, ListId, Span, Timestamp};
 use crate::campaign::Campaign;
 use crate::mail::{Envelope, Lane, Standing};
-use crate::store::{self, Candidate, LaunchKind, LaunchRow, PlannedRow, Reason, Store};
+use crate::store::{self, Candidate, LaunchKind, LaunchRow, PlannedRow, Reason, Store, Tier};
 
 /// How far one bucket of a launch is planned: lists in their order, contacts in the order of their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,12 +43,15 @@ impl Cursor {
     }
 }
 
+/// How often lists are read when the most engaged people come first.
+const TIERS: u8 = Tier::ALL.len() as u8;
+
 /// A batch of one bucket: recorded first, admitted then together with its cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The bucket.
     pub bucket: u8,
-    /// The position of the list it was read from.
+    /// The pass it was read in: the position of the list, or with tiers that many lists on for each tier.
     pub position: u8,
     /// For the record: everybody of the batch who is not on record by an earlier list.
     pub rows: Vec<PlannedRow>,
@@ -68,6 +71,8 @@ pub struct Plan {
     cursors: Vec<Option<Cursor>>,
     /// Copies that may still be planned, when the launch has a limit.
     left: Option<u64>,
+    /// How often the lists are read, the most engaged people first.
+    tiers: u8,
 }
 
 impl Plan {
@@ -76,8 +81,10 @@ impl Plan {
     pub fn resume(launch: LaunchRow, on_road: u64, expires: Span, cursor: impl Fn(u8) -> Option<Cursor>) -> Plan {
         let only = launch.options.only_domain.as_deref().and_then(|domain| Domain::parse(domain).ok());
         let left = launch.options.limit.map(|limit| limit.saturating_sub(on_road));
+        let passes = launch.lists.len().saturating_mul(usize::from(TIERS));
+        let tiers = if launch.options.engaged_first && passes <= usize::from(u8::MAX) { TIERS } else { 1 };
         let cursors = (0..BUCKETS).map(|bucket| Some(cursor(bucket).unwrap_or(Cursor::START))).collect();
-        Plan { launch, only, expires, cursors, left }
+        Plan { launch, only, expires, cursors, left, tiers }
     }
 
     /// Whether everybody is planned.
@@ -101,11 +108,12 @@ impl Plan {
     ) -> Result<Option<Step>, store::Error> {
         while let Some(cursor) = self.cursors[usize::from(bucket)] {
             let position = cursor.position();
-            if usize::from(position) >= self.launch.lists.len() {
+            let lists = self.launch.lists.len();
+            if usize::from(position) >= lists * usize::from(self.tiers) {
                 self.cursors[usize::from(bucket)] = None;
                 break;
             }
-            let page = store.candidates(self.launch.id, position, bucket, cursor.after(), most)?;
+            let page = self.page(store, position, bucket, cursor.after(), most, now)?;
             let next = match page.last() {
                 Some(last) => Cursor::new(position, last.contact),
                 None => Cursor::new(position + 1, ContactId(0)),
@@ -122,6 +130,26 @@ impl Plan {
             }
         }
         Ok(None)
+    }
+
+    /// The next people of a pass: with tiers, each list is read once for every tier, and whoever was planned in an earlier
+    /// pass is on record with it.
+    fn page(
+        &self,
+        store: &Store,
+        pass: u8,
+        bucket: u8,
+        after: ContactId,
+        most: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Candidate>, store::Error> {
+        if self.tiers == 1 {
+            return store.candidates(self.launch.id, pass, bucket, after, most);
+        }
+        // more lists than fit a byte have no tiers
+        let lists = self.launch.lists.len() as u8;
+        let tier = Tier::ALL[usize::from(pass / lists)];
+        store.engaged_candidates(self.launch.id, pass % lists, bucket, after, most, (tier, now))
     }
 
     fn step(&mut self, bucket: u8, position: u8, page: Vec<Candidate>, cursor: Cursor, now: Timestamp) -> Step {

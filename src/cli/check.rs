@@ -7,6 +7,7 @@ use crate::base::{Address, Domain};
 use crate::campaign::Campaign;
 use crate::cli::{Desk, Error, Exit};
 use crate::compose::{Edition, Grade, Remark, Template, proof};
+use crate::delivery::alert::{Alert, Alerts};
 use crate::delivery::doctor::Way;
 use crate::delivery::via::Via;
 use crate::engine::{examine, examine_relays};
@@ -20,6 +21,9 @@ pub struct Arguments {
     /// As if everything went through this host: then what receivers look up is only warned of.
     #[arg(long, value_name = "URL")]
     via: Option<String>,
+    /// Also tell a trial alert by every way in [alert], and say how each went.
+    #[arg(long)]
+    alert: bool,
 }
 
 /// The answer, as `--json` prints it.
@@ -33,11 +37,14 @@ struct Answer {
 
 /// Checks, says what to do, and refuses when something must not be sent like this.
 pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
-    let Arguments { campaign: name, via } = arguments;
+    let Arguments { campaign: name, via, alert } = arguments;
     let via = via.as_deref().map(Via::parse).transpose().map_err(|why| Error::usage(format!("--via: {why}")))?;
     let relayed = via.is_some() || desk.settings().relays_everything();
     let way = if relayed { Way::Relay } else { Way::Direct };
     let mut checks = workspace(desk);
+    if alert {
+        checks.extend(alerts(desk).await?);
+    }
     match &name {
         Some(name) => {
             let campaign = desk.campaign(name)?;
@@ -90,6 +97,21 @@ fn workspace(desk: &Desk) -> Vec<Remark> {
         file("shaping", workspace.shaping().map(drop).map_err(|why| why.to_string())),
         file("rules", workspace.rules().map(drop).map_err(|why| why.to_string())),
     ]
+}
+
+/// Tries every way an alert takes.
+async fn alerts(desk: &Desk) -> Result<Vec<Remark>, Error> {
+    let alerts = Alerts::new(desk.settings(), &desk.world()?, desk.workspace().keyring()?);
+    if !alerts.are_any() {
+        let remedy = "set mail, webhook or command in [alert]: a block or a full disk waits for somebody to look";
+        return Ok(vec![Remark::warn("alert", "nobody is told of anything", remedy)]);
+    }
+    let told = alerts.tell(&Alert::trial(desk.now())).await;
+    let remark = |(way, done): (String, Result<(), String>)| match done {
+        Ok(()) => Remark::ok("alert", format!("{way} was told")),
+        Err(why) => Remark::fail("alert", format!("{way}: {why}"), "mend it in [alert]: nobody would be told"),
+    };
+    Ok(told.into_iter().map(remark).collect())
 }
 
 /// Whether there is anybody to send to.

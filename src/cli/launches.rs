@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::base::{CampaignName, LaunchId};
+use crate::base::{CampaignName, LaunchId, Timestamp};
 use crate::cli::owner::Owner;
 use crate::cli::{Desk, Error, Exit};
 use crate::engine::{Client, Crew, WorkspaceError};
@@ -34,8 +34,19 @@ struct Status<'a> {
     planned: bool,
     /// The process that sends it now.
     pid: Option<u32>,
+    /// Where it was stopped by itself, and why.
+    stopped: Vec<Stopped>,
     #[serde(flatten)]
     counts: Counts,
+}
+
+/// A place where a launch was stopped by itself.
+#[derive(Debug, Serialize)]
+struct Stopped {
+    /// The site; null: all of it.
+    site: Option<String>,
+    why: String,
+    since: Timestamp,
 }
 
 /// What `--json` shows of a move.
@@ -80,7 +91,14 @@ fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Res
     let Some(found) = report(store, launch.id)? else { return Ok(()) };
     let (campaign, counts) = (&launch.campaign, found.counts);
     let &LaunchRow { id, kind, state, planned, .. } = launch;
-    desk.give(&Status { campaign, launch: id, kind, state, planned, pid, counts });
+    let stopped: Vec<Stopped> = store
+        .breaks(Some(id))?
+        .into_iter()
+        .filter(|found| found.lifted.is_none() && matches!(state, LaunchState::Running | LaunchState::Paused))
+        .map(|found| Stopped { site: found.site.map(|site| site.to_string()), why: found.why, since: found.since })
+        .collect();
+    let why: Vec<String> = stopped.iter().map(Stopped::in_words).collect();
+    desk.give(&Status { campaign, launch: id, kind, state, planned, pid, stopped, counts });
     let state = match (launch.state, pid) {
         (LaunchState::Running, Some(pid)) => format!("being sent by process {pid}"),
         (LaunchState::Running, None) => "begun; nobody is sending it now".to_owned(),
@@ -101,7 +119,13 @@ fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Res
             counts.barred, counts.skipped, counts.cancelled, counts.in_doubt
         ));
     }
+    for line in &why {
+        desk.say(format!("  {line}"));
+    }
     desk.next(match (launch.state, pid) {
+        (LaunchState::Running, _) if !why.is_empty() => {
+            format!("mailshot report {campaign}, then mailshot resume {campaign}")
+        }
         (_, None) if launch.kind == LaunchKind::Test => "mailshot serve".to_owned(),
         (_, Some(_)) if launch.kind == LaunchKind::Test => "mailshot status".to_owned(),
         (LaunchState::Running, None) => format!("mailshot send {campaign} --yes"),
@@ -110,6 +134,13 @@ fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Res
         (LaunchState::Cancelled | LaunchState::Done, _) => format!("mailshot report {campaign}"),
     });
     Ok(())
+}
+
+impl Stopped {
+    fn in_words(&self) -> String {
+        let where_ = self.site.as_ref().map_or_else(String::new, |site| format!(" at {site}"));
+        format!("stopped{where_} since {}: {}", self.since.rfc3339(), self.why)
+    }
 }
 
 /// Moves a launch.

@@ -11,10 +11,11 @@ use serde::Serialize;
 use crate::base::{Domain, ListId, Live, Rate, Timestamp};
 use crate::campaign::{Campaign, Left, Survey};
 use crate::cli::{Desk, Error, Exit};
-use crate::config::RouteRelay;
+use crate::config::{RouteRelay, Source};
 use crate::delivery::forecast::{Bound, Course, Forecast, Load, in_words};
 use crate::delivery::route::{Route, Router};
 use crate::delivery::via::Via;
+use crate::delivery::warmup::{Calendar, Warmth};
 use crate::store::{LaunchOptions, Store, Threads};
 
 /// Domains whose mail hosts are looked up: with these nearly everybody's provider is known.
@@ -71,7 +72,9 @@ pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     let store = desk.workspace().store(Threads::Own)?;
     let Arguments { via, limit, only_domain, rate, .. } = arguments;
     let rate = rate.or_else(|| campaign.rate().map(str::to_owned));
-    let outlook = foresee(desk, &store, &campaign, &LaunchOptions { via, limit, only_domain, rate }).await?;
+    let outlook =
+        foresee(desk, &store, &campaign, &LaunchOptions { via, limit, only_domain, rate, ..LaunchOptions::default() })
+            .await?;
     outlook.show(desk);
     desk.next(format!("mailshot check {name}, then mailshot send {name} --yes", name = campaign.name()));
     Ok(Exit::Done)
@@ -93,16 +96,18 @@ pub(super) async fn foresee(
     let survey = survey(store.clone(), lists, only, desk.now()).await?;
     let recipients = options.limit.map_or(survey.recipients, |most| most.min(survey.recipients));
 
+    let sources = sources_of(desk, campaign, via.is_some());
     let loads = match &via {
         Some(via) => vec![Load {
             site: via.to_string(),
             copies: recipients,
             shape: desk.workspace().shaping()?.relay(desk.settings()),
+            cold: Vec::new(),
         }],
-        None => loads(desk, &survey, recipients).await?,
+        None => loads(desk, store, &survey, recipients, &sources).await?,
     };
-    let sources = if via.is_some() { 1 } else { desk.settings().source.len() };
-    let forecast = Forecast::make(loads, sources, rate.map(Rate::per_second));
+    let calendar = Calendar::new(&desk.settings().warmup);
+    let forecast = Forecast::make(loads, sources.len().max(1), rate.map(Rate::per_second), &calendar, desk.now());
     let ends = desk.world()?.clock.now() + Duration::from_secs_f64(forecast.seconds);
     Ok(Outlook {
         campaign: campaign.name().to_string(),
@@ -117,6 +122,14 @@ pub(super) async fn foresee(
     })
 }
 
+/// The addresses a campaign leaves from; a relay is spoken to from one of them, and knows it.
+fn sources_of<'a>(desk: &'a Desk, campaign: &Campaign, is_relay: bool) -> Vec<&'a Source> {
+    let settings = desk.settings();
+    let pool = settings.pool.iter().find(|pool| Some(pool.name.as_str()) == campaign.pool());
+    let is_in = |source: &&Source| pool.is_none_or(|pool| pool.sources.iter().any(|share| share.name == source.name));
+    settings.source.iter().filter(is_in).take(if is_relay { 1 } else { usize::MAX }).collect()
+}
+
 /// The survey reads every member: not on a thread that others wait for.
 async fn survey(store: Store, lists: Vec<ListId>, only: Option<Domain>, now: Timestamp) -> Result<Survey, Error> {
     let work = tokio::task::spawn_blocking(move || Survey::take(&store, &lists, only.as_ref(), usize::MAX, now));
@@ -125,7 +138,13 @@ async fn survey(store: Store, lists: Vec<ListId>, only: Option<Domain>, now: Tim
 
 /// The copies by site. The largest domains are routed as they will be, while the name service answers quickly; the others
 /// count as sites of their own, which most of them are.
-async fn loads(desk: &Desk, survey: &Survey, recipients: u64) -> Result<Vec<Load>, Error> {
+async fn loads(
+    desk: &Desk,
+    store: &Store,
+    survey: &Survey,
+    recipients: u64,
+    sources: &[&Source],
+) -> Result<Vec<Load>, Error> {
     let shaping = Arc::new(desk.workspace().shaping()?);
     let router = Router::new(&desk.world()?, Live::new((*shaping).clone()), desk.settings().smtp_port);
     let relays = desk.workspace().relays()?;
@@ -159,16 +178,30 @@ async fn loads(desk: &Desk, survey: &Survey, recipients: u64) -> Result<Vec<Load
     if survey.elsewhere > 0 {
         *copies.entry("elsewhere").or_default() += survey.elsewhere;
     }
-    let source = desk.settings().source.first().map_or("default", |source| source.name.as_str());
+    let source = sources.first().map_or("default", |source| source.name.as_str());
+    let warmups: BTreeMap<(String, String), String> =
+        store.warmups()?.into_iter().map(|row| ((row.source, row.site), row.state)).collect();
+    let calendar = Calendar::new(&desk.settings().warmup);
+    let cold = |site: &str| {
+        let state = |source: &&Source| {
+            let kept = warmups.get(&(source.name.clone(), site.to_owned()));
+            let warmth = kept.and_then(|text| Warmth::from_text(text));
+            let warmth = warmth.unwrap_or_else(|| Warmth::beginning(source.warmup.unwrap_or(1)));
+            source.warmup.is_some().then_some(warmth).filter(|warmth| calendar.most(site, warmth.day).is_some())
+        };
+        sources.iter().filter_map(state).collect()
+    };
     let load = |(site, copies): (&str, u64)| Load {
         site: site.to_owned(),
         copies: (copies as f64 * share).ceil() as u64,
         shape: shaping.shape(site, source),
+        cold: cold(site),
     };
     let through = |(site, (copies, relay)): (Arc<str>, (f64, &RouteRelay))| Load {
         site: site.to_string(),
         copies: (copies * share).ceil() as u64,
         shape: shaping.route_relay(relay),
+        cold: Vec::new(),
     };
     Ok(copies.into_iter().map(load).chain(relayed.into_iter().map(through)).collect())
 }
@@ -199,7 +232,7 @@ impl Outlook {
         }
         desk.say(format!("\n  {:<40} {:>10} {:>10}  {:<12} held back by", "site", "copies", "per second", "takes"));
         for course in self.by_site.iter().take(SHOWN) {
-            let Course { site, copies, rate, seconds, bound } = course;
+            let Course { site, copies, rate, seconds, bound, .. } = course;
             let takes = in_words(*seconds);
             desk.say(format!("  {site:<40} {copies:>10} {rate:>10.1}  {takes:<12} {}", in_short(*bound)));
         }
@@ -207,6 +240,13 @@ impl Outlook {
             let copies: u64 = rest.iter().map(|course| course.copies).sum();
             let takes = in_words(rest[0].seconds);
             desk.say(format!("  {:<40} {copies:>10} {:>10}  {takes}", format!("{} others", rest.len()), ""));
+        }
+        if let Some(course) = self.by_site.iter().find(|course| course.warmup_days.is_some()) {
+            desk.say(format!(
+                "\nOnly sources that are not known there yet go to {} and others held back by their warm-up: {} days.",
+                course.site,
+                course.warmup_days.unwrap_or_default()
+            ));
         }
         desk.say(format!(
             "\nBy these limits alone the last copy is delivered {} after the first, at {}. Deferrals come on top.",
@@ -222,5 +262,6 @@ fn in_short(bound: Bound) -> &'static str {
         Bound::ConnectionRate => "max_connection_rate",
         Bound::Connections => "connection_limit",
         Bound::LaunchRate => "--rate",
+        Bound::Warmup => "warm-up",
     }
 }

@@ -27,6 +27,14 @@ pub enum QueueCommand {
         /// The site, as `queue top` names it.
         site: String,
     },
+    /// List the replies that no rule explains, for review: who said what at which point, how often, and since when.
+    ///
+    /// Addresses are left out. What is understood becomes a [[rule]] in rules.toml, with the reply as its sample.
+    Replies {
+        /// Forget them once they are shown.
+        #[arg(long)]
+        forget: bool,
+    },
     /// Read every record of the queue, and compare it with the record of people and outcomes.
     Verify,
     /// Make a new queue from the record, when the old one is damaged, lost, restored or copied.
@@ -57,6 +65,7 @@ pub async fn run(desk: &Desk, command: QueueCommand) -> Result<Exit, Error> {
             desk.give(&serde_json::json!({"site": site, "held": false}));
             Ok(Exit::Done)
         }
+        QueueCommand::Replies { forget } => replies(desk, forget).await,
         QueueCommand::Verify => check(desk),
         QueueCommand::Rebuild { yes } => renew(desk, yes).await,
     }
@@ -78,6 +87,9 @@ async fn top(desk: &Desk) -> Result<Exit, Error> {
             "  {} from {}: {:.1}/s over {} connections; held back by {binds}",
             row.site, row.source, row.rate_now, row.connections
         ));
+        if let Some(day) = row.warmup.as_ref().filter(|day| **day != binds) {
+            desk.say(format!("    {day}"));
+        }
     }
     if !view.domains.is_empty() {
         desk.say(format!("{:>9} {:>7}  {:<26} domain", "waiting", "leased", "next"));
@@ -114,9 +126,34 @@ async fn explain(desk: &Desk, site: &str) -> Result<Exit, Error> {
         let allowed = row.rate_allowed.map_or("no limit".to_owned(), |most| format!("{most:.1} allowed"));
         desk.say(format!("  {:.1} copies a second, {allowed}", row.rate_now));
         desk.say(format!("  held back by: {}", row.binds.as_deref().unwrap_or("nothing but the hosts' own speed")));
+        if let Some(day) = &row.warmup {
+            desk.say(format!("  {}: {day}", row.source));
+        }
         if let Some(reply) = &row.last_reply {
             desk.say(format!("  it said: {reply}"));
         }
+    }
+    Ok(Exit::Done)
+}
+
+async fn replies(desk: &Desk, forget: bool) -> Result<Exit, Error> {
+    let store = desk.workspace().store(Threads::Own)?;
+    let found = store.unknown_replies()?;
+    for row in &found {
+        desk.give(row);
+        let stage = row.stage.map_or("", crate::mail::Stage::word);
+        desk.say(format!("{:>8}  {} at {stage}, last {}", row.count, row.site, row.last.rfc3339()));
+        desk.say(format!("          {}", row.reply));
+    }
+    if found.is_empty() {
+        desk.say("every reply so far was explained by a rule or by its code");
+        return Ok(Exit::Done);
+    }
+    if forget {
+        store.forget_replies().await?;
+        desk.say("forgotten; what comes again is listed again");
+    } else {
+        desk.next("write a [[rule]] for those that matter in rules.toml, then mailshot queue replies --forget");
     }
     Ok(Exit::Done)
 }

@@ -90,7 +90,7 @@ struct Plan<'a> {
 pub async fn run(desk: &Desk, args: SendArgs) -> Result<Exit, Error> {
     let store = desk.workspace().store(Threads::Own)?;
     let SendArgs { campaign, yes, limit, only_domain, rate, via, wait, dry_run } = args;
-    let options = LaunchOptions { via, limit, only_domain, rate };
+    let options = LaunchOptions { via, limit, only_domain, rate, ..LaunchOptions::default() };
     let ready = Ready::check(desk.workspace(), &store, &campaign, &options)?;
     let only = ready.options.only_domain.as_deref().and_then(|domain| Domain::parse(domain).ok());
     let survey = Survey::take(&store, &ready.lists, only.as_ref(), DOMAINS_SHOWN, desk.now())?;
@@ -267,7 +267,7 @@ fn exit(counts: &Counts, ended: Option<Settled>) -> Exit {
 
 /// The `send` that would go out as shown: with the options of a new launch; those of one under way are on record.
 pub fn typed(ready: &Ready) -> String {
-    let LaunchOptions { via, limit, only_domain, rate } = &ready.options;
+    let LaunchOptions { via, limit, only_domain, rate, .. } = &ready.options;
     let limit = limit.map(|most| most.to_string());
     let options = [("via", via), ("limit", &limit), ("only-domain", only_domain), ("rate", rate)];
     let new = options.into_iter().filter(|_| ready.running.is_none());

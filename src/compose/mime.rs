@@ -56,6 +56,17 @@ impl Parts {
     }
 }
 
+/// A message of a single text part.
+pub(crate) fn plain(fields: Vec<(&str, Field)>, text: &str) -> Vec<u8> {
+    let mut builder = MessageBuilder::new();
+    for (name, field) in fields {
+        builder = builder.header(name, value(field));
+    }
+    let mut bytes = Vec::new();
+    builder.body(MimePart::new("text/plain", text)).serialize(&mut bytes);
+    bytes
+}
+
 fn with<'x>(first: MimePart<'x>, encoded: &'x [Vec<u8>]) -> Vec<MimePart<'x>> {
     let further = encoded.iter().map(|part| MimePart::raw(part.as_slice()));
     std::iter::once(first).chain(further).collect()

@@ -16,6 +16,9 @@ mod shield;
 mod slots;
 mod template;
 
+use crate::base::{Address, Timestamp};
+use headers::Field;
+
 pub use edition::{Asset, Edition, FromField, Missing};
 pub use layout::{Draft, Expanded, LayoutError, Markup, Source};
 pub use links::{ConsentRule, Targets, Tracking, trackable};
@@ -67,6 +70,21 @@ pub fn inspect(part: Part, source: &str) -> Result<(), Error> {
 /// Refuses a header that is ours to set, or whose name cannot stand in a message.
 pub fn check_header(name: &str) -> Result<(), Error> {
     headers::check_name(name)
+}
+
+/// A message of our own to the people who run this workspace: plain text, and never answered by a machine (RFC 3834).
+pub fn memo(from: &Address, to: &Address, subject: &str, text: &str, date: Timestamp, unique: &str) -> Vec<u8> {
+    let mailbox = |name: &str, address: &Address| Field::mailbox(name.to_owned(), address.to_string());
+    let id = format!("<{unique}.{}@{}>", date.as_ms(), from.domain());
+    let fields = vec![
+        ("From", mailbox("mailshot", from)),
+        ("To", mailbox("", to)),
+        ("Subject", Field::text(subject.to_owned(), headers::SUBJECT_MAX)),
+        ("Date", Field::Exact(date.rfc5322())),
+        ("Message-ID", Field::Exact(id)),
+        ("Auto-Submitted", Field::Exact("auto-generated".to_owned())),
+    ];
+    mime::plain(fields, text)
 }
 
 fn place(line: Option<usize>) -> String {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
 use super::reference::SECRETS;
-use super::{Secret, Settings};
+use super::{Secret, Settings, Warmup};
 use crate::base::{Address, Network};
 
 /// Variables that start like settings but are none: log filter and test material.
@@ -225,6 +225,17 @@ impl Settings {
             let value = source.address.map(|a| a.to_string()).unwrap_or_default();
             return wrong("source.name", &value, "every [[source]] needs a name");
         }
+        for (at, source) in self.source.iter().enumerate() {
+            if self.source[..at].iter().any(|other| other.name == source.name) {
+                return wrong("source.name", &source.name, "every [[source]] needs a name of its own");
+            }
+            if source.warmup == Some(0) {
+                return wrong("source.warmup", &0, "the first day of the calendar is 1");
+            }
+        }
+        self.check_pools()?;
+        self.check_warmup()?;
+        self.check_alert()?;
         Ok(())
     }
 }
@@ -232,6 +243,79 @@ impl Settings {
 fn first_line(path: &Path) -> Result<Secret, Error> {
     let text = std::fs::read_to_string(path).map_err(|why| Error::Read { path: path.to_owned(), why })?;
     Ok(Secret::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+impl Settings {
+    /// A pool names sources that there are, with weights that mean something.
+    fn check_pools(&self) -> Result<(), Error> {
+        let wrong = |key, value: &str, message| Err(Error::Value { key, value: format!("\"{value}\""), message });
+        for (at, pool) in self.pool.iter().enumerate() {
+            if pool.name.is_empty() || self.pool[..at].iter().any(|other| other.name == pool.name) {
+                return wrong("pool.name", &pool.name, "every [[pool]] needs a name of its own");
+            }
+            if pool.sources.is_empty() {
+                return wrong("pool.sources", &pool.name, "a pool needs at least one source");
+            }
+            for share in &pool.sources {
+                if !self.source.iter().any(|source| source.name == share.name) {
+                    return wrong("pool.sources", &share.name, "there is no [[source]] of this name");
+                }
+                if !(1..=1000).contains(&share.weight) {
+                    return wrong("pool.sources", &share.name, "a weight is 1 to 1000; leave out what gets no share");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A calendar grows, and its gates are shares.
+    fn check_warmup(&self) -> Result<(), Error> {
+        let wrong = |key, value: f64, message| Err(Error::Value { key, value: format!("\"{value}\""), message });
+        let Warmup { start, start_at, growth, slow_growth, target, deferred, bounced, complained, .. } = &self.warmup;
+        if let Some(zero) = start_at.values().chain([start, target]).find(|most| **most == 0) {
+            return wrong("warmup.start", f64::from(*zero), "a day allows 1 message or more");
+        }
+        for (key, growth) in [("warmup.growth", growth), ("warmup.slow_growth", slow_growth)] {
+            if !(1.0..=3.0).contains(growth) {
+                return wrong(key, *growth, "each day allows 1 to 3 times as much as the day before");
+            }
+        }
+        let breaker = &self.breaker;
+        for (key, share) in [
+            ("warmup.deferred", *deferred),
+            ("warmup.bounced", *bounced),
+            ("warmup.complained", *complained),
+            ("breaker.bounced_at_site", breaker.bounced_at_site),
+            ("breaker.bounced", breaker.bounced),
+            ("breaker.complained_warn", breaker.complained_warn),
+            ("breaker.complained", breaker.complained),
+            ("breaker.complained_all", breaker.complained_all),
+        ] {
+            if !(share > 0.0 && share <= 100.0) {
+                return wrong(key, share, "is a share in per cent, more than 0 and at most 100");
+            }
+        }
+        Ok(())
+    }
+
+    /// Alerts go to addresses that can be meant.
+    fn check_alert(&self) -> Result<(), Error> {
+        let wrong = |key, value: &str, message| Err(Error::Value { key, value: format!("\"{value}\""), message });
+        if let Some(bad) =
+            self.alert.mail.iter().chain(&self.alert.mail_from).find(|text| Address::parse(text).is_err())
+        {
+            return wrong("alert.mail", bad, "write a mail address as in \"ops@example.com\"");
+        }
+        if !self.alert.mail.is_empty() && self.alert.mail_from.is_none() {
+            return wrong("alert.mail_from", "", "alert mail needs an address it is from");
+        }
+        match &self.alert.webhook {
+            Some(webhook) if !webhook.starts_with("https://") => {
+                wrong("alert.webhook", webhook, "write an https address")
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 fn read(file: &Path) -> Result<Option<String>, Error> {

@@ -6,6 +6,7 @@ mod reference;
 mod secret;
 pub mod shaping;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -92,6 +93,14 @@ section! {
         route: Vec<FixedRoute> = Vec::new(),
         /// Addresses to send from; none: whatever the system chooses.
         source: Vec<Source> = Vec::new(),
+        /// Sets of source addresses that campaigns choose from.
+        pool: Vec<Pool> = Vec::new(),
+        /// How new source addresses are made known.
+        warmup: Warmup = Warmup::default(),
+        /// When a campaign pauses by itself.
+        breaker: Breaker = Breaker::default(),
+        /// Whom to tell when something needs a person.
+        alert: Alert = Alert::default(),
     }
 }
 
@@ -259,6 +268,95 @@ section! {
         address: Option<IpAddr> = None,
         /// The name said in EHLO: a host name that resolves to the address; unset: the machine's host name.
         ehlo_name: Option<String> = None,
+        /// The day of the calendar in [warmup] that the address begins with at every provider, 1 for one that is new;
+        /// unset: it is known everywhere.
+        warmup: Option<u16> = None,
+    }
+}
+
+section! {
+    /// Addresses that campaigns with `pool = "NAME"` are sent from; one `[[pool]]` table each. Without a pool a campaign
+    /// is sent from all sources alike.
+    Pool {
+        /// Its name, as campaigns give it.
+        name: String = String::new(),
+        /// The sources by name, and how large the share of each is: [{ name = "a", weight = 3 }, { name = "b" }].
+        sources: Vec<Share> = Vec::new(),
+    }
+}
+
+section! {
+    /// The calendar of addresses that nobody knows yet, for each source with `warmup` and each provider by itself: most
+    /// messages on the n-th day, in any 24 hours. A day that was used by half and went well leads to the next; one with too
+    /// much trouble is repeated, a bad one leads two days back, and two bad ones in a row stop the source at that provider.
+    Warmup {
+        /// Messages on the first day.
+        start: u32 = 50,
+        /// The same for single providers, by the names of the provider table.
+        start_at: BTreeMap<String, u32> = BTreeMap::from([("gmx", 20), ("t-online", 20), ("orange", 20)].map(|(name, most)| (name.to_owned(), most))),
+        /// Each day allows so many times as much as the day before.
+        growth: f64 = 1.4,
+        /// From so many messages a day on it grows by `slow_growth`.
+        slow_from: u32 = 10_000,
+        /// See `slow_from`.
+        slow_growth: f64 = 1.25,
+        /// With so many messages a day an address is known, and the calendar ends.
+        target: u32 = 200_000,
+        /// Deferrals in per cent from which a day is repeated; from twice as many it is a bad day.
+        deferred: f64 = 5.0,
+        /// Hard bounces in per cent from which a day is repeated; from twice as many it is a bad day.
+        bounced: f64 = 2.0,
+        /// Complaints in per cent from which a day is repeated; from three times as many it is a bad day.
+        complained: f64 = 0.1,
+        /// After this time without a message it goes on 14 days earlier in the calendar.
+        idle: Span = Span::secs(30 * 86_400),
+    }
+}
+
+section! {
+    /// When a campaign pauses by itself, until a person resumes it.
+    Breaker {
+        /// Answers that rates are taken over: the last ones of a campaign, at one site and over all.
+        sample: u32 = 500,
+        /// Hard bounces at one site, in per cent, that stop the campaign there.
+        bounced_at_site: f64 = 5.0,
+        /// Hard bounces over all sites, in per cent, that pause the campaign.
+        bounced: f64 = 10.0,
+        /// Complaints at one site, in per cent of what it took, that are worth an alert.
+        complained_warn: f64 = 0.08,
+        /// Complaints that pause the campaign.
+        complained: f64 = 0.2,
+        /// Complaints that pause every campaign of the same From domain.
+        complained_all: f64 = 0.3,
+        /// Copies taken at a site before complaints are counted.
+        complained_sample: u32 = 1000,
+    }
+}
+
+section! {
+    /// Whom to tell when something needs a person: a block, a route or campaign that stands still, a source that is gone,
+    /// a disk that is full. Alerts name hosts and campaigns, never recipients. `mailshot check --alert` tries them.
+    Alert {
+        /// Mail addresses, one or a list.
+        #[serde(deserialize_with = "one_or_many")]
+        mail: Vec<String> = Vec::new(),
+        /// The host that alert mail goes through, as with --via; unset: straight to the addresses' own hosts.
+        mail_via: Option<String> = None,
+        /// The From address of alert mail; signed when its domain has a DKIM key. Needed with `mail`.
+        mail_from: Option<String> = None,
+        /// An https address that gets each alert as JSON.
+        webhook: Option<String> = None,
+        /// Whether the webhook may have a loopback or private address.
+        webhook_private: bool = false,
+        /// A program and its arguments, run without a shell, with the alert as JSON on its standard input.
+        #[serde(deserialize_with = "one_or_many")]
+        command: Vec<String> = Vec::new(),
+        /// How long the program may run.
+        command_timeout: Span = Span::secs(30),
+        /// The same alert is not repeated within this time.
+        repeat: Span = Span::secs(3600),
+        /// Most alerts in an hour; what is beyond is counted in the next one.
+        most_per_hour: u32 = 20,
     }
 }
 
@@ -378,6 +476,21 @@ impl Settings {
     pub fn name_service(&self) -> NameService<'_> {
         NameService { servers: &self.resolver, dnssec: self.dnssec, anchor: self.dnssec_anchor.as_deref() }
     }
+}
+
+/// A source's share of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// The source.
+    pub name: String,
+    /// How often it has its turn, in proportion to the others'.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// How a mailbox is read.

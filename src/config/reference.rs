@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::{
-    Bounce, Dkim, FixedRoute, Links, Listener, Mailbox, Queue, Relay, Retry, RouteRelay, Sender, Settings, Shape,
-    Signup, Source, Store, Web,
+    Alert, Bounce, Breaker, Dkim, FixedRoute, Links, Listener, Mailbox, Pool, Queue, Relay, Retry, RouteRelay, Sender,
+    Settings, Shape, Signup, Source, Store, Warmup, Web,
 };
 
 /// One key of a section.
@@ -33,6 +33,9 @@ const SECTIONS: &[Section] = &[
     Section { name: "queue", about: Queue::ABOUT, keys: Queue::KEYS },
     Section { name: "store", about: Store::ABOUT, keys: Store::KEYS },
     Section { name: "shape", about: Shape::ABOUT, keys: Shape::KEYS },
+    Section { name: "warmup", about: Warmup::ABOUT, keys: Warmup::KEYS },
+    Section { name: "breaker", about: Breaker::ABOUT, keys: Breaker::KEYS },
+    Section { name: "alert", about: Alert::ABOUT, keys: Alert::KEYS },
     Section { name: "listener", about: Listener::ABOUT, keys: Listener::KEYS },
     Section { name: "web", about: Web::ABOUT, keys: Web::KEYS },
     Section { name: "signup", about: Signup::ABOUT, keys: Signup::KEYS },
@@ -51,7 +54,7 @@ pub fn commented_example() -> String {
     }
     text.push('\n');
     let top = Settings::KEYS.iter().filter(|key| {
-        !["source", "mailbox", "route"].contains(&key.name) && !SECTIONS.iter().any(|s| s.name == key.name)
+        !["source", "pool", "mailbox", "route"].contains(&key.name) && !SECTIONS.iter().any(|s| s.name == key.name)
     });
     for key in top {
         write_key(&mut text, key, defaults.get(key.name));
@@ -66,6 +69,7 @@ pub fn commented_example() -> String {
     }
     for (about, heading, keys) in [
         (Source::ABOUT, "# [[source]]", Source::KEYS),
+        (Pool::ABOUT, "# [[pool]]", Pool::KEYS),
         (FixedRoute::ABOUT, "# [[route]]", FixedRoute::KEYS),
         (RouteRelay::ABOUT, "# [[route.relays]]", RouteRelay::KEYS),
         (Mailbox::ABOUT, "# [[mailbox]]", Mailbox::KEYS),

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Address, Domain, EnvelopeId};
+use crate::base::{Address, Domain, EnvelopeId, LaunchId};
 use crate::config::shaping::SiteShape;
 use crate::delivery::courier::Kit;
 use crate::delivery::dial::{Dialled, Trouble};
@@ -19,11 +19,12 @@ use crate::delivery::entry::Said;
 use crate::delivery::knock::knock;
 use crate::delivery::launches::Facts;
 use crate::delivery::look::{Look, look};
+use crate::delivery::notices::About;
 use crate::delivery::press::{Printed, Spoilt};
 use crate::delivery::route::Route;
 use crate::delivery::source::Source;
 use crate::delivery::trouble::{Fault, Judgement, judge_by};
-use crate::mail::{Blame, Channel, Class, HostProof, Reply, Stage, Standing, Verdict};
+use crate::mail::{Blame, Channel, Class, HostProof, NoticeKind, Reply, Stage, Standing, Verdict};
 use crate::queue::{Error, Lease, Settlement};
 use crate::smtp::classify::Reaction;
 use crate::smtp::{Connection, Copy, CopySource, Ending, Patience, Receipt, TlsFacts, Verified};
@@ -88,6 +89,8 @@ pub(super) enum Answer {
 
 /// How one copy ended, as far as the site is concerned.
 pub(super) struct Heard {
+    /// Its launch.
+    pub launch: LaunchId,
     /// The judgement.
     pub judgement: Judgement,
     /// The host's words, unless it took the copy.
@@ -335,7 +338,9 @@ impl Carrier {
                 entries.decided(lease, Standing::Skipped, Class::PolicyContent, Some(Stage::Print), text, site)
             }
             Spoilt::Ourselves { class, text } => {
-                tracing::warn!(copy = %lease.envelope.id, "cannot be printed: {text}");
+                let launch = Some(lease.envelope.id.launch());
+                let about = About { launch, ..About::default() };
+                self.kit.road.notices.raise(NoticeKind::Misconfigured, about, &text, None);
                 let reply = Some(Reply { code: 451, enhanced: None, text });
                 let said = Said { stage: Some(Stage::Print), reply, host: None, site, channel: None };
                 entries.again(lease, class, entries.in_about(MENDING), said)
@@ -406,7 +411,7 @@ impl Carrier {
         let words = if judgement.ruling.verdict == Verdict::Delivered { String::new() } else { reply.to_string() };
         let (host, site, channel) = (self.load.host.clone(), self.site_of(&job), self.load.channel);
         let said = Said { stage: Some(stage), reply: Some(reply), host, site, channel };
-        self.load.heard.push(Heard { judgement, words, took });
+        self.load.heard.push(Heard { launch: job.lease.envelope.id.launch(), judgement, words, took });
         let (entries, class) = (&self.kit.entries, judgement.ruling.class);
         if judgement.reaction == Reaction::OverIpv4
             && let Some(source) = self.kit.v4_source()

@@ -22,12 +22,14 @@ use crate::delivery::dial::Dialler;
 use crate::delivery::entry::{Entries, Said};
 use crate::delivery::launches::{Facts, Launches, Way};
 use crate::delivery::limits::Learned;
+use crate::delivery::notices::Notices;
 use crate::delivery::press::{Press, Slots};
 use crate::delivery::relays::{Relays, by_weight};
 use crate::delivery::route::{NoRoute, Route, Router};
 use crate::delivery::sites::{Command, Sites};
 use crate::delivery::source::{Source, Sources};
 use crate::delivery::steward::{HANDFUL, Steward, Work};
+use crate::delivery::stops::Stops;
 use crate::delivery::sts::Policies;
 use crate::mail::{Stage, Verdict};
 use crate::queue::{Claimed, Error, Lease, Queue, Settlement};
@@ -78,6 +80,10 @@ pub struct Road {
     pub policies: Option<Policies>,
     /// Where printing is done.
     pub slots: Slots,
+    /// Where what happens is told.
+    pub notices: Notices,
+    /// Where launches were stopped.
+    pub stops: Stops,
 }
 
 /// The name of a steward: its source and its site.
@@ -87,12 +93,14 @@ pub(super) type Post = (SourceId, Arc<str>);
 pub(super) enum Back {
     /// A copy that goes another way, or from another source.
     Stray(Box<Lease>),
-    /// A domain whose turn with this source is over.
-    Claim(Domain),
+    /// A domain whose turn with this source is over, and the pool whose turn it is.
+    Claim(Domain, Option<Arc<str>>),
     /// A domain that has no way at all.
     Refused(Domain, NoRoute),
     /// It stands still until then; `None`: no more.
     Still(Post, Option<Instant>),
+    /// It goes on, but sends nothing before then: other sources may have its domains meanwhile.
+    Busy(Post, Instant),
     /// It has nothing to do, after so many pieces of work.
     Idle(Post, u64),
 }
@@ -131,10 +139,13 @@ impl Kit {
         self.road.sources.iter().find(|source| !source.is_v6()).map(|source| source.id)
     }
 
-    /// Whether a copy may leave from this source: it stays with the one of its first MAIL, while there is such a one.
-    pub fn leaves_from(&self, lease: &Lease, source: &Source, route: &Route) -> bool {
-        let before = lease.envelope.source.and_then(|id| self.road.sources.by_id(id));
-        route.via.is_some() || before.is_none_or(|before| before.id == source.id)
+    /// Whether a copy may leave from this source: it stays with the one of its first MAIL, while there is such a one; else
+    /// any of its launch's pool will do.
+    pub fn leaves_from(&self, lease: &Lease, facts: &Facts, source: &Source, route: &Route) -> bool {
+        let sources = &self.road.sources;
+        let before = lease.envelope.source.and_then(|id| sources.by_id(id));
+        let pooled = || sources.pool(facts.pool.as_deref()).has(source);
+        route.via.is_some() || before.map_or_else(pooled, |before| before.id == source.id)
     }
 }
 
@@ -143,11 +154,12 @@ struct Seat {
     work: mpsc::Sender<Work>,
     given: u64,
     still: Option<Instant>,
+    busy: Option<Instant>,
 }
 
 /// What a way was looked for, and what was found.
 enum Found {
-    Claim(Domain, Result<Arc<Route>, NoRoute>),
+    Claim(Domain, Option<Arc<str>>, Result<Arc<Route>, NoRoute>),
     Stray(Box<Lease>, Arc<Facts>, Result<Arc<Route>, NoRoute>),
     /// Copies of a domain without a way that have another one, by a relay.
     Refused(Vec<Lease>),
@@ -285,11 +297,16 @@ impl Courier {
         match back {
             Back::Stray(lease) => self.find_stray(*lease),
             // only domains with a way of their own take turns
-            Back::Claim(domain) => self.look_for(domain),
+            Back::Claim(domain, pool) => self.look_for(domain, pool),
             Back::Refused(domain, why) => self.refuse(domain, Some(why)),
             Back::Still(post, until) => {
                 if let Some(seat) = self.seats.get_mut(&post) {
                     seat.still = until;
+                }
+            }
+            Back::Busy(post, until) => {
+                if let Some(seat) = self.seats.get_mut(&post) {
+                    seat.busy = Some(until);
                 }
             }
             Back::Idle(post, given) => {
@@ -305,17 +322,17 @@ impl Courier {
     /// The way of a claimed domain: its launch's relay, or its own hosts.
     async fn find(&mut self, facts: &Facts, domain: Domain, stop: &CancellationToken) {
         match &facts.way {
-            Way::Through(route) => self.hand_over(domain, route.clone(), stop).await,
-            Way::Direct => self.look_for(domain),
+            Way::Through(route) => self.hand_over(domain, None, route.clone(), stop).await,
+            Way::Direct => self.look_for(domain, facts.pool.clone()),
         }
     }
 
-    fn look_for(&mut self, domain: Domain) {
+    fn look_for(&mut self, domain: Domain, pool: Option<Arc<str>>) {
         let router = self.router.clone();
         self.finding.push(
             async move {
                 let route = router.route(&domain).await;
-                Found::Claim(domain, route)
+                Found::Claim(domain, pool, route)
             }
             .boxed(),
         );
@@ -339,8 +356,8 @@ impl Courier {
 
     async fn found(&mut self, found: Found, stop: &CancellationToken) {
         match found {
-            Found::Claim(domain, Ok(route)) => self.hand_over(domain, route, stop).await,
-            Found::Claim(domain, Err(why)) => self.refuse(domain, Some(why)),
+            Found::Claim(domain, pool, Ok(route)) => self.hand_over(domain, pool, route, stop).await,
+            Found::Claim(domain, _, Err(why)) => self.refuse(domain, Some(why)),
             Found::Stray(lease, facts, Ok(route)) => self.hand_stray(*lease, facts, route, stop).await,
             Found::Stray(lease, _, Err(why)) => {
                 let settled = without_way(&self.kit.entries, *lease, &why);
@@ -350,32 +367,33 @@ impl Courier {
         }
     }
 
-    /// Hands a domain to the steward whose turn it is; when all sources stand still at its site, it rests until the first
-    /// moves again.
-    async fn hand_over(&mut self, domain: Domain, route: Arc<Route>, stop: &CancellationToken) {
+    /// Hands a domain to the steward whose turn it is within its pool; when all of them have nothing to give at its site, it
+    /// rests until the first has.
+    async fn hand_over(&mut self, domain: Domain, pool: Option<Arc<str>>, route: Arc<Route>, stop: &CancellationToken) {
         let all = self.kit.road.sources.clone();
         if let Some(relays) = &route.choices {
             let Some(source) = all.iter().next() else { return };
             return match self.choose(relays, source) {
-                Ok(relay) => self.give(source, &relay.clone(), Work::Claim(domain, relay), stop).await,
+                Ok(relay) => self.give(source, &relay.clone(), Work::Claim(domain, relay, pool), stop).await,
                 Err(until) => self.rest(domain, self.at(until, Instant::now())),
             };
         }
         if !self.kit.takes_turns(&route) {
             // a single steward sees for itself what to do with a domain while it stands still
             let Some(source) = all.iter().next() else { return };
-            return self.give(source, &route, Work::Claim(domain, route.clone()), stop).await;
+            return self.give(source, &route, Work::Claim(domain, route.clone(), pool), stop).await;
         }
-        let mut in_turn: Vec<&Arc<Source>> = all.iter().collect();
-        let (count, now) = (in_turn.len(), Instant::now());
+        let now = Instant::now();
+        let members = all.pool(pool.as_deref());
         let turn = self.turns.entry(route.site.clone()).or_default();
-        *turn = (*turn + 1) % count;
-        in_turn.rotate_left(*turn);
-        let still: Vec<Option<Instant>> = in_turn.iter().map(|source| self.still(source, &route.site, now)).collect();
-        match still.iter().position(Option::is_none) {
-            Some(at) => self.give(in_turn[at], &route, Work::Claim(domain, route.clone()), stop).await,
+        let in_turn = members.in_turn(*turn, &route.site);
+        *turn = turn.wrapping_add(1);
+        let waits: Vec<Option<Instant>> =
+            in_turn.iter().map(|source| self.occupied(source, &route.site, now)).collect();
+        match waits.iter().position(Option::is_none) {
+            Some(at) => self.give(in_turn[at], &route, Work::Claim(domain, route.clone(), pool), stop).await,
             None => {
-                let until = still.into_iter().flatten().min().unwrap_or(now);
+                let until = waits.into_iter().flatten().min().unwrap_or(now);
                 self.rest(domain, self.at(until, now));
             }
         }
@@ -386,7 +404,7 @@ impl Courier {
         let all = self.kit.road.sources.clone();
         let source = match route.via {
             Some(_) => all.iter().next(),
-            None => Some(all.choose(lease.envelope.id, lease.envelope.source)),
+            None => Some(all.choose(lease.envelope.id, lease.envelope.source, facts.pool.as_deref())),
         };
         let Some(source) = source else { return lease.home() };
         let now = Instant::now();
@@ -404,17 +422,23 @@ impl Courier {
         self.give(source, &route, Work::Stray(Box::new(job), route.clone()), stop).await;
     }
 
-    /// The relay whose turn it is, by weight, among those that do not stand still; or when the first of them moves again.
+    /// The relay whose turn it is, by weight, among those that have something to give; or when the first of them has.
     fn choose(&self, relays: &[Arc<Route>], source: &Source) -> Result<Arc<Route>, Instant> {
         let now = Instant::now();
         let mut first = None;
         for relay in by_weight(relays, &*self.kit.road.world.dice) {
-            match self.still(source, &relay.site, now) {
+            match self.occupied(source, &relay.site, now) {
                 None => return Ok(relay.clone()),
                 Some(until) => first = Some(first.map_or(until, |known: Instant| known.min(until))),
             }
         }
         Err(first.unwrap_or(now))
+    }
+
+    /// Until when a source has nothing to give at a site: it stands still, or its pace does.
+    fn occupied(&self, source: &Source, site: &Arc<str>, now: Instant) -> Option<Instant> {
+        let seat = self.seats.get(&(source.id, site.clone()))?;
+        seat.still.max(seat.busy).filter(|until| *until > now)
     }
 
     /// Until when a source stands still at a site.
@@ -433,7 +457,7 @@ impl Courier {
                 run.await;
                 post
             });
-            Seat { work, given: 0, still: None }
+            Seat { work, given: 0, still: None, busy: None }
         });
         seat.given += 1;
         // one that has broken down drops the work: its leases go home, and so does the domain when it is named again
@@ -502,7 +526,7 @@ impl Courier {
 
     async fn tell_site(&mut self, site: &str, work: impl Fn() -> Work) {
         for (_, seat) in self.seats.iter_mut().filter(|((_, of), _)| &**of == site) {
-            (seat.given, seat.still) = (seat.given + 1, None);
+            (seat.given, seat.still, seat.busy) = (seat.given + 1, None, None);
             let _ = seat.work.send(work()).await;
         }
     }

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::base::Timestamp;
 use crate::config::shaping::SiteShape;
+use crate::delivery::warmup::{self, Calendar, Warmth};
 
+/// A day, in seconds.
+const DAY: f64 = 86_400.0;
 /// What one copy takes on one connection that is kept busy: a round trip, the transfer, and the host's own thinking.
 const COPY_TAKES: Duration = Duration::from_millis(250);
 
@@ -19,6 +23,8 @@ pub struct Load {
     pub copies: u64,
     /// Its limits, as they hold for each source.
     pub shape: SiteShape,
+    /// The sources that are not known there yet, as far as they have come.
+    pub cold: Vec<Warmth>,
 }
 
 /// What holds a site back.
@@ -33,6 +39,8 @@ pub enum Bound {
     Connections,
     /// The rate of the whole launch.
     LaunchRate,
+    /// The calendar of sources that are not known there yet.
+    Warmup,
 }
 
 /// When one site is done.
@@ -48,6 +56,8 @@ pub struct Course {
     pub seconds: f64,
     /// What holds it back.
     pub bound: Bound,
+    /// Days of the calendar it takes, when only sources go there that are not known yet.
+    pub warmup_days: Option<u32>,
 }
 
 /// When all sites are done.
@@ -60,10 +70,12 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// Foresees a launch over `sources` addresses. `rate` is the launch's own limit in copies a second.
-    pub fn make(loads: Vec<Load>, sources: usize, rate: Option<f64>) -> Forecast {
+    /// Foresees a launch over `sources` addresses. `rate` is the launch's own limit in copies a second. What sources that
+    /// are not known yet cannot take today goes to the others, or waits for tomorrow when there are none.
+    pub fn make(loads: Vec<Load>, sources: usize, rate: Option<f64>, calendar: &Calendar, now: Timestamp) -> Forecast {
         let copies: u64 = loads.iter().map(|load| load.copies).sum();
-        let mut sites: Vec<Course> = loads.into_iter().map(|load| course(load, sources.max(1), rate)).collect();
+        let mut sites: Vec<Course> =
+            loads.into_iter().map(|load| course(load, sources.max(1), rate, calendar, now)).collect();
         sites.sort_by(|one, other| other.seconds.total_cmp(&one.seconds).then_with(|| one.site.cmp(&other.site)));
         let longest = sites.first().map_or(0.0, |site| site.seconds);
         let seconds = rate.map_or(longest, |rate| longest.max(copies as f64 / rate));
@@ -71,8 +83,11 @@ impl Forecast {
     }
 }
 
-fn course(load: Load, sources: usize, launch: Option<f64>) -> Course {
-    let Load { site, copies, shape } = load;
+fn course(load: Load, sources: usize, launch: Option<f64>, calendar: &Calendar, now: Timestamp) -> Course {
+    let Load { site, copies, shape, cold } = load;
+    let known = sources.saturating_sub(cold.len());
+    let days = if known == 0 { warmup::days(calendar, &site, &cold, copies, now) } else { None };
+    let sources = if known == 0 { sources } else { known };
     let connections = f64::from(shape.connection_limit) / COPY_TAKES.as_secs_f64();
     let messages = shape.max_message_rate.0.map(|rate| rate.per_second());
     let opened =
@@ -86,7 +101,15 @@ fn course(load: Load, sources: usize, launch: Option<f64>) -> Course {
     ];
     let known = bounds.into_iter().filter_map(|(rate, bound)| Some((rate?, bound)));
     let (rate, bound) = known.min_by(|one, other| one.0.total_cmp(&other.0)).expect("connections always bind");
-    Course { site, copies, rate, seconds: copies as f64 / rate, bound }
+    let seconds = copies as f64 / rate;
+    match days.map(|days| (days, f64::from(days) * DAY - DAY / 2.0)) {
+        // a day's share goes out within half of it
+        Some((days, slow)) if slow > seconds => {
+            let rate = copies as f64 / slow;
+            Course { site, copies, rate, seconds: slow, bound: Bound::Warmup, warmup_days: Some(days) }
+        }
+        _ => Course { site, copies, rate, seconds, bound, warmup_days: None },
+    }
 }
 
 /// A length of time in words, as in `2 h 10 min`.
@@ -107,6 +130,12 @@ mod tests {
     use crate::config::Settings;
     use crate::config::shaping::Shaping;
 
+    const NOW: Timestamp = Timestamp::from_ms(0);
+
+    fn calendar() -> Calendar {
+        Calendar::new(&Settings::default().warmup)
+    }
+
     fn load(site: &str, copies: u64) -> Load {
         let overlay = "[[site]]\nsite = \"slow\"\nshape = { max_message_rate = \"60/min\" }\n\
                        [[site]]\nsite = \"shy\"\nshape = { max_connection_rate = \"6/min\", \
@@ -114,12 +143,13 @@ mod tests {
                        [[site]]\nsite = \"narrow\"\nshape = { connection_limit = 2, max_connection_rate = \"none\", \
                        max_message_rate = \"none\" }\n";
         let shape = Shaping::new(&Settings::default(), Some(overlay)).unwrap().shape(site, "default");
-        Load { site: site.into(), copies, shape }
+        Load { site: site.into(), copies, shape, cold: Vec::new() }
     }
 
     #[test]
     fn the_tightest_limit_of_each_site_says_when_it_is_done() {
-        let forecast = Forecast::make(vec![load("narrow", 80), load("slow", 600), load("shy", 100)], 1, None);
+        let forecast =
+            Forecast::make(vec![load("narrow", 80), load("slow", 600), load("shy", 100)], 1, None, &calendar(), NOW);
         let seen: Vec<_> = forecast.sites.iter().map(|s| (s.site.as_str(), s.rate, s.seconds, s.bound)).collect();
         assert_eq!(
             seen,
@@ -134,10 +164,21 @@ mod tests {
 
     #[test]
     fn more_sources_share_the_work_and_the_launch_has_a_limit_of_its_own() {
-        assert_eq!(Forecast::make(vec![load("slow", 600)], 3, None).seconds, 200.0);
-        let limited = Forecast::make(vec![load("slow", 600), load("narrow", 600)], 1, Some(2.0));
+        assert_eq!(Forecast::make(vec![load("slow", 600)], 3, None, &calendar(), NOW).seconds, 200.0);
+        let limited = Forecast::make(vec![load("slow", 600), load("narrow", 600)], 1, Some(2.0), &calendar(), NOW);
         assert_eq!((limited.seconds, limited.sites[1].bound), (600.0, Bound::LaunchRate));
-        assert_eq!(Forecast::make(Vec::new(), 0, None).seconds, 0.0);
+        assert_eq!(Forecast::make(Vec::new(), 0, None, &calendar(), NOW).seconds, 0.0);
+    }
+
+    #[test]
+    fn new_sources_take_the_days_of_their_calendar_unless_a_known_one_helps_out() {
+        let calendar = calendar();
+        let cold = |copies| Load { cold: vec![Warmth::beginning(1)], ..load("google", copies) };
+        let alone = Forecast::make(vec![cold(1000)], 1, None, &calendar, NOW);
+        assert_eq!((alone.sites[0].bound, alone.sites[0].warmup_days), (Bound::Warmup, Some(7)));
+        assert_eq!(alone.seconds, 6.5 * 86_400.0);
+        let helped = Forecast::make(vec![cold(1000)], 2, None, &calendar, NOW);
+        assert_eq!((helped.sites[0].bound, helped.seconds), (Bound::Connections, 12.5));
     }
 
     #[test]

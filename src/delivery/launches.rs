@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::base::{LaunchId, Rate};
+use crate::base::{Domain, LaunchId, Rate};
+use crate::compose::Edition;
 use crate::delivery::pace::Pace;
 use crate::delivery::route::Route;
 use crate::delivery::via::Via;
@@ -32,6 +33,10 @@ pub(super) struct Facts {
     pub way: Way,
     /// What becomes of its copies in doubt.
     pub in_doubt: InDoubt,
+    /// The domain it is from; `None` when its content cannot be read, which the press will say.
+    pub from: Option<Domain>,
+    /// The sources it leaves from, by the name of their pool; `None`: any.
+    pub pool: Option<Arc<str>>,
     /// Its rate over all sites, shared by all who send for it.
     pace: Option<Mutex<Pace>>,
 }
@@ -54,7 +59,9 @@ impl Launches {
             return Ok(facts.clone());
         }
         let row = self.store.launch(launch).map_err(|why| why.to_string())?;
-        let facts = Arc::new(Facts::of(row.ok_or_else(|| format!("launch {launch} is not on record"))?)?);
+        let row = row.ok_or_else(|| format!("launch {launch} is not on record"))?;
+        let from = self.sender(&row);
+        let facts = Arc::new(Facts::of(row, from)?);
         if known.len() >= LAUNCHES_MAX {
             known.clear();
         }
@@ -63,16 +70,24 @@ impl Launches {
     }
 }
 
+impl Launches {
+    fn sender(&self, row: &LaunchRow) -> Option<Domain> {
+        let edition = self.store.edition(row.edition).ok().flatten()?;
+        let edition = Edition::from_bytes(&edition.frozen).ok()?;
+        Domain::parse(edition.from.address.rsplit_once('@')?.1).ok()
+    }
+}
+
 impl Facts {
     /// What cannot be read is refused: guessing would send a test run to the world, or faster than allowed.
-    fn of(row: LaunchRow) -> Result<Facts, String> {
+    fn of(row: LaunchRow, from: Option<Domain>) -> Result<Facts, String> {
         let way = match &row.options.via {
             None => Way::Direct,
             Some(text) => Way::Through(Arc::new(Route::through(Via::parse(text).map_err(|why| why.to_string())?))),
         };
         let rate = row.options.rate.as_deref().map(Rate::parse).transpose().map_err(|why| why.to_string())?;
         let pace = rate.map(|rate| Mutex::new(Pace::new(Some(rate), Instant::now())));
-        Ok(Facts { way, in_doubt: row.in_doubt, pace })
+        Ok(Facts { way, in_doubt: row.in_doubt, from, pool: row.options.pool.map(Into::into), pace })
     }
 
     /// One copy of this launch may go if its rate allows it now and `then` says yes; only both together are spent. Else
@@ -126,16 +141,16 @@ mod tests {
 
     #[test]
     fn options_that_cannot_be_read_stop_the_launch_instead_of_widening_it() {
-        assert_eq!(Facts::of(row(None, None)).unwrap().way, Way::Direct);
-        let through = Facts::of(row(Some("smtp://127.0.0.1:2525"), None)).unwrap();
+        assert_eq!(Facts::of(row(None, None), None).unwrap().way, Way::Direct);
+        let through = Facts::of(row(Some("smtp://127.0.0.1:2525"), None), None).unwrap();
         assert!(matches!(through.way, Way::Through(route) if &*route.site == "smtp://127.0.0.1:2525"));
-        assert!(Facts::of(row(Some("ftp://127.0.0.1"), None)).is_err());
-        assert!(Facts::of(row(None, Some("fast"))).is_err());
+        assert!(Facts::of(row(Some("ftp://127.0.0.1"), None), None).is_err());
+        assert!(Facts::of(row(None, Some("fast")), None).is_err());
     }
 
     #[test]
     fn a_launchs_rate_and_the_sites_are_spent_together_or_not_at_all() {
-        let facts = Facts::of(row(None, Some("1/s"))).unwrap();
+        let facts = Facts::of(row(None, Some("1/s")), None).unwrap();
         let now = Instant::now();
         assert_eq!(facts.may_send(now, || Err("site")), Err(Bound::Site("site")));
         assert_eq!(facts.may_send(now, || Ok::<(), &str>(())), Ok(()), "the site's no has cost nothing");

@@ -10,6 +10,7 @@ use crate::base::Timestamp;
 use crate::config::shaping::SiteShape;
 use crate::delivery::pace::Pace;
 use crate::delivery::trouble::Judgement;
+use crate::delivery::warmup::{Cold, Warming};
 use crate::delivery::window::Window;
 use crate::mail::{Blame, Class, Verdict};
 use crate::smtp::classify::Reaction;
@@ -44,6 +45,8 @@ pub enum Binding {
     ConnectionRate,
     /// The rate of messages.
     MessageRate,
+    /// The calendar by which the source is made known; the text says how far it is.
+    Warmup(String),
 }
 
 /// A no, and what to do about it.
@@ -71,6 +74,8 @@ pub struct Limits {
     message_time: Option<f64>,
     /// The last rate that said no, and until when, for show.
     last_no: Option<(Binding, Instant)>,
+    /// Where the source is not known yet.
+    warming: Option<Warming>,
 }
 
 /// Refusals among the answers of the present minute (C-50).
@@ -94,6 +99,8 @@ pub struct Learned {
     pub session_max: Option<u32>,
     /// How often it was found dead without a success between; the next rest is as long as that makes it.
     pub deaths: u8,
+    /// Rounds of trouble without a success between, short of its death.
+    pub failed: u8,
     /// Why it stands still, in the host's words, cut.
     pub why: String,
 }
@@ -113,8 +120,19 @@ impl Limits {
             deaths: 0,
             message_time: None,
             last_no: None,
+            warming: None,
             shape,
         }
+    }
+
+    /// From now on the calendar holds as well.
+    pub fn warm_up(&mut self, warming: Warming) {
+        self.warming = Some(warming);
+    }
+
+    /// The warm-up at work, where there is one.
+    pub fn warming(&mut self) -> Option<&mut Warming> {
+        self.warming.as_mut()
     }
 
     /// May one more connection be opened, beside the `open` ones? A yes is spent.
@@ -131,8 +149,32 @@ impl Limits {
     /// May one more message be sent? A yes is spent.
     pub fn may_send(&mut self, now: Instant) -> Result<(), NotNow> {
         self.standing(now)?;
+        if let Some(no) = self.cold(now) {
+            return Err(no);
+        }
         let asked = self.messages.ask(now);
-        asked.map_err(|wait| self.refuse(Binding::MessageRate, wait, now))
+        asked.map_err(|wait| self.refuse(Binding::MessageRate, wait, now))?;
+        if let Some(warming) = &mut self.warming {
+            warming.spend(now);
+        }
+        Ok(())
+    }
+
+    /// How long until a message may go, as far as paces and calendar say; nothing is spent.
+    pub fn next_send(&mut self, now: Instant) -> Duration {
+        let cold = self.cold(now).and_then(|no| no.wait).unwrap_or_default();
+        self.messages.wait(now).max(cold)
+    }
+
+    /// What the calendar has against a message now.
+    fn cold(&self, now: Instant) -> Option<NotNow> {
+        let warming = self.warming.as_ref()?;
+        let wait = match warming.look(now).err()? {
+            Cold::Until(wait) => Some(wait),
+            // passes as soon as the record is written
+            Cold::Turn | Cold::Reserving | Cold::Stopped => None,
+        };
+        Some(NotNow { binds: Binding::Warmup(warming.in_words(now).unwrap_or_default()), wait })
     }
 
     /// What binds now, with `open` connections; asked for show, nothing is spent. `None`: only the hosts' own speed.
@@ -144,11 +186,20 @@ impl Limits {
             let wait = Some(until.saturating_duration_since(now));
             return Some(NotNow { binds: Binding::Paused(why.clone()), wait });
         }
+        if let Some(no) = self.cold(now).filter(|no| no.wait.is_some()) {
+            return Some(no);
+        }
         if let Some((binds, until)) = self.last_no.as_ref().filter(|(_, until)| *until > now) {
             return Some(NotNow { binds: binds.clone(), wait: Some(until.saturating_duration_since(now)) });
         }
         let size = self.window_size(now);
         (open >= size).then_some(NotNow { binds: Binding::Connections(size), wait: None })
+    }
+
+    /// How long nothing is opened any more, if that is so.
+    pub fn is_paused(&self, now: Instant) -> Option<Duration> {
+        let (until, _) = self.pause.as_ref().filter(|(until, _)| *until > now)?;
+        Some(until.saturating_duration_since(now))
     }
 
     /// Ends a pause that is over: the site begins again with one connection.
@@ -161,7 +212,8 @@ impl Limits {
     pub fn memory(&self) -> Duration {
         let interval =
             |pace: &Pace| pace.per_second().map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate));
-        interval(&self.messages).max(interval(&self.connections))
+        let cold = self.warming.as_ref().and_then(Warming::interval).unwrap_or_default();
+        interval(&self.messages).max(interval(&self.connections)).max(cold)
     }
 
     /// Connections of use now; those above it are to be closed after their present message.
@@ -197,9 +249,12 @@ impl Limits {
 
     /// Takes in the judgement on one attempt. `words` are the host's, for the record of a pause.
     ///
-    /// A pause that names a domain or a link holds for the whole site: wider than the trouble, but never narrower.
+    /// A pause that names a domain or a link is not the site's: it holds for these alone (C-49), which is not seen to here.
     pub fn heard(&mut self, judgement: &Judgement, words: &str, now: Instant) {
         let trouble = trouble(judgement);
+        if let Some(warming) = &mut self.warming {
+            warming.heard(judgement);
+        }
         self.count(judgement, now);
         self.window.heard(trouble);
         if trouble.is_none() && judgement.ruling.verdict == Verdict::Delivered {
@@ -212,7 +267,13 @@ impl Limits {
                 self.messages.slow(now);
                 self.one_connection = Some(now + span);
             }
-            Reaction::Pause(span) => self.pause(span, words, now),
+            Reaction::Pause(span) => match judgement.ruling.blame {
+                // these stand still by themselves, whoever sends for them
+                Blame::Stream | Blame::Campaign => {}
+                Blame::Recipient | Blame::Message | Blame::Host | Blame::Site | Blame::Source | Blame::Ourselves => {
+                    self.pause(span, words, now)
+                }
+            },
             Reaction::Hold => self.held = Some(cut(words)),
             Reaction::OneConnection(span) => self.one_connection = Some(now + span),
             Reaction::ShortSession(span) => {
@@ -262,6 +323,9 @@ impl Limits {
     /// A person lets it go on, with one connection first.
     pub fn resume(&mut self) {
         (self.held, self.pause, self.one_connection) = (None, None, None);
+        if let Some(warming) = &mut self.warming {
+            warming.resume();
+        }
         self.window.probe();
     }
 
@@ -274,6 +338,7 @@ impl Limits {
             per_second: self.messages.is_slowed().then(|| self.messages.per_second().map(|rate| rate as f32)).flatten(),
             session_max: self.session.filter(|(_, until)| *until > now).map(|(most, _)| most),
             deaths: self.deaths.min(u8::MAX.into()) as u8,
+            failed: self.window.failed().min(u8::MAX.into()) as u8,
             why: self.held.clone().or(pause.map(|(_, why)| why.clone())).unwrap_or_default(),
         };
         (learned != Learned::default()).then_some(learned)
@@ -290,6 +355,7 @@ impl Limits {
             None => {}
         }
         self.deaths = learned.deaths.into();
+        self.window.had_failed(learned.failed.into());
         if let Some(per_second) = learned.per_second {
             self.messages.slow_to(f64::from(per_second), now);
         }
@@ -365,21 +431,21 @@ impl Limits {
 }
 
 impl Learned {
-    /// As bytes, at most 83.
+    /// As bytes, at most 84.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![1, u8::from(self.held)];
+        let mut bytes = vec![2, u8::from(self.held)];
         bytes.extend(self.pause_until.map_or(0, Timestamp::as_ms).to_be_bytes());
         bytes.extend(self.per_second.unwrap_or(0.0).to_be_bytes());
         bytes.extend(self.session_max.unwrap_or(0).to_be_bytes());
-        bytes.push(self.deaths);
+        bytes.extend([self.deaths, self.failed]);
         bytes.extend(cut(&self.why).as_bytes());
         bytes
     }
 
     /// Back from bytes; `None` for another version or a damaged record, which costs only what was learned.
     pub fn from_bytes(bytes: &[u8]) -> Option<Learned> {
-        let (head, why) = bytes.split_at_checked(19)?;
-        let [1, held, rest @ ..] = head else { return None };
+        let (head, why) = bytes.split_at_checked(20)?;
+        let [2, held, rest @ ..] = head else { return None };
         let until = i64::from_be_bytes(rest[..8].try_into().ok()?);
         let per_second = f32::from_be_bytes(rest[8..12].try_into().ok()?);
         let session = u32::from_be_bytes(rest[12..16].try_into().ok()?);
@@ -389,6 +455,7 @@ impl Learned {
             per_second: (per_second.is_finite() && per_second > 0.0).then_some(per_second),
             session_max: (session != 0).then_some(session),
             deaths: rest[16],
+            failed: rest[17],
             why: std::str::from_utf8(why).ok()?.to_owned(),
         })
     }

@@ -1,5 +1,6 @@
 //! From the queue to the mail hosts: routes, sites, limits, connections, and the judgement on every attempt.
 
+pub mod alert;
 mod carrier;
 pub mod courier;
 pub mod dial;
@@ -10,6 +11,7 @@ pub mod knock;
 mod launches;
 pub mod limits;
 pub mod look;
+pub mod notices;
 pub mod pace;
 pub mod press;
 pub mod relays;
@@ -18,8 +20,10 @@ pub mod sites;
 pub mod source;
 pub mod spf;
 mod steward;
+pub mod stops;
 pub mod sts;
 pub mod tls_policy;
 pub mod trouble;
 pub mod via;
+pub mod warmup;
 pub mod window;

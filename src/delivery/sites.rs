@@ -36,6 +36,8 @@ pub struct SiteStatus {
     pub binds: Option<String>,
     /// Whether a person has to resume it.
     pub held: bool,
+    /// How far the source is known there, in words; none: it is.
+    pub warmup: Option<String>,
 }
 
 /// What a person asks of the courier.
@@ -113,6 +115,7 @@ pub(super) fn in_words(no: &NotNow) -> String {
         Binding::Connections(most) => format!("{most} connections, as many as the window allows"),
         Binding::ConnectionRate => "the rate of new connections".to_owned(),
         Binding::MessageRate => "the rate of messages".to_owned(),
+        Binding::Warmup(day) => day.clone(),
     };
     match no.wait.filter(|wait| *wait >= Duration::from_secs(1)) {
         Some(wait) => format!("{what} (for {} s)", wait.as_secs()),

@@ -1,11 +1,12 @@
 //! Our addresses: which one a copy leaves from, and the name said in EHLO. A copy keeps the address of its first MAIL,
 //! because greylisting hosts know it by that (C-51).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::base::{Domain, EnvelopeId, SourceId};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 
 /// One address we send from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Source {
     pub address: Option<IpAddr>,
     /// What is said in EHLO.
     pub ehlo_name: Arc<str>,
+    /// The day of the calendar it begins with where it is not known yet; `None`: it is known everywhere.
+    pub warmup: Option<u16>,
 }
 
 impl Source {
@@ -34,44 +37,120 @@ impl Source {
 
 /// All our addresses; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sources(Vec<Arc<Source>>);
+pub struct Sources {
+    all: Vec<Arc<Source>>,
+    /// Everybody alike.
+    alike: Pool,
+    pools: BTreeMap<String, Pool>,
+}
+
+/// Some of our addresses, each with its share of the turns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    members: Vec<Arc<Source>>,
+    /// Whose turn it is, over and over: positions among the members, spread as evenly as the weights allow.
+    turns: Vec<u16>,
+}
+
+impl Pool {
+    /// Members with weights of 1 or more; not empty.
+    fn new(shares: Vec<(Arc<Source>, u32)>) -> Pool {
+        let total: i64 = shares.iter().map(|(_, weight)| i64::from(*weight)).sum();
+        let mut credit = vec![0; shares.len()];
+        let turns = (0..total).map(|_| {
+            credit.iter_mut().zip(&shares).for_each(|(credit, (_, weight))| *credit += i64::from(*weight));
+            // the first of those with the most
+            let next = (0..credit.len()).rev().max_by_key(|at| credit[*at]).unwrap_or(0);
+            credit[next] -= total;
+            next as u16
+        });
+        let turns = turns.collect();
+        Pool { members: shares.into_iter().map(|(source, _)| source).collect(), turns }
+    }
+
+    /// Whether a source is one of them.
+    pub fn has(&self, source: &Source) -> bool {
+        self.members.iter().any(|member| member.id == source.id)
+    }
+
+    /// The members in the order in which they are asked on the `turn`-th turn at a site: the one whose turn it is, then
+    /// those that would come next. Sites begin at different turns, so that many small ones are shared out as well.
+    pub fn in_turn(&self, turn: usize, site: &str) -> Vec<&Arc<Source>> {
+        let start = (mix(site.bytes().fold(7, |sum, byte| mix(sum ^ u64::from(byte)))) as usize).wrapping_add(turn);
+        let mut order: Vec<u16> = Vec::with_capacity(self.members.len());
+        for at in 0..self.turns.len() {
+            let next = self.turns[start.wrapping_add(at) % self.turns.len()];
+            if !order.contains(&next) {
+                order.push(next);
+            }
+            if order.len() == self.members.len() {
+                break;
+            }
+        }
+        order.into_iter().map(|at| &self.members[usize::from(at)]).collect()
+    }
+
+    fn choose(&self, copy: EnvelopeId) -> &Arc<Source> {
+        let turn = self.turns[(mix(copy.to_u64()) % self.turns.len() as u64) as usize];
+        &self.members[usize::from(turn)]
+    }
+}
+
+/// A multiplication by an odd constant and the upper bits: neighbours land apart.
+fn mix(number: u64) -> u64 {
+    number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32
+}
 
 impl Sources {
     /// The addresses of the settings; without any, one that the system chooses. `host_name` is the machine's.
     pub fn new(settings: &Settings, host_name: &str) -> Sources {
-        let one = |at: usize, name: &str, address: Option<IpAddr>, ehlo_name: Option<&str>| {
+        let one = |at: usize, name: &str, address: Option<IpAddr>, ehlo_name: Option<&str>, warmup: Option<u16>| {
             Arc::new(Source {
                 id: SourceId(u16::try_from(at).unwrap_or(u16::MAX)),
                 name: name.into(),
                 address,
                 ehlo_name: ehlo_name.map_or_else(|| default_ehlo_name(host_name, address), str::to_owned).into(),
+                warmup,
             })
         };
-        if settings.source.is_empty() {
-            return Sources(vec![one(0, "default", None, None)]);
-        }
         let listed = settings.source.iter().enumerate();
-        Sources(listed.map(|(at, s)| one(at, &s.name, s.address, s.ehlo_name.as_deref())).collect())
+        let mut all: Vec<_> =
+            listed.map(|(at, s)| one(at, &s.name, s.address, s.ehlo_name.as_deref(), s.warmup)).collect();
+        if all.is_empty() {
+            all.push(one(0, "default", None, None, None));
+        }
+        let alike = Pool::new(all.iter().map(|source| (source.clone(), 1)).collect());
+        let pool = |pool: &config::Pool| {
+            let share = |share: &config::Share| {
+                let source = all.iter().find(|source| *source.name == *share.name)?;
+                Some((source.clone(), share.weight.max(1)))
+            };
+            let shares: Vec<_> = pool.sources.iter().filter_map(share).collect();
+            (!shares.is_empty()).then(|| (pool.name.clone(), Pool::new(shares)))
+        };
+        let pools = settings.pool.iter().filter_map(pool).collect();
+        Sources { all, alike, pools }
     }
 
-    /// The source a copy leaves from: the one it left from before, while there is such a one; else by its own number,
-    /// so that copies spread evenly and a copy planned twice comes out the same.
-    pub fn choose(&self, copy: EnvelopeId, before: Option<SourceId>) -> &Arc<Source> {
-        before.and_then(|id| self.by_id(id)).unwrap_or_else(|| {
-            // A multiplication by an odd constant and the upper bits: neighbours land apart.
-            let mixed = copy.to_u64().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-            &self.0[(mixed % self.0.len() as u64) as usize]
-        })
+    /// A pool by its name; without one, or with a name that is gone from the settings, all sources alike.
+    pub fn pool(&self, name: Option<&str>) -> &Pool {
+        name.and_then(|name| self.pools.get(name)).unwrap_or(&self.alike)
+    }
+
+    /// The source a copy leaves from: the one it left from before, while there is such a one; else one of its pool, by its
+    /// own number and their weights, so that a copy planned twice comes out the same.
+    pub fn choose(&self, copy: EnvelopeId, before: Option<SourceId>, pool: Option<&str>) -> &Arc<Source> {
+        before.and_then(|id| self.by_id(id)).unwrap_or_else(|| self.pool(pool).choose(copy))
     }
 
     /// The source of a number.
     pub fn by_id(&self, id: SourceId) -> Option<&Arc<Source>> {
-        self.0.get(usize::from(id.0))
+        self.all.get(usize::from(id.0))
     }
 
     /// All of them, in the order of the settings.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Source>> {
-        self.0.iter()
+        self.all.iter()
     }
 }
 
@@ -129,20 +208,43 @@ mod tests {
             "mx.example.com",
         );
         let copies = (0..1000).map(|n| EnvelopeId::new(LaunchId(1), ContactId(n)));
-        let first = copies.clone().filter(|copy| &*sources.choose(*copy, None).name == "a").count();
+        let first = copies.clone().filter(|copy| &*sources.choose(*copy, None, None).name == "a").count();
         assert!((450..=550).contains(&first), "{first}");
         for copy in copies {
-            let chosen = sources.choose(copy, None);
-            assert_eq!(sources.choose(copy, None), chosen);
-            assert_eq!(&*sources.choose(copy, Some(SourceId(1))).ehlo_name, "b.example.com");
-            assert_eq!(sources.choose(copy, Some(SourceId(9))), chosen, "a source that is gone is chosen anew");
+            let chosen = sources.choose(copy, None, None);
+            assert_eq!(sources.choose(copy, None, None), chosen);
+            assert_eq!(&*sources.choose(copy, Some(SourceId(1)), None).ehlo_name, "b.example.com");
+            assert_eq!(sources.choose(copy, Some(SourceId(9)), None), chosen, "a source that is gone is chosen anew");
         }
+    }
+
+    #[test]
+    fn a_pool_shares_turns_and_copies_by_weight() {
+        let sources = Sources::new(
+            &settings(
+                "[[source]]\nname = \"a\"\n[[source]]\nname = \"b\"\n[[source]]\nname = \"c\"\n\
+                 [[pool]]\nname = \"news\"\nsources = [{ name = \"a\", weight = 3 }, { name = \"c\" }]\n",
+            ),
+            "mx.example.com",
+        );
+        let pool = sources.pool(Some("news"));
+        let turns: String = (0..8).map(|turn| pool.in_turn(turn, "x")[0].name.to_string()).collect();
+        assert_eq!(turns.matches('a').count(), 6, "{turns}");
+        assert!(!turns.contains("cc") && !turns.contains('b'), "{turns}");
+        assert!((0..8).all(|turn| pool.in_turn(turn, "x").len() == 2), "the other one is asked next");
+        let first = |n: u32| pool.in_turn(0, &format!("site{n}.example"))[0].name.to_string();
+        let small = (0..1000).filter(|n| first(*n) == "a").count();
+        assert!((700..=800).contains(&small), "many small sites are shared out as well: {small}");
+        let copies = (0..1000).map(|n| EnvelopeId::new(LaunchId(1), ContactId(n)));
+        let by_copy = copies.filter(|copy| &*sources.choose(*copy, None, Some("news")).name == "a").count();
+        assert!((700..=800).contains(&by_copy), "{by_copy}");
+        assert_eq!(sources.pool(Some("gone")).in_turn(0, "x").len(), 3);
     }
 
     #[test]
     fn without_settings_there_is_one_source_that_reaches_all() {
         let sources = Sources::new(&Settings::default(), "mx.example.com");
-        let source = sources.choose(EnvelopeId::from_u64(7), None);
+        let source = sources.choose(EnvelopeId::from_u64(7), None, None);
         assert!(source.reaches("2001:db8::1".parse().unwrap()) && source.reaches([192, 0, 2, 1].into()));
         assert!(!source.is_v6());
         assert_eq!(sources.iter().count(), 1);

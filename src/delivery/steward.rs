@@ -17,21 +17,25 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Domain, Timestamp};
+use crate::base::{Domain, LaunchId, Timestamp};
 use crate::delivery::carrier::{Answer, Carrier, End, Heard, Job, Load, Word};
 use crate::delivery::courier::{Back, Kit, Post};
 use crate::delivery::dial::Trouble;
 use crate::delivery::entry::Said;
 use crate::delivery::launches::{Bound, Way};
 use crate::delivery::limits::{Binding, Learned, Limits, NotNow};
+use crate::delivery::notices::About;
 use crate::delivery::route::{NoRoute, Route};
 use crate::delivery::sites::{SiteStatus, in_words};
 use crate::delivery::source::Source;
-use crate::delivery::trouble::{Judgement, judge_by};
-use crate::mail::{Blame, Reply, Verdict};
+use crate::delivery::stops::{Scope, Stop};
+use crate::delivery::trouble::{Fault, Judgement, judge_by};
+use crate::delivery::warmup::{Calendar, Gate, Warming, Warmth};
+use crate::mail::{Blame, NoticeKind, Reply, Verdict, impersonal};
 use crate::queue::{Error, Lease, Settlement};
 use crate::smtp::Patience;
 use crate::smtp::classify::Reaction;
+use crate::store::WarmupRow;
 
 /// Most copies leased at once from one domain.
 pub(super) const HANDFUL: usize = 20;
@@ -53,11 +57,15 @@ const LINGER: Duration = Duration::from_secs(1);
 const RESTED_MAX: usize = 1000;
 /// The rate is shown as measured over one to two times this span.
 const METER: Duration = Duration::from_secs(5);
+/// A turn of the calendar that is further away than this closes the connections meanwhile.
+const COLD_MIN: Duration = Duration::from_secs(30);
+/// A pace that keeps a copy waiting for longer than this leaves the claims to other sources meanwhile.
+const BUSY_MIN: Duration = Duration::from_millis(20);
 
 /// What the courier hands to a steward.
 pub(super) enum Work {
-    /// A claimed domain, and its route.
-    Claim(Domain, Arc<Route>),
+    /// A claimed domain, its route, and the pool whose turn it is.
+    Claim(Domain, Arc<Route>, Option<Arc<str>>),
     /// A copy of a domain that another steward has claimed.
     Stray(Box<Job>, Arc<Route>),
     /// How does it stand?
@@ -78,6 +86,12 @@ enum Order {
     Rest(Domain, Timestamp, Vec<Job>),
     Settle(Vec<Settlement>),
     Learn(Vec<u8>),
+    /// The warm-up's record, with what may be sent once it is written.
+    KeepWarm(String),
+    /// The warm-up's record, as it is.
+    Record(String),
+    /// The complaints since then are asked for.
+    EndDay(Timestamp),
     Tell(Back),
     Show(mpsc::Sender<SiteStatus>, Box<SiteStatus>),
 }
@@ -87,6 +101,10 @@ enum Event {
     Work(Option<Work>),
     Word(u32, Word),
     Leased(Leased),
+    /// The warm-up's record was written, or could not be.
+    Kept(bool),
+    /// A day of the warm-up has ended with so many complaints.
+    DayEnded(u64),
     /// A carrier's task ended.
     Ended(u32),
     Wake,
@@ -104,6 +122,8 @@ struct Leased {
 /// Domains behind the same hosts.
 struct Door {
     route: Arc<Route>,
+    /// Of the last claim.
+    pool: Option<Arc<str>>,
     claims: VecDeque<Domain>,
     stock: VecDeque<Job>,
     leasing: usize,
@@ -158,10 +178,14 @@ pub(super) struct Steward {
     /// Something was heard that may be worth learning.
     news: bool,
     last_reply: Option<String>,
+    /// What was noticed last, and not been over since.
+    told: Option<(NoticeKind, String)>,
     meter: Meter,
     /// To the recipients' own hosts, by the table of shapes.
     is_direct: bool,
     still: bool,
+    /// A day of the warm-up is being ended.
+    turning: bool,
     stopping: bool,
     /// The courier sends nothing more.
     retired: bool,
@@ -196,9 +220,11 @@ impl Steward {
             learned: None,
             news: false,
             last_reply: None,
+            told: None,
             meter: Meter::new(now),
             is_direct: route.via.is_none(),
             still: false,
+            turning: false,
             stopping: false,
             retired: false,
             given: 0,
@@ -223,21 +249,21 @@ impl Steward {
         if let Some(record) = self.learning(Instant::now()) {
             let _ = self.kit.road.queue.learn(self.source.id, &self.post.1, record).await;
         }
+        if let Some(record) = self.limits.warming().map(|warming| warming.record()) {
+            self.put_warmup(record).await;
+        }
     }
 
     async fn work(&mut self, mut work: mpsc::Receiver<Work>, stop: CancellationToken) {
         let (words, mut heard) = mpsc::channel(WORDS_MAX);
         let mut carriers = JoinSet::new();
-        let mut chores: FuturesUnordered<BoxFuture<'static, Option<Leased>>> = FuturesUnordered::new();
+        let mut chores: FuturesUnordered<BoxFuture<'static, Event>> = FuturesUnordered::new();
         while !self.is_over(chores.is_empty()) {
             let event = tokio::select! {
                 biased;
                 () = stop.cancelled(), if !self.stopping => Event::Stop,
                 Some((line, word)) = heard.recv() => Event::Word(line, word),
-                Some(done) = chores.next(), if !chores.is_empty() => match done {
-                    Some(leased) => Event::Leased(leased),
-                    None => Event::Wake,
-                },
+                Some(done) = chores.next(), if !chores.is_empty() => done,
                 Some(ended) = carriers.join_next(), if !carriers.is_empty() => match ended {
                     Ok(line) => Event::Ended(line),
                     // carriers catch their panics, and nobody aborts them
@@ -258,7 +284,7 @@ impl Steward {
         order: Order,
         words: &mpsc::Sender<(u32, Word)>,
         carriers: &mut JoinSet<u32>,
-        chores: &FuturesUnordered<BoxFuture<'static, Option<Leased>>>,
+        chores: &FuturesUnordered<BoxFuture<'static, Event>>,
         stop: &CancellationToken,
     ) {
         let queue = self.kit.road.queue.clone();
@@ -266,7 +292,7 @@ impl Steward {
             Order::Lease(door, domain, most) => chores.push(
                 async move {
                     let leases = queue.lease(&domain, most).await;
-                    Some(Leased { door, domain, most, leases })
+                    Event::Leased(Leased { door, domain, most, leases })
                 }
                 .boxed(),
             ),
@@ -293,14 +319,14 @@ impl Steward {
                 async move {
                     let _ = queue.rest(&domain, until).await;
                     home.into_iter().for_each(|job| job.lease.home());
-                    None
+                    Event::Wake
                 }
                 .boxed(),
             ),
             Order::Settle(batch) => chores.push(
                 async move {
                     let _ = queue.settle(batch).await;
-                    None
+                    Event::Wake
                 }
                 .boxed(),
             ),
@@ -309,10 +335,30 @@ impl Steward {
                 chores.push(
                     async move {
                         let _ = queue.learn(source, &site, record).await;
-                        None
+                        Event::Wake
                     }
                     .boxed(),
                 );
+            }
+            Order::KeepWarm(record) => {
+                let put = self.put_warmup(record);
+                chores.push(async move { Event::Kept(put.await) }.boxed());
+            }
+            Order::Record(record) => {
+                let put = self.put_warmup(record);
+                chores.push(
+                    async move {
+                        put.await;
+                        Event::Wake
+                    }
+                    .boxed(),
+                );
+            }
+            Order::EndDay(since) => {
+                let counted = self.kit.road.store.complaints_since(&self.post.1, since);
+                // what cannot be read is no reason to go faster, nor to stop: the day is judged by what was heard
+                let complaints = counted.unwrap_or(0);
+                chores.push(std::future::ready(Event::DayEnded(complaints)).boxed());
             }
             Order::Tell(back) => self.tell(back, chores),
             Order::Show(to, status) => drop(to.try_send(*status)),
@@ -320,19 +366,21 @@ impl Steward {
     }
 
     /// Tells the courier. A courier that is behind is not waited for: the copy or domain is put off instead.
-    fn tell(&self, back: Back, chores: &FuturesUnordered<BoxFuture<'static, Option<Leased>>>) {
+    fn tell(&self, back: Back, chores: &FuturesUnordered<BoxFuture<'static, Event>>) {
         let Err(refused) = self.kit.back.try_send(back) else { return };
         let (queue, soon) = (self.kit.road.queue.clone(), self.kit.entries.in_about(LINGER));
         match refused.into_inner() {
             Back::Stray(lease) => {
                 let site = self.post.1.clone();
                 let aside = self.kit.entries.aside(*lease, soon, "waits for its own way".to_owned(), site);
-                chores.push(async move { queue.settle(vec![aside]).await.map_or(None, |()| None) }.boxed());
+                chores
+                    .push(async move { queue.settle(vec![aside]).await.map_or(Event::Wake, |()| Event::Wake) }.boxed());
             }
-            Back::Claim(domain) | Back::Refused(domain, _) => {
-                chores.push(async move { queue.rest(&domain, soon).await.map_or(None, |()| None) }.boxed());
+            Back::Claim(domain, _) | Back::Refused(domain, _) => {
+                chores
+                    .push(async move { queue.rest(&domain, soon).await.map_or(Event::Wake, |()| Event::Wake) }.boxed());
             }
-            Back::Still(..) | Back::Idle(..) => {}
+            Back::Still(..) | Back::Busy(..) | Back::Idle(..) => {}
         }
     }
 
@@ -342,6 +390,24 @@ impl Steward {
             self.limits.restore(&learned, Instant::now(), self.kit.entries.now());
             self.learned = Some(learned);
         }
+        self.take_up_warmup();
+    }
+
+    /// Goes on with the warm-up where the record stands; a relay knows us.
+    fn take_up_warmup(&mut self) {
+        let Some(day) = self.source.warmup.filter(|_| self.is_direct) else { return };
+        let road = &self.kit.road;
+        let kept = road.store.warmup(&self.source.name, &self.post.1).ok().flatten();
+        let warmth = kept.and_then(|text| Warmth::from_text(&text)).unwrap_or_else(|| Warmth::beginning(day));
+        let calendar = Calendar::new(&road.settings.warmup);
+        let warming = Warming::new(calendar, &self.post.1, warmth, Instant::now(), self.kit.entries.now());
+        self.limits.warm_up(warming);
+    }
+
+    fn put_warmup(&self, state: String) -> impl Future<Output = bool> + Send + 'static {
+        let (store, now) = (self.kit.road.store.clone(), self.kit.entries.now());
+        let row = WarmupRow { source: self.source.name.to_string(), site: self.post.1.to_string(), state };
+        async move { store.put_warmup(row, now).await.is_ok() }
     }
 
     fn is_over(&self, no_chores: bool) -> bool {
@@ -355,6 +421,12 @@ impl Steward {
             Event::Work(None) => self.retired = true,
             Event::Word(line, word) => self.hear(line, word, now),
             Event::Leased(leased) => self.leased(leased),
+            Event::Kept(written) => {
+                if let Some(warming) = self.limits.warming() {
+                    warming.reserved(written, now);
+                }
+            }
+            Event::DayEnded(complaints) => self.end_day(complaints, now),
             Event::Ended(line) => self.drop_line(line),
             Event::Stop => self.stopping = true,
             Event::Wake => {}
@@ -366,7 +438,11 @@ impl Steward {
     fn take_on(&mut self, work: Work, now: Instant) {
         self.given += 1;
         match work {
-            Work::Claim(domain, route) => self.door(route).claims.push_back(domain),
+            Work::Claim(domain, route, pool) => {
+                let door = self.door(route);
+                door.pool = pool;
+                door.claims.push_back(domain);
+            }
             Work::Stray(job, route) => self.door(route).stock.push_back(*job),
             Work::Show(to) => {
                 let status = Box::new(self.status(now));
@@ -399,7 +475,8 @@ impl Steward {
         if !self.doors.contains_key(&key) {
             self.unmanned.push_back(key.clone());
         }
-        let fresh = || Door { route, claims: VecDeque::new(), stock: VecDeque::new(), leasing: 0, lines: 0 };
+        let fresh =
+            || Door { route, pool: None, claims: VecDeque::new(), stock: VecDeque::new(), leasing: 0, lines: 0 };
         self.doors.entry(key).or_insert_with(fresh)
     }
 
@@ -441,21 +518,93 @@ impl Steward {
 
     /// Takes in how one copy ended.
     fn note(&mut self, heard: Heard, now: Instant) {
-        let Heard { judgement, words, took } = heard;
+        let Heard { launch, judgement, words, took } = heard;
         self.limits.took(took);
         match judgement.ruling.verdict {
             Verdict::Delivered => self.meter.count(now),
-            Verdict::Deferred | Verdict::Failed => self.note_trouble(&judgement, &words),
+            Verdict::Deferred | Verdict::Failed => self.note_trouble(&judgement, &words, Some(launch)),
         }
-        self.limits.heard(&judgement, &words, now);
+        if let Reaction::Pause(span) = judgement.reaction {
+            self.pause_narrow(launch, judgement.ruling.blame, span, &words);
+        }
+        self.hear_out(&judgement, &words, now);
     }
 
-    fn note_trouble(&mut self, judgement: &Judgement, words: &str) {
+    /// A pause that names a launch's links or a From domain holds for these at this site, from every source, and for nobody
+    /// else (C-49).
+    fn pause_narrow(&mut self, launch: LaunchId, blame: Blame, span: Duration, words: &str) {
+        let road = &self.kit.road;
+        let scope = match blame {
+            Blame::Campaign => Some(Scope::Launch(launch)),
+            Blame::Stream => {
+                let from = self.kit.launches.facts(launch).ok().and_then(|facts| facts.from.clone());
+                Some(from.map_or(Scope::Launch(launch), Scope::Stream))
+            }
+            Blame::Recipient | Blame::Message | Blame::Host | Blame::Site | Blame::Source | Blame::Ourselves => None,
+        };
+        let Some(scope) = scope else { return };
+        road.stops.pause(scope, self.post.1.clone(), impersonal(words).into(), self.kit.entries.now() + span);
+        let mut batch = Vec::new();
+        for key in self.doors.keys().cloned().collect::<Vec<_>>() {
+            let stock = self.doors.get_mut(&key).map(|door| std::mem::take(&mut door.stock)).unwrap_or_default();
+            for job in stock {
+                let from = job.facts.from.as_ref();
+                let now = self.kit.entries.now();
+                match self.kit.road.stops.why(job.lease.envelope.id.launch(), from, &self.post.1, now) {
+                    Some(Stop { why, until }) => {
+                        let site = self.counted_under(&key, &job);
+                        let at = self.kit.entries.in_about(until.map_or(RECHECK, |until| until.since(now)));
+                        batch.push(self.kit.entries.aside(job.lease, at, why.to_string(), site));
+                    }
+                    None => {
+                        if let Some(door) = self.doors.get_mut(&key) {
+                            door.stock.push_back(job);
+                        }
+                    }
+                }
+            }
+        }
+        if !batch.is_empty() {
+            self.orders.push(Order::Settle(batch));
+        }
+    }
+
+    fn note_trouble(&mut self, judgement: &Judgement, words: &str, launch: Option<LaunchId>) {
         self.news |= judgement.ruling.blame != Blame::Recipient || judgement.reaction != Reaction::None;
         self.last_reply = Some(words.to_owned());
-        if judgement.alerts() {
-            tracing::warn!(site = %self.post.1, source = %self.source.name, reply = words, "needs a person");
+        let Some(kind) = judgement.notice() else { return };
+        let lasts = match judgement.reaction {
+            Reaction::Pause(span) | Reaction::Slow(span) => Some(span),
+            Reaction::None
+            | Reaction::Hold
+            | Reaction::Halt
+            | Reaction::OneConnection(_)
+            | Reaction::ShortSession(_)
+            | Reaction::OverIpv4 => None,
+        };
+        let about = About { launch: launch.filter(|_| kind == NoticeKind::Misconfigured), ..self.about() };
+        // an event is heard on all connections, and told once
+        if self.told.replace((kind, words.to_owned())).is_none_or(|told| told != (kind, words.to_owned())) {
+            self.kit.road.notices.raise(kind, about, words, lasts);
         }
+    }
+
+    /// Takes a judgement into the limits, and tells when the site is given up for a while.
+    fn hear_out(&mut self, judgement: &Judgement, words: &str, now: Instant) {
+        let was_paused = self.limits.is_paused(now);
+        self.limits.heard(judgement, words, now);
+        if judgement.ruling.verdict == Verdict::Delivered {
+            self.told = None;
+        }
+        let pauses = matches!(judgement.reaction, Reaction::Pause(_));
+        if let Some(rest) = self.limits.is_paused(now).filter(|_| was_paused.is_none() && !pauses) {
+            let words = format!("no success on any connection; the last answer: {words}");
+            self.kit.road.notices.raise(NoticeKind::Paused, self.about(), &words, Some(rest));
+        }
+    }
+
+    fn about(&self) -> About {
+        About { site: Some(self.post.1.clone()), source: Some(self.source.name.clone()), launch: None }
     }
 
     /// No connection came about.
@@ -464,13 +613,18 @@ impl Steward {
         let Some(door) = self.doors.get_mut(key) else { return };
         let site = door.route.via.is_none().then_some(&*self.post.1);
         let judgement = judge_by(&self.kit.road.rules.now(), site, stage, heard.as_ref()).over(self.source.is_v6());
+        let reply_of = heard.clone();
         let reply = heard.unwrap_or_else(|fault| fault.as_reply());
         let words = reply.to_string();
         if judgement.ruling.verdict == Verdict::Failed {
             return self.refuse(key, NoRoute { ruling: judgement.ruling, reply });
         }
-        self.note_trouble(&judgement, &words);
-        self.limits.heard(&judgement, &words, now);
+        let gone = matches!(&reply_of, Err(Fault::SourceGone(_)));
+        self.note_trouble(&judgement, &words, None);
+        if gone {
+            self.kit.road.notices.raise(NoticeKind::SourceGone, About { site: None, ..self.about() }, &words, None);
+        }
+        self.hear_out(&judgement, &words, now);
         if self.doors.get(key).is_some_and(|door| door.route.relay.as_ref().is_some_and(|relay| relay.has_others)) {
             return self.stand_in(key, now);
         }
@@ -531,7 +685,7 @@ impl Steward {
         let Some(door) = self.doors.get_mut(&key) else { return };
         door.leasing -= 1;
         match (full, self.kit.takes_turns(&door.route)) {
-            (true, true) => self.orders.push(Order::Tell(Back::Claim(domain))),
+            (true, true) => self.orders.push(Order::Tell(Back::Claim(domain, door.pool.clone()))),
             (true, false) => door.claims.push_back(domain),
             (false, _) => {}
         }
@@ -551,13 +705,20 @@ impl Steward {
             Ok(facts) => facts,
             Err(why) => return batch.push(entries.aside(lease, entries.in_about(RECHECK), why, site)),
         };
+        let (launch, now) = (lease.envelope.id.launch(), entries.now());
+        if let Some(Stop { why, until }) = self.kit.road.stops.why(launch, facts.from.as_ref(), &self.post.1, now) {
+            // what stood still together does not come back together
+            let at = entries.in_about(until.map_or(RECHECK, |until| until.since(now)));
+            return batch.push(entries.aside(lease, at, why.to_string(), site));
+        }
         let same_way = match (&facts.way, &door.route.via) {
             (Way::Direct, None) => true,
             (Way::Direct, Some(_)) => door.route.relay.is_some(),
             (Way::Through(route), Some(_)) => route.site == door.route.site,
             (Way::Through(_), None) => false,
         };
-        if same_way && self.kit.leaves_from(&lease, &self.source, &door.route) {
+        door.pool.clone_from(&facts.pool);
+        if same_way && self.kit.leaves_from(&lease, &facts, &self.source, &door.route) {
             door.stock.push_back(Job { lease, facts, stray: false, setbacks: 0, intended: false });
         } else {
             self.orders.push(Order::Tell(Back::Stray(Box::new(lease))));
@@ -584,8 +745,13 @@ impl Steward {
         match self.limits.binds(0, now) {
             Some(NotNow { binds: Binding::Held(_), .. }) => self.stand_still(RECHECK, now),
             Some(NotNow { binds: Binding::Paused(_), wait }) => self.stand_still(wait.unwrap_or(RECHECK), now),
+            // the next one goes in a while: connections are not kept open for it, and other sources may send meanwhile
+            Some(NotNow { binds: Binding::Warmup(_), wait: Some(wait) }) if wait >= COLD_MIN => {
+                self.stand_still(wait, now);
+            }
             Some(NotNow {
-                binds: Binding::Connections(_) | Binding::ConnectionRate | Binding::MessageRate, ..
+                binds: Binding::Connections(_) | Binding::ConnectionRate | Binding::MessageRate | Binding::Warmup(_),
+                ..
             })
             | None => {
                 if std::mem::take(&mut self.still) {
@@ -596,9 +762,11 @@ impl Steward {
                 self.tidy();
                 self.man(now);
                 self.stock_up();
+                self.share_out(now);
                 self.open_more(now);
             }
         }
+        self.keep_warm(now);
         if std::mem::take(&mut self.news)
             && let Some(record) = self.learning(now)
         {
@@ -699,6 +867,52 @@ impl Steward {
         }
     }
 
+    /// Claims that wait behind a pace of ours go back: another source may have room for them now.
+    fn share_out(&mut self, now: Instant) {
+        let wait = self.limits.next_send(now);
+        if wait < BUSY_MIN
+            || self.doors.values().all(|door| door.claims.is_empty() || !self.kit.takes_turns(&door.route))
+        {
+            return;
+        }
+        self.orders.push(Order::Tell(Back::Busy(self.post.clone(), now + wait)));
+        for door in self.doors.values_mut().filter(|door| self.kit.takes_turns(&door.route)) {
+            let pool = door.pool.clone();
+            self.orders.extend(door.claims.drain(..).map(|domain| Order::Tell(Back::Claim(domain, pool.clone()))));
+        }
+    }
+
+    /// Ends a day of the warm-up that is over, and puts on record what may be sent next.
+    fn keep_warm(&mut self, now: Instant) {
+        if self.turning {
+            return;
+        }
+        let is_idle = self.doors.is_empty();
+        let Some(warming) = self.limits.warming() else { return };
+        if let Some(since) = warming.ends_day(now) {
+            self.turning = true;
+            self.orders.push(Order::EndDay(since));
+        } else if !is_idle && let Some(record) = warming.reserve(now) {
+            self.orders.push(Order::KeepWarm(record));
+        }
+    }
+
+    /// A day of the warm-up is over.
+    fn end_day(&mut self, complaints: u64, now: Instant) {
+        self.turning = false;
+        let Some(warming) = self.limits.warming() else { return };
+        let gate = warming.turn(complaints, now);
+        let (record, day) = (warming.record(), warming.in_words(now).unwrap_or_else(|| "known by now".to_owned()));
+        tracing::info!(site = %self.post.1, source = %self.source.name, ?gate, "{day}");
+        if gate == Gate::Stop {
+            let words = "two bad days of its warm-up in a row: too many deferrals, bounces or complaints";
+            self.limits.hold(words);
+            self.news = true;
+            self.kit.road.notices.raise(NoticeKind::WarmupStopped, self.about(), words, None);
+        }
+        self.orders.push(Order::Record(record));
+    }
+
     /// Opens connections where more copies lie than carriers come for them.
     fn open_more(&mut self, now: Instant) {
         for key in self.manned.clone() {
@@ -768,7 +982,8 @@ impl Steward {
         let (strays, own): (VecDeque<Job>, VecDeque<Job>) = door.stock.drain(..).partition(|job| job.stray);
         door.stock = strays;
         own.into_iter().for_each(|job| job.lease.home());
-        self.orders.extend(door.claims.drain(..).map(|domain| Order::Tell(Back::Claim(domain))));
+        let pool = door.pool.clone();
+        self.orders.extend(door.claims.drain(..).map(|domain| Order::Tell(Back::Claim(domain, pool.clone()))));
     }
 
     /// Before its domains rest, their first copies are looked at: those that have expired end here, those of another way
@@ -893,6 +1108,7 @@ impl Steward {
             last_reply: self.last_reply.clone(),
             held: matches!(&binds, Some(NotNow { binds: Binding::Held(_), .. })),
             binds: binds.as_ref().map(in_words),
+            warmup: self.limits.warming().and_then(|warming| warming.in_words(now)),
         }
     }
 }

@@ -10,9 +10,12 @@
 use std::io;
 use std::time::Duration;
 
-use crate::mail::{Blame, Class, EnhancedCode, Reply, Ruling, Stage, Verdict};
+use crate::mail::{Blame, Class, EnhancedCode, NoticeKind, Reply, Ruling, Stage, Verdict};
 use crate::smtp;
 use crate::smtp::classify::{Reaction, Rules};
+
+/// How long a source whose address is gone rests before it is looked for again.
+const PROBE_SOURCE: Duration = Duration::from_secs(60);
 
 /// What was heard instead of a reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,8 +127,24 @@ impl Judgement {
 
     /// Whether a person should hear of it: something stands still until somebody acts, or we are blocked.
     pub fn alerts(&self) -> bool {
+        self.notice().is_some_and(NoticeKind::alerts)
+    }
+
+    /// What of it is worth a notice.
+    pub fn notice(&self) -> Option<NoticeKind> {
         let blocked = matches!(self.ruling.class, Class::BlockIp | Class::BlockDomain | Class::BlockUrl);
-        blocked || matches!(self.reaction, Reaction::Hold | Reaction::Halt)
+        match (self.reaction, self.ruling.blame) {
+            (Reaction::Halt, Blame::Stream | Blame::Campaign) => Some(NoticeKind::Misconfigured),
+            // one copy's own trouble
+            (Reaction::Halt, Blame::Recipient | Blame::Message) => None,
+            (Reaction::Halt, Blame::Host | Blame::Site | Blame::Source | Blame::Ourselves) | (Reaction::Hold, _) => {
+                Some(NoticeKind::Held)
+            }
+            _ if blocked => Some(NoticeKind::Held),
+            (Reaction::Pause(_), _) => Some(NoticeKind::Paused),
+            (Reaction::Slow(_), _) => Some(NoticeKind::Slowed),
+            (Reaction::None | Reaction::OneConnection(_) | Reaction::ShortSession(_) | Reaction::OverIpv4, _) => None,
+        }
     }
 }
 
@@ -201,8 +220,9 @@ fn of_fault(stage: Stage, fault: &Fault) -> Judgement {
         Fault::Closed if stage == Stage::From => Judgement { after: Some(Duration::ZERO), ..host },
         Fault::Unreachable(_) | Fault::TimedOut(_) | Fault::Closed | Fault::Tls(_) => host,
         Fault::Garbled(_) => Judgement::plain(Ruling::deferred(Blame::Host, Class::Protocol)),
+        // Looked for again with each probe, by nobody's hand: an address may come back by itself.
         Fault::SourceGone(_) => Judgement {
-            reaction: Reaction::Halt,
+            reaction: Reaction::Pause(PROBE_SOURCE),
             ..Judgement::plain(Ruling::deferred(Blame::Source, Class::SoftSystem))
         },
         // It passes by itself when connections close: no alarm, but nobody else is to blame either.

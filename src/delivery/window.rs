@@ -38,6 +38,16 @@ impl Window {
         self.failed >= FAILED_ROUNDS_MAX
     }
 
+    /// Rounds of trouble since the last success.
+    pub fn failed(&self) -> u32 {
+        self.failed
+    }
+
+    /// Goes on after so many rounds of trouble; the next one may be the last.
+    pub fn had_failed(&mut self, rounds: u32) {
+        self.failed = rounds.min(FAILED_ROUNDS_MAX - 1);
+    }
+
     /// Takes in how one attempt went: `None` for an answer that shows the site in order (also one that refuses a
     /// recipient), else whose trouble it was. Returns the new size.
     pub fn heard(&mut self, trouble: Option<Blame>) -> u16 {

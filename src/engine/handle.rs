@@ -11,10 +11,12 @@ use super::Error;
 use super::bell::Bell;
 use super::stop::Alarm;
 use crate::base::{EnvelopeId, LaunchId};
+use crate::delivery::notices::Notices;
 use crate::delivery::sites::Sites;
+use crate::delivery::stops::Stops;
 use crate::mail::{Class, Outcome, Standing};
 use crate::queue::{Depth, Queue, Sweep};
-use crate::store::{LaunchRow, LaunchState, Store};
+use crate::store::{Counted, LaunchRow, LaunchState, Store, Strain};
 use crate::world::Clock;
 
 /// The first and the longest wait between two looks at whether a launch has settled.
@@ -53,6 +55,8 @@ pub struct Handle {
     pub(super) bell: Arc<Bell>,
     pub(super) alarm: Alarm,
     pub(super) sites: Option<Sites>,
+    pub(super) stops: Stops,
+    pub(super) notices: Notices,
 }
 
 impl Handle {
@@ -75,10 +79,45 @@ impl Handle {
     /// Puts a paused launch back to work. Gives how many copies were put back.
     pub async fn resume(&self, launch: LaunchId) -> Result<u64, Error> {
         self.may(launch, "resumed", |state| matches!(state, LaunchState::Running | LaunchState::Paused))?;
+        self.lift_stops(launch).await?;
         self.store.set_launch_state(launch, LaunchState::Running, self.clock.now()).await?;
         let released = self.queue.sweep(launch, Sweep::Release).await?;
         self.bell.ring();
         Ok(released)
+    }
+
+    /// Stops a launch by itself, and says why: at one site, or as a whole. On record before it holds.
+    pub(super) async fn stop(&self, launch: LaunchId, site: Option<Arc<str>>, why: &str) -> Result<(), Error> {
+        self.store.stop_launch(launch, site.clone(), why.to_owned(), self.clock.now()).await?;
+        match site {
+            Some(site) => self.stops.put(launch, site, why.into()),
+            None => drop(self.pause(launch).await?),
+        }
+        Ok(())
+    }
+
+    /// A person resumes a launch: what stopped it counts no more, and where it was stopped it is tried at once.
+    async fn lift_stops(&self, launch: LaunchId) -> Result<(), Error> {
+        let strains = self.store.strains(launch, 0)?;
+        let counted = |strain: &Strain| Counted {
+            answers: strain.answers,
+            bounced: strain.bounced,
+            complained: strain.complained,
+        };
+        let whole = strains.iter().map(counted).fold(Counted::default(), |sum, one| Counted {
+            answers: sum.answers + one.answers,
+            bounced: sum.bounced + one.bounced,
+            complained: sum.complained + one.complained,
+        });
+        let mut all: Vec<_> = strains.iter().map(|strain| (Some(strain.site.clone()), counted(strain))).collect();
+        all.push((None, whole));
+        let was_stopped = self.store.breaks(Some(launch))?.iter().any(|found| found.lifted.is_none());
+        self.store.lift_breaks(launch, all, self.clock.now()).await?;
+        self.stops.lift(launch);
+        if was_stopped {
+            self.queue.sweep(launch, Sweep::Retry).await?;
+        }
+        Ok(())
     }
 
     /// Calls a launch back: what was not sent never will be. Gives how many copies were cancelled at once; those on the

@@ -55,6 +55,9 @@ pub enum LaunchError {
     /// `--rate` is no rate.
     #[error("--rate: {0}")]
     Rate(String),
+    /// The campaign's pool is not in the settings.
+    #[error("pool = \"{0}\" in campaign.toml: there is no [[pool]] of this name in mailshot.toml")]
+    Pool(String),
     /// `--limit 0`.
     #[error("--limit 0 would send to nobody: write 1 or more")]
     LimitZero,
@@ -162,6 +165,7 @@ impl LaunchError {
             | LaunchError::OnlyDomain(_)
             | LaunchError::Rate(_)
             | LaunchError::Relays(_)
+            | LaunchError::Pool(_)
             | LaunchError::LimitZero
             | LaunchError::Tests(_) => Remedy::Input,
             LaunchError::Proof { .. }
@@ -205,7 +209,10 @@ impl Ready {
         }
         let campaign = workspace.campaign(name)?;
         let rate = options.rate.clone().or_else(|| campaign.rate().map(str::to_owned));
-        let options = plain(&LaunchOptions { rate, ..options })?;
+        let pool = campaign.pool().map(str::to_owned);
+        may_use_pool(workspace, pool.as_deref())?;
+        let engaged_first = options.via.is_none() && is_warming(workspace, pool.as_deref());
+        let options = plain(&LaunchOptions { rate, pool, engaged_first, ..options })?;
         if let Some(launch) = &before {
             may_go_on(launch, &options)?;
         }
@@ -318,6 +325,22 @@ fn may_be_sent(workspace: &Workspace, campaign: &Campaign, edition: &Edition) ->
     Ok(())
 }
 
+/// A pool is one of the settings.
+fn may_use_pool(workspace: &Workspace, pool: Option<&str>) -> Result<(), LaunchError> {
+    match pool.filter(|name| !workspace.settings().pool.iter().any(|pool| pool.name == *name)) {
+        Some(unknown) => Err(LaunchError::Pool(unknown.to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// Whether a source that this goes out from is not known everywhere yet.
+fn is_warming(workspace: &Workspace, pool: Option<&str>) -> bool {
+    let settings = workspace.settings();
+    let shares = pool.and_then(|name| settings.pool.iter().find(|pool| pool.name == name)).map(|pool| &pool.sources);
+    let is_in = |name: &str| shares.is_none_or(|shares| shares.iter().any(|share| share.name == name));
+    settings.source.iter().any(|source| source.warmup.is_some() && is_in(&source.name))
+}
+
 /// What receivers look up must be there before mail goes to their hosts directly.
 async fn may_go_direct(
     workspace: &Workspace,
@@ -389,6 +412,8 @@ fn plain(options: &LaunchOptions) -> Result<LaunchOptions, LaunchError> {
         limit: options.limit,
         only_domain: only_domain.transpose()?,
         rate: rate.transpose()?,
+        pool: options.pool.clone(),
+        engaged_first: options.engaged_first,
     })
 }
 
@@ -409,6 +434,7 @@ fn may_go_on(launch: &LaunchRow, asked: &LaunchOptions) -> Result<(), LaunchErro
         ("--limit", &limits.0, &limits.1),
         ("--only-domain", &recorded.only_domain, &asked.only_domain),
         ("--rate", &recorded.rate, &asked.rate),
+        ("pool", &recorded.pool, &asked.pool),
     ] {
         if asked.is_some() && asked != recorded {
             let words = |value: &Option<String>| match value {

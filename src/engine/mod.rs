@@ -4,6 +4,7 @@ mod agreement;
 mod bell;
 mod control;
 mod handle;
+mod herald;
 mod launch;
 mod planner;
 mod rebuild;
@@ -11,6 +12,7 @@ mod registrar;
 mod reload;
 mod status;
 mod stop;
+mod warden;
 mod workspace;
 
 use std::collections::BTreeSet;
@@ -19,15 +21,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use crate::base::{CampaignName, LaunchId, Live, Timestamp, bucket};
+use crate::config::{self, Breaker};
+use crate::delivery::alert::Alerts;
 use crate::delivery::courier::{Courier, Road};
+use crate::delivery::notices::Notices;
 use crate::delivery::press::Slots;
 use crate::delivery::sites::Sites;
 use crate::delivery::source::{Sources, host_name};
+use crate::delivery::stops::Stops;
 use crate::delivery::sts::Policies;
-use crate::mail::InDoubt;
+use crate::mail::{InDoubt, Notice};
 use crate::outcome::{Clerk, Policy};
 use crate::queue::{self, Keeper, Ledger, Marks, Opening, Queue};
+use crate::sign::Keyring;
 use crate::smtp::TlsClient;
 use crate::store::{self, LaunchRow, LaunchState, Store, Threads};
 use crate::world::{Clock, Http, World};
@@ -42,9 +51,11 @@ pub use status::{DomainView, QueueView, SiteView};
 pub use workspace::{Created, Error as WorkspaceError, Hold, SAMPLE_CAMPAIGN, Workspace};
 
 use bell::Bell;
+use herald::Herald;
 use planner::{Planner, Plans};
 use registrar::Registrar;
 use stop::{Alarm, KeeperWork, Staff, Task};
+use warden::Warden;
 
 /// Why the engine cannot start, or has stopped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
@@ -161,18 +172,26 @@ impl Engine {
         store.set_epoch(epoch).await?;
         let (bell, alarm) = (Arc::new(Bell::default()), Alarm::new());
         let clock = world.clock.clone();
+        let (notices, noticed) = Notices::new(clock.clone());
+        let stops = recall_stops(&store)?;
+        let alerts = Alerts::new(workspace.settings(), &world, open_keyring(&workspace)?);
+        let breaker = workspace.settings().breaker.clone();
+        let alert = workspace.settings().alert.clone();
         let (watchman, courier, sites) = match crew {
             Crew::Planning | Crew::Keeping => (None, None, None),
             Crew::Sending => {
-                let (watchman, task, sites) = start_courier(&queue, &store, &alarm, &workspace, world, threads)?;
+                let (watchman, task, sites) =
+                    start_courier(&queue, &store, &alarm, &workspace, world, threads, (&notices, &stops))?;
                 (watchman, Some(task), Some(sites))
             }
         };
-        let handle = Handle { store, queue, clock, bell, alarm, sites };
+        let handle = Handle { store, queue, clock, bell, alarm, sites, stops, notices };
+        let warden = (crew == Crew::Sending).then(|| start_warden(&handle, breaker));
+        let herald = start_herald(&handle, noticed, alerts, &alert);
         let planner = (crew != Crew::Keeping).then(|| start_planner(&handle, &workspace));
         let registrar = start_registrar(&handle);
         let clerk = start_clerk(&handle, &workspace);
-        let staff = Staff { planner, watchman, courier, clerk, registrar, keeper };
+        let staff = Staff { planner, watchman, courier, warden, clerk, registrar, herald, keeper };
         Ok(Engine { handle, staff })
     }
 
@@ -249,6 +268,7 @@ fn start_courier(
     workspace: &Workspace,
     world: World,
     threads: Threads,
+    (notices, stops): (&Notices, &Stops),
 ) -> Result<(Option<Task>, Task, Sites), Error> {
     let settings = workspace.settings();
     let failed = |why: String| Error::Start { what: "courier", why };
@@ -271,6 +291,8 @@ fn start_courier(
         policies: Some(policies),
         tls: Arc::new(tls),
         slots: if threads == Threads::Inline { Slots::Inline } else { Slots::PerCore },
+        notices: notices.clone(),
+        stops: stops.clone(),
     };
     let courier = Courier::new(road).map_err(|why| failed(why.to_string()))?;
     let sites = courier.sites();
@@ -288,6 +310,31 @@ fn start_clerk(handle: &Handle, workspace: &Workspace) -> Task {
         // one that ended by itself ended with the queue, which knows why
         Ok(queue.is_idle(Timestamp::from_ms(0)).await.map(drop)?)
     })
+}
+
+fn open_keyring(workspace: &Workspace) -> Result<Keyring, Error> {
+    workspace.keyring().map_err(|why| Error::Start { what: "herald", why: why.to_string() })
+}
+
+/// Where launches were stopped before this start.
+fn recall_stops(store: &Store) -> Result<Stops, Error> {
+    let stops = Stops::default();
+    for found in store.breaks(None)?.into_iter().filter(|found| found.lifted.is_none()) {
+        if let Some(site) = found.site {
+            stops.put(found.launch, site, found.why.into());
+        }
+    }
+    Ok(stops)
+}
+
+fn start_warden(handle: &Handle, settings: Breaker) -> Task {
+    let handle = handle.clone();
+    Task::start("warden", &handle.alarm.clone(), |stop| Warden::new(handle, settings).run(stop))
+}
+
+fn start_herald(handle: &Handle, noticed: mpsc::Receiver<Notice>, alerts: Alerts, settings: &config::Alert) -> Task {
+    let herald = Herald::new(handle.clone(), noticed, alerts, settings);
+    Task::start("herald", &handle.alarm, |stop| herald.run(stop))
 }
 
 fn start_registrar(handle: &Handle) -> Task {

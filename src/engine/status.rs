@@ -48,6 +48,8 @@ pub struct SiteView {
     pub binds: Option<String>,
     /// Whether a person has to resume it.
     pub held: bool,
+    /// How far the source is known there, in words; null: it is.
+    pub warmup: Option<String>,
 }
 
 impl From<SiteStatus> for SiteView {
@@ -63,6 +65,7 @@ impl From<SiteStatus> for SiteView {
             last_reply: status.last_reply,
             binds: status.binds,
             held: status.held,
+            warmup: status.warmup,
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::queue::Queue;
 const NAME_EVERY: Duration = Duration::from_secs(10);
 /// How long the record may take for the last outcomes; they are in the queue's outbox and come again.
 const CLERK_MAX: Duration = Duration::from_secs(10);
+/// How long the last alerts may take.
+const HERALD_MAX: Duration = Duration::from_secs(15);
 
 /// Rung by the first task that cannot go on; heard by everybody who waits.
 #[derive(Clone)]
@@ -119,8 +121,12 @@ pub(super) struct Staff {
     pub watchman: Option<Task>,
     /// Then nothing more is sent, and what is on the wire is finished.
     pub courier: Option<Task>,
+    /// Stops launches that do harm.
+    pub warden: Option<Task>,
     pub clerk: Task,
     pub registrar: Task,
+    /// Tells people what happened, up to the end.
+    pub herald: Task,
     pub keeper: KeeperWork,
 }
 
@@ -128,13 +134,14 @@ impl Staff {
     /// Ends everybody. What is on the wire has `grace` to finish.
     pub async fn end(self, queue: &Queue, grace: Duration) {
         let deadline = Instant::now() + grace;
-        for task in [self.planner, self.watchman, self.courier].into_iter().flatten() {
+        for task in [self.planner, self.watchman, self.courier, self.warden].into_iter().flatten() {
             task.end(deadline).await;
         }
         let deadline = Instant::now() + CLERK_MAX;
         // the clerk ends once the record has every outcome
         self.clerk.end(deadline).await;
         self.registrar.end(deadline).await;
+        self.herald.end(Instant::now() + HERALD_MAX).await;
         // a keeper whose disk has failed says so; it ends all the same
         let _ = queue.close().await;
         self.keeper.join().await;

@@ -4,6 +4,7 @@ mod attempt;
 mod channel;
 mod envelope;
 mod message;
+mod notice;
 mod outcome;
 mod verdict;
 
@@ -11,5 +12,6 @@ pub use attempt::{Attempt, EnhancedCode, Reply, Stage};
 pub use channel::{Channel, HostProof, TlsVersion};
 pub use envelope::{Consent, Envelope, InDoubt, Lane, Recipient};
 pub use message::Message;
+pub use notice::{Notice, NoticeKind, impersonal};
 pub use outcome::{Outcome, Standing};
 pub use verdict::{Blame, Class, Ruling, Verdict};

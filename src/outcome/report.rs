@@ -5,18 +5,21 @@ mod page;
 mod readers;
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::base::{CampaignName, LaunchId, Timestamp};
-use crate::mail::{Class, Standing};
+use crate::mail::{Class, Notice, NoticeKind, Standing};
 use crate::store::{self, Figure, LaunchKind, LaunchState, Store};
 
 pub use page::html;
 pub use readers::{LinkReport, ReadersReport, Seen};
 pub use text::{Ink, plain};
+
+/// Incidents read for a report.
+const INCIDENTS_MAX: usize = 10_000;
 
 /// Copies counted by where they stand. `recipients` is always the sum of the eight standings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -133,6 +136,9 @@ pub struct CampaignReport {
     /// Why copies are deferred, the most frequent reason first.
     #[serde(skip)]
     pub deferrals: Vec<ReasonReport>,
+    /// What happened on the road meanwhile, and where the launch was stopped.
+    #[serde(skip)]
+    pub incidents: Vec<Incident>,
     /// Where the launch stands.
     #[serde(skip)]
     pub state: LaunchState,
@@ -166,9 +172,59 @@ pub fn report(store: &Store, launch: LaunchId) -> Result<Option<CampaignReport>,
         bounces: reasons(store, launch, &figures, |figure| figure.standing == Standing::Failed && figure.late)?,
         readers: readers::readers(store, launch, edition.as_ref().map_or(&[], |row| &row.frozen))?,
         deferrals: reasons(store, launch, &figures, |figure| figure.standing == Standing::Deferred)?,
+        incidents: incidents(store, launch, row.started, row.finished, &figures)?,
         state: row.state,
         kind: row.kind,
     }))
+}
+
+/// The same thing that happened, once or several times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incident {
+    /// What.
+    pub kind: NoticeKind,
+    /// At which site.
+    pub site: Option<Arc<str>>,
+    /// To which source.
+    pub source: Option<Arc<str>>,
+    /// In the host's words, or ours.
+    pub text: String,
+    /// The first time.
+    pub first: Timestamp,
+    /// The last time.
+    pub last: Timestamp,
+    /// How often.
+    pub count: u32,
+}
+
+/// What happened between begin and end that concerns a launch: its own trouble, and that of the sites it went to.
+fn incidents(
+    store: &Store,
+    launch: LaunchId,
+    from: Timestamp,
+    to: Option<Timestamp>,
+    figures: &[Figure],
+) -> Result<Vec<Incident>, store::Error> {
+    let sites: BTreeSet<&Arc<str>> = figures.iter().map(|figure| &figure.site).collect();
+    let to = to.unwrap_or(Timestamp::from_ms(i64::MAX));
+    let mut found: Vec<Incident> = Vec::new();
+    for notice in store.incidents(from, to, INCIDENTS_MAX)? {
+        let concerns = match (notice.launch, &notice.site) {
+            (Some(of), _) => of == launch,
+            (None, Some(site)) => sites.contains(site),
+            (None, None) => true,
+        };
+        let Notice { kind, site, source, text, at, .. } = notice;
+        if !concerns {
+            continue;
+        }
+        let same = |known: &&mut Incident| known.kind == kind && known.site == site && known.source == source;
+        match found.iter_mut().find(same) {
+            Some(known) => (known.last, known.count) = (at, known.count + 1),
+            None => found.push(Incident { kind, site, source, text, first: at, last: at, count: 1 }),
+        }
+    }
+    Ok(found)
 }
 
 fn by_site(figures: &[Figure]) -> Vec<SiteReport> {

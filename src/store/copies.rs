@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::people::note;
+use super::road::review;
 use super::sqlite::{mark, set_mark};
 use super::suppressions::suppress;
 use super::{Error, Reason, Store, SuppressionRow};
@@ -213,7 +214,7 @@ const STANDINGS: [Standing; 8] = [
 ];
 
 /// The numbers under which stages are kept.
-const STAGES: [Stage; 9] = [
+pub(super) const STAGES: [Stage; 9] = [
     Stage::Route,
     Stage::Print,
     Stage::Connect,
@@ -323,6 +324,7 @@ impl Store {
                 let mut sites = Sites::default();
                 let mut unplanned = Vec::new();
                 for outcome in &outcomes {
+                    review(db, outcome)?;
                     match settle_one(db, &mut sites, outcome)? {
                         Some(finding) => weigh(db, &*judge, outcome.envelope, finding, outcome.at)?,
                         None => unplanned.push(outcome.envelope),
@@ -616,7 +618,7 @@ fn answer(row: &Row<'_>, first: usize) -> rusqlite::Result<String> {
     Ok(said.join(" "))
 }
 
-fn number<T: PartialEq>(table: &[T], value: T) -> i64 {
+pub(super) fn number<T: PartialEq>(table: &[T], value: T) -> i64 {
     table.iter().position(|known| *known == value).expect("the table lists every value") as i64
 }
 

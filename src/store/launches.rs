@@ -75,6 +75,10 @@ pub struct LaunchOptions {
     pub only_domain: Option<String>,
     /// At most this rate over all sites, as in "100/min".
     pub rate: Option<String>,
+    /// The pool of source addresses it is sent from; `None`: all of them alike.
+    pub pool: Option<String>,
+    /// Planned by how engaged people are, the most engaged first: some sources are not known everywhere yet (W-03).
+    pub engaged_first: bool,
 }
 
 /// A frozen edition on record.

@@ -10,6 +10,7 @@ mod known_mail;
 mod launches;
 mod migrate;
 mod people;
+mod road;
 mod signups;
 mod sqlite;
 mod subscriptions;
@@ -24,8 +25,9 @@ pub use copies::{CopyRow, Figure, Finding, Judge, Late, LateBounce, LookRow, Mai
 pub use launches::{EditionRow, LaunchKind, LaunchOptions, LaunchRow, LaunchState, NewLaunch};
 pub use people::{
     Candidate, ContactRow, EventRow, ImportBatch, ImportCounts, ImportRow, ListRow, MembershipRow, MembershipStatus,
-    NewContact, OnConflict,
+    NewContact, OnConflict, Tier,
 };
+pub use road::{Break, Counted, Strain, UnknownReply, WarmupRow};
 pub use signups::{Confirmation, NewSignup, SignupRow};
 pub use subscriptions::SubscriptionRow;
 pub use suppressions::{Reason, SuppressionRow};

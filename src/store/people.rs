@@ -1,5 +1,7 @@
 //! Contacts, lists, memberships and imports.
 
+use std::time::Duration;
+
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use serde_json::{Map, Value};
 
@@ -312,6 +314,30 @@ struct Joining {
     now: Timestamp,
 }
 
+/// How engaged people are, as far as the record knows: they opened or followed a link, or mail for them was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Read something within 30 days.
+    Engaged30,
+    /// Within 60.
+    Engaged60,
+    /// Within 90.
+    Engaged90,
+    /// Was delivered something within 90 days that did not bounce.
+    Reached,
+    /// Everybody.
+    Everybody,
+}
+
+impl Tier {
+    /// The most engaged first.
+    pub const ALL: [Tier; 5] = [Tier::Engaged30, Tier::Engaged60, Tier::Engaged90, Tier::Reached, Tier::Everybody];
+}
+
+const VISITED: &str = "EXISTS (SELECT 1 FROM visits v WHERE v.contact = c.id AND v.person > 0 AND v.last >= ?6)";
+const REACHED: &str = "EXISTS (SELECT 1 FROM copies d WHERE d.contact = c.id AND d.launch <> ll.launch \
+     AND d.standing = 2 AND d.late = 0 AND d.at >= ?6)";
+
 impl Store {
     /// The list called `name`, if there is one; case does not matter.
     pub fn list(&self, name: &str) -> Result<Option<ListId>, Error> {
@@ -579,16 +605,51 @@ impl Store {
         after: ContactId,
         most: usize,
     ) -> Result<Vec<Candidate>, Error> {
+        self.candidates_of(launch, position, bucket, after, most, (None, "?6 IS NULL"))
+    }
+
+    /// As [`Store::candidates`], but only those of a tier as of a time. [`Tier::Everybody`] leaves nobody out, so that who
+    /// moves from one tier to another meanwhile is planned all the same.
+    pub fn engaged_candidates(
+        &self,
+        launch: LaunchId,
+        position: u8,
+        bucket: u8,
+        after: ContactId,
+        most: usize,
+        (tier, now): (Tier, Timestamp),
+    ) -> Result<Vec<Candidate>, Error> {
+        let day = Duration::from_secs(86_400);
+        let (since, which) = match tier {
+            Tier::Engaged30 => (now - day * 30, VISITED),
+            Tier::Engaged60 => (now - day * 60, VISITED),
+            Tier::Engaged90 => (now - day * 90, VISITED),
+            Tier::Reached => (now - day * 90, REACHED),
+            Tier::Everybody => (now, "?6 IS NOT NULL"),
+        };
+        self.candidates_of(launch, position, bucket, after, most, (Some(since), which))
+    }
+
+    fn candidates_of(
+        &self,
+        launch: LaunchId,
+        position: u8,
+        bucket: u8,
+        after: ContactId,
+        most: usize,
+        (since, which): (Option<Timestamp>, &str),
+    ) -> Result<Vec<Candidate>, Error> {
         self.backend.read(|db| {
-            let mut rows = db.prepare_cached(
+            let mut rows = db.prepare_cached(&format!(
                 "SELECT c.id, c.address, s.reason, p.position, c.paused FROM launch_lists ll \
                  JOIN memberships m ON m.list = ll.list JOIN contacts c ON c.id = m.contact \
                  LEFT JOIN suppressions s ON s.address = c.address \
                  LEFT JOIN copies p ON p.launch = ll.launch AND p.contact = c.id \
                  WHERE ll.launch = ?1 AND ll.position = ?2 AND m.bucket = ?3 AND m.contact > ?4 AND m.status = 0 \
-                 ORDER BY m.contact LIMIT ?5",
-            )?;
-            let found = rows.query_map(params![launch.0, position, bucket, after.0, most], |row| {
+                 AND {which} ORDER BY m.contact LIMIT ?5"
+            ))?;
+            let from = params![launch.0, position, bucket, after.0, most, since.map(Timestamp::as_ms)];
+            let found = rows.query_map(from, |row| {
                 Ok(Candidate {
                     contact: ContactId(row.get(0)?),
                     address: row.get(1)?,

@@ -4,7 +4,8 @@ use serde_json::Map;
 
 use super::*;
 use crate::base::{CampaignName, LaunchId};
-use crate::store::{LaunchOptions, NewContact, NewLaunch, OnConflict, SuppressionRow, Threads};
+use crate::mail::{Class, Outcome};
+use crate::store::{LaunchOptions, NewContact, NewLaunch, OnConflict, SuppressionRow, Threads, Visit, Visitor};
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_000_000_000);
 const DAY: Span = Span::secs(86_400);
@@ -119,4 +120,68 @@ async fn a_survey_counts_what_a_plan_would_do() {
     assert_eq!(survey.domains, [Share { domain: "one.example".into(), count: 2 }]);
     let only = Domain::parse("three.example").unwrap();
     assert_eq!(Survey::take(&store, &lists, Some(&only), 9, NOW).unwrap().recipients, 1);
+}
+
+#[tokio::test]
+async fn the_most_engaged_are_planned_first_and_nobody_twice_or_never() {
+    let news: &[_] = &[("cold@a.example", 0), ("old@b.example", 0), ("reader@c.example", 0), ("got@d.example", 0)];
+    let staff: &[_] = &[("reader@c.example", 0), ("fan@e.example", 0)];
+    let (store, lists) = store(&[("news", news), ("staff", staff)]).await;
+    let before = launch(&store, lists.clone(), LaunchOptions::default()).await;
+    let mut plan = Plan::resume(before.clone(), 0, DAY, |_| None);
+    run(&store, &mut plan).await;
+    let rows = store.copies(before.id, ContactId(0), 10).unwrap();
+    let contact = |name: &str| rows.iter().find(|row| row.address.starts_with(name)).unwrap().contact;
+    let copy = |name| EnvelopeId::new(before.id, contact(name));
+    let day = DAY.duration();
+    let delivered = |(name, ago)| Outcome {
+        envelope: copy(name),
+        state: Standing::Delivered,
+        class: Class::Delivered,
+        code: Some(250),
+        enhanced: None,
+        stage: None,
+        text: String::new(),
+        host: None,
+        site: None,
+        channel: None,
+        tries: 1,
+        doubtful: 0,
+        at: NOW - day * ago,
+    };
+    let all = [("old", 100), ("reader", 100), ("got", 10), ("fan", 100)].map(delivered).to_vec();
+    store.settle(1, all, std::sync::Arc::new(Nobody)).await.unwrap();
+    for (name, ago) in [("old", 80), ("reader", 40), ("fan", 3)] {
+        let visit = Visit { copy: copy(name), link: Some(1), visitor: Visitor::Person, at: NOW - day * ago };
+        store.record_visits(vec![visit]).await.unwrap();
+    }
+
+    let options = LaunchOptions { engaged_first: true, ..LaunchOptions::default() };
+    let campaign = CampaignName::parse("next").unwrap();
+    let new = NewLaunch {
+        campaign,
+        kind: LaunchKind::Campaign,
+        edition: before.edition,
+        in_doubt: Default::default(),
+        options,
+        lists,
+    };
+    let id = store.create_launch(new, NOW).await.unwrap();
+    let row = store.launch(id).unwrap().unwrap();
+    let mut plan = Plan::resume(row, 0, DAY, |_| None);
+    let planned = run(&store, &mut plan).await;
+    assert_eq!(planned, ["e.example", "c.example", "b.example", "d.example", "a.example"]);
+}
+
+/// Bars nobody.
+struct Nobody;
+
+impl crate::store::Judge for Nobody {
+    fn weigh(&self, _: crate::store::Finding) -> crate::store::Weight {
+        crate::store::Weight::Nothing
+    }
+
+    fn judge(&self, _: &[crate::store::Mailing]) -> Option<Reason> {
+        None
+    }
 }

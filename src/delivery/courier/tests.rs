@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use super::*;
 use crate::base::{Address, CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, SealKey, Span};
 use crate::compose::{Edition, FromField, Missing};
-use crate::mail::{Class, Envelope, InDoubt, Lane, Outcome, Standing};
+use crate::mail::{Class, Envelope, InDoubt, Lane, Notice, NoticeKind, Outcome, Standing};
 use crate::queue::{Admission, MemoryLedger, Opening, Sweep};
 use crate::sign::{Algorithm, create_key};
 use crate::store::{LaunchKind, LaunchOptions, LaunchState, NewContact, NewLaunch, Reason, SuppressionRow, Threads};
@@ -264,6 +264,8 @@ impl Yard {
         let (queue, keeper) = Queue::open(MemoryLedger::default(), opening).unwrap();
         tokio::spawn(keeper.run());
         let shaping = Live::new(Shaping::new(&self.settings, Some(&self.overlay)).unwrap());
+        let (notices, noticed) = Notices::new(world.clock.clone());
+        let stops = Stops::default();
         let road = Road {
             queue: queue.clone(),
             store: store.clone(),
@@ -278,6 +280,8 @@ impl Yard {
             tls: Arc::new(TlsClient::new(None).unwrap()),
             policies: None,
             slots: Slots::Inline,
+            notices,
+            stops: stops.clone(),
         };
         let courier = Courier::new(road).unwrap();
         Sending {
@@ -293,6 +297,8 @@ impl Yard {
             task: None,
             outcomes: Vec::new(),
             cleared: 0,
+            noticed,
+            stops,
             _folder: folder,
         }
     }
@@ -337,6 +343,8 @@ struct Sending {
     task: Option<tokio::task::JoinHandle<Result<(), Error>>>,
     outcomes: Vec<Outcome>,
     cleared: u64,
+    noticed: mpsc::Receiver<Notice>,
+    stops: Stops,
     _folder: tempfile::TempDir,
 }
 
@@ -406,6 +414,11 @@ impl Sending {
     /// The last outcome of each copy.
     fn last(&self) -> BTreeMap<EnvelopeId, Outcome> {
         self.outcomes.iter().map(|outcome| (outcome.envelope, outcome.clone())).collect()
+    }
+
+    /// What was told since it was asked for last.
+    fn noticed(&mut self) -> Vec<Notice> {
+        std::iter::from_fn(|| self.noticed.try_recv().ok()).collect()
     }
 
     fn standing(&self, standing: Standing) -> usize {
@@ -872,6 +885,135 @@ async fn s_008_a_host_that_wants_ipv4_gets_it_at_once() {
     sending.start();
     sending.pass(secs(60)).await;
     assert_eq!(sending.standing(Standing::Delivered), 100, "{:?}", sending.outcomes.last());
-    assert!(six.book.lock().unwrap().mails.len() >= 1, "it was tried");
+    assert!(!six.book.lock().unwrap().mails.is_empty(), "it was tried");
     assert_eq!((six.taken().len(), four.taken().len()), (0, 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_source_keeps_to_its_calendar_over_restarts_and_the_known_one_takes_what_is_beyond() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    let two = "[[source]]\nname = \"new\"\naddress = \"192.0.2.1\"\nwarmup = 1\n\
+               [[source]]\nname = \"known\"\naddress = \"192.0.2.2\"\n";
+    yard.settings = toml::from_str(two).unwrap();
+    let from: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
+    let (seen, door) = (from.clone(), host.clone());
+    yard.net = yard.net.host("198.51.100.1:25".parse().unwrap(), move |source| {
+        seen.lock().unwrap().push(source.unwrap());
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(door.clone().serve(theirs));
+        ready(Ok(Box::new(ours) as Box<dyn Stream>)).boxed()
+    });
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 2000).await;
+    sending.start();
+    sending.pass(secs(600)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 2000, "the known source is not held up by the new one");
+    let new = from.lock().unwrap().iter().filter(|source| **source == IpAddr::from([192, 0, 2, 1])).count();
+    assert!((1..=2).contains(&new), "{new} connections of the new one within ten minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_source_alone_sends_what_the_day_allows_and_goes_on_tomorrow() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    yard.settings = toml::from_str("[[source]]\nname = \"new\"\nwarmup = 1\n[warmup]\nstart = 20\n").unwrap();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 100).await;
+    sending.start();
+    sending.pass(secs(3600)).await;
+    assert_eq!(host.taken().len(), 2, "evenly over half a day");
+    let shown = sending.sites.snapshot().await;
+    assert_eq!(shown[0].warmup.as_deref(), Some("day 1 of its warm-up: 2 of 20 in 24 hours"), "{shown:?}");
+    sending.pass(secs(22 * 3600)).await;
+    assert_eq!(host.taken().len(), 20);
+    sending.pass(secs(40 * 3600)).await;
+    let taken = host.taken().len();
+    // 20, 28, 39; each day begins with its first message, a little after a day has passed
+    assert!((20 + 28 + 10..=100).contains(&taken), "{taken}");
+    let mails = host.book.lock().unwrap().mails.clone();
+    for (at, mail) in mails.iter().enumerate() {
+        let within = mails[at..].iter().take_while(|later| **later < *mail + secs(86_400)).count();
+        let day = mail.as_secs() / 86_400;
+        let most = (20.0 * 1.4f64.powi(day as i32 + 1)) as usize;
+        assert!(within <= most, "{within} messages in the 24 hours after {mail:?}");
+    }
+    assert_eq!(sending.standing(Standing::Failed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_stopped_at_a_site_goes_on_everywhere_else_until_a_person_resumes_it() {
+    let (yard, a) = Yard::new().domain("a.example", Manner::Takes);
+    let (yard, b) = yard.domain("b.example", Manner::Takes);
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.stops.put(launch, "a.example".into(), "6.0 % hard bounces".into());
+    sending.admit(launch, "a.example", 30).await;
+    sending.admit(launch, "b.example", 30).await;
+    sending.start();
+    sending.pass(secs(60)).await;
+    assert_eq!((a.taken().len(), b.taken().len()), (0, 30));
+    let last = sending.last();
+    let waiting = last.values().find(|outcome| outcome.state == Standing::Waiting).unwrap();
+    assert_eq!((&*waiting.text, waiting.tries), ("6.0 % hard bounces", 0));
+    sending.stops.lift(launch);
+    sending.pass(secs(600)).await;
+    assert_eq!(a.taken().len(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_whose_address_is_gone_is_told_probed_and_costs_nobody_a_try() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    let two =
+        "[[source]]\nname = \"east\"\naddress = \"192.0.2.1\"\n[[source]]\nname = \"west\"\naddress = \"192.0.2.2\"\n";
+    yard.settings = toml::from_str(two).unwrap();
+    let probes: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let (seen, door) = (probes.clone(), host.clone());
+    let start = Instant::now();
+    yard.net = yard.net.host("198.51.100.1:25".parse().unwrap(), move |source| {
+        let is_west = source == Some(IpAddr::from([192, 0, 2, 2]));
+        if is_west {
+            seen.lock().unwrap().push(Instant::now());
+        }
+        if is_west && start.elapsed() < secs(600) {
+            return ready(Err(io::ErrorKind::AddrNotAvailable.into())).boxed();
+        }
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(door.clone().serve(theirs));
+        ready(Ok(Box::new(ours) as Box<dyn Stream>)).boxed()
+    });
+    yard.overlay = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"1/s\"\n".into();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 1000).await;
+    sending.start();
+    sending.pass(secs(1200)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 1000, "the other one does the work meanwhile");
+    assert!(sending.last().values().all(|outcome| outcome.tries == 1), "a try that could not be made is none");
+    let gone = sending.noticed().into_iter().filter(|notice| notice.kind == NoticeKind::SourceGone);
+    assert!(gone.clone().count() >= 1 && gone.clone().all(|notice| notice.source.as_deref() == Some("west")));
+    let probes = probes.lock().unwrap();
+    let early: Vec<_> = probes.iter().filter(|at| at.saturating_duration_since(start) < secs(600)).collect();
+    assert!((3..=12).contains(&early.len()), "{} probes in ten minutes", early.len());
+    assert!(probes.len() > early.len(), "found again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_throttles_is_told_once_and_not_from_every_connection() {
+    let (mut sending, _) = one(Manner::Throttles, 100, InDoubt::Resend).await;
+    sending.pass(secs(300)).await;
+    let told = sending.noticed();
+    assert!((1..=3).contains(&told.len()), "{told:?}");
+    assert!(told.iter().all(|notice| notice.site.as_deref() == Some("a.example")), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_deferred_together_do_not_come_back_as_one_wave() {
+    let (mut sending, host) = one(Manner::Greylists, 500, InDoubt::Resend).await;
+    sending.pass(secs(3600)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 500);
+    let back: Vec<Duration> = host.taken().iter().map(|taken| taken.at).collect();
+    let within = |at: &Duration| back.iter().filter(|other| **other >= *at && **other < *at + secs(20)).count();
+    let most = back.iter().map(within).max().unwrap();
+    assert!(most < 80, "{most} of 500 within 20 seconds");
 }

@@ -65,7 +65,13 @@ fn route(hosts: &[(u16, &str)]) -> Route {
 }
 
 fn source(address: Option<&str>) -> Source {
-    Source { id: SourceId(0), name: "a".into(), address: address.map(ip), ehlo_name: "mx.example.com".into() }
+    Source {
+        id: SourceId(0),
+        name: "a".into(),
+        address: address.map(ip),
+        ehlo_name: "mx.example.com".into(),
+        warmup: None,
+    }
 }
 
 fn shape(tls: Tls) -> SiteShape {

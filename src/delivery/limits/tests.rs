@@ -170,7 +170,7 @@ fn what_was_learned_survives_a_restart_and_binds_before_the_first_dial() {
     limits.restore(&learned, reborn, after);
     assert_eq!(limits.may_open(0, reborn).unwrap_err().wait, Some(8 * MINUTE));
     assert_eq!((limits.per_second(), limits.session_max(reborn)), (Some(50.0), 3));
-    for damaged in [&bytes[..10], &[2; 40][..], &[]] {
+    for damaged in [&bytes[..10], &[1; 40][..], &[]] {
         assert_eq!(Learned::from_bytes(damaged), None);
     }
 }
@@ -184,6 +184,52 @@ fn a_changed_table_holds_at_once_and_keeps_what_was_learned() {
     (shape.connection_limit, shape.max_message_rate) = (1, Cap(Some(Rate::parse("200/s").unwrap())));
     limits.reshape(shape, now);
     assert_eq!((limits.window_size(now), limits.per_second()), (1, Some(50.0)));
+}
+
+#[test]
+fn a_pause_that_names_our_domain_or_a_link_does_not_hold_the_site() {
+    let now = Instant::now();
+    let mut limits = limits("google", now);
+    for scope in ["one of your URL domains", "your DKIM domain [example.com 35]"] {
+        let text = format!("Gmail has detected an unusual rate of mail containing {scope}");
+        hear(&mut limits, "google", Stage::Body, (421, "4.7.28", &text), now);
+    }
+    assert_eq!(limits.may_open(0, now), Ok(()));
+    hear(&mut limits, "google", Stage::Body, FLOOD, now);
+    assert!(limits.may_open(0, now).is_err(), "one that names the address does");
+}
+
+#[test]
+fn a_site_begins_with_few_connections_and_earns_the_others() {
+    let now = Instant::now();
+    let mut limits = limits("google", now);
+    let (start, most) = (limits.shape().connection_start, limits.shape().connection_limit);
+    assert_eq!((limits.window_size(now), start < most), (start, true));
+    for answers in 1..=usize::from(most).pow(2) {
+        delivered(&mut limits, now);
+        let grown = limits.window_size(now) - start;
+        assert!(usize::from(grown) <= answers / usize::from(start) + 1, "{grown} more after {answers} answers");
+    }
+    assert_eq!(limits.window_size(now), most);
+}
+
+#[test]
+fn rounds_that_failed_before_a_rest_count_after_it() {
+    let (now, wall) = (Instant::now(), Timestamp::from_ms(1));
+    let (mut learned, mut rounds) = (None, 0);
+    // each round in a life of its own, as when nothing is due in between
+    let paused = loop {
+        let mut limits = limits("x", now);
+        learned.iter().for_each(|learned| limits.restore(learned, now, wall));
+        rounds += 1;
+        limits.heard(&judge(None, Stage::Connect, Err(&Fault::Unreachable("refused".into()))), "refused", now);
+        learned = limits.learned(now, wall);
+        if let Some(rest) = limits.is_paused(now) {
+            break rest;
+        }
+    };
+    assert_eq!((rounds, paused), (3, 5 * MINUTE));
+    assert_eq!(Learned::from_bytes(&learned.clone().unwrap().to_bytes()), learned);
 }
 
 #[test]

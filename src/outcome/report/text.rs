@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{CampaignReport, Counts, ReadersReport, ReasonReport, Seen, SiteReport, grouped, lasted, moment, percent};
+use super::{
+    CampaignReport, Counts, Incident, ReadersReport, ReasonReport, Seen, SiteReport, grouped, lasted, moment, percent,
+};
 use crate::store::{LaunchKind, LaunchState};
 
 /// Sites listed one by one.
@@ -11,6 +13,10 @@ const SITES_MAX: usize = 15;
 const LINKS_MAX: usize = 20;
 /// The longest bar.
 const BAR: usize = 30;
+/// Incidents listed one by one.
+const INCIDENTS_MAX: usize = 20;
+/// Characters shown of what was said in one.
+const WORDS_MAX: usize = 200;
 /// Characters shown of a sample answer.
 const SAMPLE_MAX: usize = 70;
 
@@ -61,8 +67,30 @@ pub fn plain(report: &CampaignReport, ink: Ink) -> String {
     write_reasons(&mut text, "why copies failed", &report.failures, ink);
     write_reasons(&mut text, "of those, bounced after delivery", &report.bounces, ink);
     write_reasons(&mut text, "why copies wait for another attempt", &report.deferrals, ink);
+    write_incidents(&mut text, &report.incidents, ink);
     text.truncate(text.trim_end().len());
     text
+}
+
+/// What happened on the road, in the order in which it began.
+fn write_incidents(text: &mut String, incidents: &[Incident], ink: Ink) {
+    if incidents.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "{}", ink.paint(Tone::Strong, "what happened on the road"));
+    for incident in incidents.iter().take(INCIDENTS_MAX) {
+        let whose = [&incident.site, &incident.source].into_iter().flatten();
+        let whose = whose.map(|name| &**name).collect::<Vec<_>>().join(" from ");
+        let times = match incident.count {
+            1 => moment(incident.first),
+            count => format!("{count} times from {} to {}", moment(incident.first), moment(incident.last)),
+        };
+        let word = incident.kind.word().replace('_', " ");
+        let _ = writeln!(text, "  {word:<14} {whose} · {}", ink.paint(Tone::Dim, &times));
+        let sample: String = incident.text.chars().take(WORDS_MAX).collect();
+        let _ = writeln!(text, "  {:<14} {sample}", "");
+    }
+    let _ = writeln!(text);
 }
 
 impl CampaignReport {

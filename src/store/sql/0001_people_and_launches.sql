@@ -222,3 +222,51 @@ CREATE TABLE known_mail (
     since   INTEGER NOT NULL,
     PRIMARY KEY (mailbox, message)
 ) STRICT, WITHOUT ROWID;
+
+-- How far a source address is known at a site: the state is `delivery::warmup`'s own.
+CREATE TABLE warmups (
+    source TEXT    NOT NULL,
+    site   TEXT    NOT NULL,
+    state  TEXT    NOT NULL,
+    at     INTEGER NOT NULL,
+    PRIMARY KEY (source, site)
+) STRICT, WITHOUT ROWID;
+
+-- Where a launch was stopped by itself: at a site, or as a whole (no site). Lifted when a person resumed it; what was
+-- counted until then counts no more.
+CREATE TABLE breaks (
+    launch     INTEGER NOT NULL,
+    site       TEXT    NOT NULL DEFAULT '',
+    why        TEXT    NOT NULL,
+    since      INTEGER NOT NULL,
+    lifted     INTEGER,
+    answers    INTEGER NOT NULL DEFAULT 0,
+    bounced    INTEGER NOT NULL DEFAULT 0,
+    complained INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (launch, site)
+) STRICT, WITHOUT ROWID;
+
+-- What happened on the road: pauses, blocks, what stood still and why. The oldest are forgotten.
+CREATE TABLE incidents (
+    id     INTEGER PRIMARY KEY,
+    kind   TEXT    NOT NULL,
+    site   TEXT,
+    source TEXT,
+    launch INTEGER,
+    text   TEXT    NOT NULL,
+    until  INTEGER,
+    at     INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX incidents_by_time ON incidents (at);
+
+-- Replies that no rule explains, for review; without what differs from copy to copy. The rarest are forgotten.
+CREATE TABLE unknown_replies (
+    site  TEXT    NOT NULL,
+    stage INTEGER NOT NULL,
+    reply TEXT    NOT NULL,
+    count INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last  INTEGER NOT NULL,
+    PRIMARY KEY (site, stage, reply)
+) STRICT, WITHOUT ROWID;

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::delivery::trouble::judge;
 use crate::mail::{EnhancedCode, Reply, Stage};
+use crate::world::{Dice, SeededDice};
 
 const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
 
@@ -114,16 +115,16 @@ fn the_forecast_counts_the_days_of_the_calendar() {
 /// Sends as eagerly as allowed for `span`; gives the times of the messages. `crash` ends some lives: then only what is on
 /// record counts.
 fn eagerly(seed: u64, span: Duration, mut on_day: impl FnMut(&Warming, Timestamp) -> u64) -> Vec<(Timestamp, u32)> {
-    let mut dice = fastrand::Rng::with_seed(seed);
+    let dice = SeededDice::new(seed);
     let start = Instant::now();
     let (mut now, mut sent) = (start, Vec::new());
     let wall = |now: Instant| START + now.saturating_duration_since(start);
     let mut disk = Warmth::beginning(1).to_text();
     let mut warming = Warming::new(calendar(), "google", Warmth::from_text(&disk).unwrap(), now, wall(now));
     while now < start + span {
-        if dice.u32(0..400) == 0 {
+        if dice.roll().is_multiple_of(400) {
             // the process dies, and another goes on after a while
-            now += Duration::from_secs(dice.u64(0..7200));
+            now += Duration::from_secs(dice.roll() % 7200);
             warming = Warming::new(calendar(), "google", Warmth::from_text(&disk).unwrap(), now, wall(now));
         }
         match warming.look(now) {

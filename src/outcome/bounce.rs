@@ -97,7 +97,7 @@ impl Group {
 
     fn returned(&self, letter: &Letter, prose: &Prose, reporter: &str, is_alone: bool) -> Option<Returned> {
         let address = self.address(reporter).or_else(|| prose.addresses(letter).into_iter().next())?;
-        let told = self.diagnostic.as_deref().map_or("", |value| value.split_once(';').map_or(value, |(_, text)| text));
+        let told = self.diagnostic.as_deref().map_or("", untyped);
         let mut refusal = Refusal::in_text(told);
         let own = self.status.as_deref().and_then(status);
         if refusal.is_silent() && (is_alone || prose.mentions(&address)) {
@@ -154,6 +154,14 @@ fn failure(address: String, action: Action, own: Option<EnhancedCode>, refusal: 
         permanent: Some(permanent),
         class,
         diagnostic: refusal.text,
+    }
+}
+
+/// A diagnostic without its type (RFC 3464 §2.3.6); some write none, and a semicolon in their text.
+fn untyped(value: &str) -> &str {
+    match value.split_once(';') {
+        Some((kind, text)) if !kind.trim().contains(char::is_whitespace) => text,
+        _ => value,
     }
 }
 
@@ -312,7 +320,7 @@ fn notification(letter: &Letter) -> Reading {
             let one = |person: serde_json::Value| {
                 let own = word(&person, "status").as_deref().and_then(status);
                 let told = word(&person, "diagnosticCode").unwrap_or_default();
-                let refusal = Refusal::in_text(told.split_once(';').map_or(told.as_str(), |(_, text)| text));
+                let refusal = Refusal::in_text(untyped(&told));
                 let fallback = EnhancedCode(if is_permanent { 5 } else { 4 }, 0, 0);
                 Some(failure(word(&person, "emailAddress")?, Action::Failed, own.or(Some(fallback)), refusal))
             };
@@ -322,7 +330,7 @@ fn notification(letter: &Letter) -> Reading {
         "DeliveryDelay" => {
             let one = |person: serde_json::Value| {
                 let told = word(&person, "diagnosticCode").unwrap_or_default();
-                let refusal = Refusal::in_text(told.split_once(';').map_or(told.as_str(), |(_, text)| text));
+                let refusal = Refusal::in_text(untyped(&told));
                 let own = word(&person, "status").as_deref().and_then(status);
                 Some(failure(word(&person, "emailAddress")?, Action::Delayed, own, refusal))
             };

@@ -62,6 +62,11 @@ impl Head {
         self.fields.iter().filter(move |(field, _)| field == name).map(|(_, value)| value.as_str())
     }
 
+    /// All fields, one in a line.
+    fn lines(&self) -> String {
+        self.fields.iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
+    }
+
     /// A field of words for people, its encoded words (RFC 2047) decoded; empty when absent.
     pub(crate) fn words(&self, name: &str) -> String {
         let Some(value) = self.first(name) else { return String::new() };
@@ -164,7 +169,12 @@ impl Letter {
         }
         let bytes = decode(head.first("content-transfer-encoding").unwrap_or_default(), body);
         let charset = attribute(content_type.as_ref(), "charset");
-        self.parts.push(Part { kind, text: text(&bytes, charset) });
+        let mut text = text(&bytes, charset);
+        if kind.contains("delivery-status") && head.first("final-recipient").is_some() {
+            // The empty line between the header of the part and its fields was forgotten.
+            text.insert_str(0, &head.lines());
+        }
+        self.parts.push(Part { kind, text });
     }
 
     /// What people are told: the texts before what came back, HTML as plain lines where it has no plain twin.

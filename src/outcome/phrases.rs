@@ -33,7 +33,7 @@ const FAILURE: &[&str] = &[
     r"doesn't have an? \S+ account",
     r"(over|exceed\S*|out of) (the |its |their )?(quota|storage|disk)",
     r"mailbox (is )?full",
-    r"incorrectly constructed|malformed address",
+    r"incorrectly constructed|malformed address|has been frozen|invalid .{0,20}(user|recipient|address|mailbox)",
     r"transcript of session follows",
     r"failure reasons?",
     r"failed recipient",
@@ -108,7 +108,7 @@ const FAILURE_SUBJECT: &[&str] = &[
     r"failure notice|returned (mail|message|to sender)|return(ed|ing) .{0,20}(mail|message|to sender)",
     r"delivery (status|notification|report|has failed)|delivery subsystem|notification.{0,20}delivery",
     r"user unknown|unknown (user|address|recipient)|no such user|bounced? (mail|message)|^bounce",
-    r"postmaster notify|nondeliverable|mail system error|message (status|undeliverable)|there was an error",
+    r"postmaster notify|nondeliverable|mail system error|message (status|undeliverable)|there was an error|\bfrozen\b",
     r"unzustellbar|nicht zustellbar|zustellung|fehler beim|nicht zugestellt|r(ü|ue)ckl(ä|ae)ufer",
     r"(é|e)chec|non remis|non distribu|non d(é|e)livr|no entregad|no se (ha )?(pudo|puede)|error de entrega|devuelt|devolvid|mensaje devuelto",
     r"n(ã|a)o entregue|falha|impossibile|mancat|non recapit|onbestelbaar|niet bezorgd|levereras|leveres|toimitus",
@@ -264,10 +264,10 @@ pub(crate) fn is_away(text: &str) -> bool {
     AWAY.is_match(&text[..text.floor_char_boundary(600)])
 }
 
-/// Whether a line ends with words behind which the sender stands.
+/// Whether a line ends with words behind which the sender stands, or somebody to ask.
 pub(crate) fn introduces_sender(line: &str) -> bool {
     static SENDER: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?i)(?:sent by|message from|(?:^|\W)from|sender|von|gesendet von)\s*:?\s*$")
+        Regex::new(r"(?i)(?:sent by|message from|(?:^|\W)from|sender|von|gesendet von|contact|(?:write|mail|forward\w*|speak) to|notify)\s*:?\s*$")
             .expect("a fixed expression")
     });
     SENDER.is_match(line)

@@ -385,6 +385,7 @@ fn candidates(told: &str, letter: &Letter) -> Vec<Candidate> {
     for line in told.lines().take(LINES_MAX).map(|line| prefix(line, LINE_MAX)) {
         for (address, weight) in weigh(line) {
             let is_own = ours.contains(&address.to_lowercase());
+            let weight = if is_role(&address) { Weight::Mentioned } else { weight };
             let is_senders = phrases::introduces_sender(before) && weight == Weight::Listed;
             if is_own && weight < Weight::Named || is_senders || found.len() >= CANDIDATES_MAX {
                 continue;
@@ -412,29 +413,65 @@ fn weigh(line: &str) -> Vec<(String, Weight)> {
             r"addressed to",
             r"permanent errors",
             r"destinat(?:ion|ario|aire)s?(?: address)?",
-            r"(?:empf(?:ä|ae)nger|an)",
-            r"宛先",
+            r"(?:empf(?:ä|ae)nger|an|aan)",
+            r"delivered to|entregad[oa] a|remis à|consegnat[oa] a|bezorgd bij|dostarczon[ay] do|levereras till|leveres til",
+            r"получател\p{L}*|адресат\p{L}*|одержувач\p{L}*|adresat\p{L}*|odbiorc\p{L}*|p(?:ř|r)(?:í|i)jemc\p{L}*|c(?:í|i)mzett\p{L}*",
+            r"al(?:ı|i)c(?:ı|i)\p{L}*|mottagare|modtager|mottaker|vastaanottaja|geadresseerde|παραλήπτη\p{L}*",
+            r"宛先|受信者|收件人|收件者|수신자|수신인|받는 ?사람",
             r"not reach",
             r"mailbox(?: for)?",
             r"sent to",
         ];
         Regex::new(&format!(r#"(?i)(?:^|\W)(?:{})\W{{0,6}}({ADDRESS})"#, words.join("|"))).expect("a fixed expression")
     });
+    static SENDER: LazyLock<Regex> = LazyLock::new(|| {
+        let words = [
+            r"from|sender|originator|absender|von|exp(?:é|e)diteur|remitente|remetente|mittente|afzender|nadawca|od",
+            r"odes(?:í|i)latel|felad(?:ó|o)|g(?:ö|o)nderen|avs(?:ä|a)ndare|afsender|avsender|l(?:ä|a)hett(?:ä|a)j(?:ä|a)",
+            r"отправител\p{L}*|відправник\p{L}*|αποστολέα\p{L}*|差出人|送信者|发件人|寄件人|寄件者|보낸 ?사람|발신자",
+        ];
+        let words = words.join("|");
+        Regex::new(&format!(r#"(?i)(?:^|\W)(expanded |generated )?(?:{words})\W{{0,6}}({ADDRESS})"#))
+            .expect("a fixed expression")
+    });
     static ANY: LazyLock<Regex> = LazyLock::new(|| Regex::new(ADDRESS).expect("a fixed expression"));
     if !line.contains('@') {
         return Vec::new();
     }
-    if let Some(address) = stands_alone(line) {
+    if let Some(address) = stands_alone(line).or_else(|| is_blamed(line)) {
         return vec![(address.to_owned(), Weight::Listed)];
     }
-    let named = NAMED.captures(line).map(|found| found[1].to_owned());
+    let senders: Vec<&str> = {
+        // An alias that was expanded is whom the message was for.
+        let found = SENDER.captures_iter(line).take(20).filter(|found| found.get(1).is_none());
+        found.filter_map(|found| Some(found.get(2)?.as_str())).collect()
+    };
+    let named =
+        NAMED.captures(line).map(|found| found[1].to_owned()).filter(|named| !senders.contains(&named.as_str()));
     let rest = match is_refusal(line) || phrases::is_failure(line) {
         true => Weight::Quoted,
         false => Weight::Mentioned,
     };
     let others = ANY.find_iter(line).take(20).map(|found| found.as_str().to_owned());
-    let others = others.filter(|address| named.as_ref() != Some(address)).map(|address| (address, rest));
+    let others = others.filter(|address| named.as_ref() != Some(address) && !senders.contains(&address.as_str()));
+    let others = others.map(|address| (address, rest));
     named.iter().map(|address| (address.clone(), Weight::Named)).chain(others.collect::<Vec<_>>()).collect()
+}
+
+/// The address that ends a line which says no more than what is wrong with it: `unknown user: a@b.example`.
+fn is_blamed(line: &str) -> Option<&str> {
+    static LAST: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(&format!(r#"^\W*([^@:]{{4,60}}):\s*<?({ADDRESS})>?\W*$"#)).expect("a fixed expression")
+    });
+    let found = LAST.captures(prefix(line, LINE_MAX))?;
+    let (what, address) = (found.get(1)?.as_str(), found.get(2)?.as_str());
+    phrases::is_failure(what).then_some(address)
+}
+
+/// Whether an address is that of somebody to ask, wherever it stands.
+fn is_role(address: &str) -> bool {
+    let local = address.split('@').next().unwrap_or_default();
+    ["postmaster", "mailer-daemon", "abuse", "hostmaster"].iter().any(|role| local.eq_ignore_ascii_case(role))
 }
 
 /// The address a line consists of, or begins with before the reason.

@@ -57,6 +57,8 @@ const FAILURE: &[&str] = &[
     r"(nebyl\S*|nelze|nemohl\S*) .{0,40}(doru(č|c))|nedoru(č|c)",
     r"k(é|e)zbes(í|i)t(é|e)s.{0,40}(sikertelen|nem)|nem (lehet|siker(ü|u)lt) .{0,30}k(é|e)zbes",
     r"(teslim|ilet)(il)?(e|i)?(medi|lemedi|ilemedi|emiyor)",
+    // Romanian, Vietnamese
+    r"nu (a|au) (putut|fost|reu(ș|s)it) .{0,40}(livrat|trimis|expediat)|nelivrat|kh(ô|o)ng (th(ể|e) )?(g(ử|u)i|chuy(ể|e)n) (được|đến)",
     // Russian, Ukrainian
     r"не (может|могут|удалось|было|была|смогл\S*) .{0,60}доставл|не доставлен|невозможно доставить|недоставлен|доставка .{0,30}(невозможна|не )",
     r"не вдалося .{0,30}доставити|не доставлено",
@@ -200,7 +202,7 @@ pub(crate) fn is_given_up(text: &str) -> bool {
 pub(crate) fn is_success(text: &str) -> bool {
     static SET: LazyLock<RegexSet> = LazyLock::new(|| {
         set(&[
-            r"successful(ly)? (mail )?(deliver|relay)|(delivered|relayed) successfully|notification \((success|relay)\)",
+            r"\bsuccessful(ly)? (mail )?(deliver|relay)|\b(delivered|relayed) successfully|notification \((success|relay)\)",
             r"erfolgreich (zugestellt|ausgeliefert|(ü|ue)bermittelt)|remis avec succ(è|e)s|entregad[oa] (con (é|e)xito|correctamente|com sucesso)",
             r"consegnat[oa] (con successo|correttamente)|успешно доставлен|正常に配信|投递成功|成功送达|전송(되었|에 성공)",
         ])

@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::bell::Bell;
-use crate::base::{Address, ContactId, LaunchId, Span};
+use crate::base::{Address, ContactId, LaunchId, Span, Timestamp};
 use crate::campaign::{BUCKETS, Cursor, Plan, Step, new_envelope};
 use crate::mail::Standing;
 use crate::queue::{Admission, Queue};
-use crate::store::{LaunchKind, LaunchRow, LaunchState, Store};
+use crate::store::{self, LaunchKind, LaunchRow, LaunchState, Store};
 use crate::world::Clock;
 
 /// Most people in one batch: its rows are one transaction, and its copies go to the queue in slices.
@@ -46,31 +46,58 @@ pub(super) struct Plans {
     bucket: u8,
 }
 
+/// Batches between the lists and the queue.
+#[derive(Default)]
+struct UnderWay {
+    /// On record, to be admitted.
+    recorded: Vec<Admission>,
+    /// Read, to be recorded.
+    read: Option<(LaunchId, Step)>,
+}
+
+/// How many copies are on their way to which buckets.
+struct Coming([(u8, u32); 2]);
+
+impl UnderWay {
+    fn is_empty(&self) -> bool {
+        self.recorded.is_empty() && self.read.is_none()
+    }
+
+    fn copies(&self) -> Coming {
+        let recorded = self.recorded.iter().map(|slice| slice.copies.len() as u32).sum();
+        let read = self.read.as_ref().map_or((0, 0), |(_, step)| (step.bucket, step.envelopes.len() as u32));
+        Coming([(self.recorded.first().map_or(0, |slice| slice.bucket), recorded), read])
+    }
+}
+
+impl Coming {
+    fn of(&self, bucket: u8) -> u32 {
+        self.0.iter().filter(|(to, _)| *to == bucket).map(|(_, copies)| copies).sum()
+    }
+}
+
 impl Planner {
-    /// Plans until it is stopped or the disk is. While one batch is admitted the next is read and recorded.
+    /// Plans until it is stopped or the disk is. While one batch is admitted the next is recorded, and the one after it read.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let mut seen = 0;
-        let mut ahead: Vec<Admission> = Vec::new();
+        let mut under_way = UnderWay::default();
         self.look_around().await?;
         while !stop.is_cancelled() {
             let rings = self.bell.rings();
             if rings != seen {
+                // a plan that is resumed goes on behind what was admitted
+                self.finish(std::mem::take(&mut under_way)).await?;
                 self.look_around().await?;
                 seen = rings;
             }
-            let queue = self.queue.clone();
-            let count = ahead.iter().map(|slice| slice.copies.len() as u32).sum();
-            let taken = (ahead.first().map_or(0, |slice| slice.bucket), count);
-            let (admitted, next) = tokio::join!(admit(&queue, std::mem::take(&mut ahead)), self.advance(taken));
-            admitted?;
-            ahead = next?;
-            if ahead.is_empty() {
+            under_way = self.advance(under_way).await?;
+            if under_way.is_empty() {
                 self.close_planned().await?;
                 self.bell.rest(seen);
                 self.wait(&stop).await;
             }
         }
-        admit(&self.queue, ahead).await
+        self.finish(under_way).await
     }
 
     /// Waits for the bell; while buckets are full, not for long.
@@ -130,19 +157,29 @@ impl Planner {
         Ok(self.store.set_planned(launch.id).await?)
     }
 
-    /// Reads and records the next batch; none: nothing has room. `taken` is a bucket and how many copies are on their way to it.
-    async fn advance(&mut self, taken: (u8, u32)) -> Result<Vec<Admission>, Error> {
-        let (queue, share) = (&self.queue, self.share);
+    /// Admits what is recorded, records what is read, and reads the next batch; nothing is under way any more when no bucket
+    /// has room.
+    async fn advance(&mut self, under_way: UnderWay) -> Result<UnderWay, Error> {
+        let (store, queue, share, now) = (self.store.clone(), self.queue.clone(), self.share, self.clock.now());
+        let coming = under_way.copies();
+        let reading = under_way.read.as_ref().map(|(_, step)| step.bucket);
         let room = |bucket| {
-            let coming = if taken.0 == bucket { taken.1 } else { 0 };
-            room(share, queue.waiting_in(bucket) + coming)
+            // whoever is read but not recorded could be met again on the next list of the launch
+            if reading == Some(bucket) { 0 } else { room(share, queue.waiting_in(bucket) + coming.of(bucket)) }
         };
-        let now = self.clock.now();
-        let store = &self.store;
-        let next = self.plans.next(room, |plan, bucket, most| plan.next(store, bucket, most, now))?;
-        let Some((launch, mut step)) = next else { return Ok(Vec::new()) };
-        self.store.record_batch(launch, step.position, std::mem::take(&mut step.rows), now).await?;
-        Ok(slices(launch, step))
+        let UnderWay { recorded, read } = under_way;
+        let plans = &mut self.plans;
+        let next = async { plans.next(room, |plan, bucket, most| plan.next(&store, bucket, most, now)) };
+        let (admitted, recorded, read) = tokio::join!(queue.admit_all(recorded), record(&store, read, now), next);
+        admitted?;
+        Ok(UnderWay { recorded: recorded?, read: read? })
+    }
+
+    /// Records and admits what is under way.
+    async fn finish(&self, under_way: UnderWay) -> Result<(), Error> {
+        self.queue.admit_all(under_way.recorded).await?;
+        let recorded = record(&self.store, under_way.read, self.clock.now()).await?;
+        Ok(self.queue.admit_all(recorded).await?)
     }
 
     /// Records which launches are planned to the end; all their batches are admitted by now.
@@ -212,11 +249,11 @@ fn slices(launch: LaunchId, step: Step) -> Vec<Admission> {
     slices
 }
 
-async fn admit(queue: &Queue, slices: Vec<Admission>) -> Result<(), Error> {
-    for slice in slices {
-        queue.admit(slice).await?;
-    }
-    Ok(())
+/// Puts a batch on record.
+async fn record(store: &Store, read: Option<(LaunchId, Step)>, now: Timestamp) -> Result<Vec<Admission>, store::Error> {
+    let Some((launch, mut step)) = read else { return Ok(Vec::new()) };
+    store.record_batch(launch, step.position, std::mem::take(&mut step.rows), now).await?;
+    Ok(slices(launch, step))
 }
 
 #[cfg(test)]

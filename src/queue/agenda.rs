@@ -45,14 +45,22 @@ impl Agenda {
 
     /// Changes a domain's standing and puts it in its place among those due. A domain without copies is forgotten.
     pub fn change<T>(&mut self, domain: &Domain, change: impl FnOnce(&mut Standing) -> T) -> T {
-        let standing = self.domains.entry(domain.clone()).or_default();
-        if let Some(at) = standing.place() {
-            self.due.remove(&(at, domain.clone()));
-        }
+        let standing = match self.domains.get_mut(domain) {
+            Some(standing) => standing,
+            None => self.domains.entry(domain.clone()).or_default(),
+        };
+        let before = standing.place();
         let done = change(standing);
+        let after = standing.place();
         let forgotten = standing.waiting == 0 && standing.claim.is_none() && standing.leased.is_empty();
-        if let Some(at) = standing.place() {
-            self.due.insert((at, domain.clone()));
+        // most changes move nothing, and copy no name
+        if before != after {
+            if let Some(at) = before {
+                self.due.remove(&(at, domain.clone()));
+            }
+            if let Some(at) = after {
+                self.due.insert((at, domain.clone()));
+            }
         }
         if forgotten {
             self.domains.remove(domain);

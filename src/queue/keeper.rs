@@ -29,6 +29,8 @@ const PAGE: usize = 1000;
 const OUTBOX_CHUNK: usize = 64;
 /// A lease dropped this often without an attempt is a bug of ours: its copy is given up.
 const DROPS_MAX: u8 = 3;
+/// Whoever settled copies within this time is sending.
+const SENDING_SINCE: Duration = Duration::from_millis(100);
 /// The longest wait for a due time at once; wall time may be set meanwhile.
 const NAP_MAX: Duration = Duration::from_secs(60);
 
@@ -36,7 +38,7 @@ type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// What the keeper is asked.
 pub(super) enum Request {
-    Admit(Admission, Reply<()>),
+    Admit(Vec<Admission>, Reply<()>),
     Claim(Reply<Claimed>),
     Lease(Domain, usize, Reply<Vec<Lease>>),
     Rest(Domain, Timestamp, Reply<()>),
@@ -78,7 +80,10 @@ pub struct Keeper {
     spans: Arc<Mutex<Spans>>,
     held: BTreeSet<LaunchId>,
     drops: BTreeMap<EnvelopeId, u8>,
-    admissions: VecDeque<(Admission, Reply<()>)>,
+    /// Each with who is to be told once it is written.
+    admissions: VecDeque<(Admission, Option<Reply<()>>)>,
+    /// When copies were last settled.
+    settled: Option<Instant>,
     claims: VecDeque<Reply<Claimed>>,
     leases: Vec<LeaseCall>,
     clerk: Option<ClerkCall>,
@@ -144,6 +149,7 @@ impl Keeper {
             held: opening.held,
             drops: BTreeMap::new(),
             admissions: VecDeque::new(),
+            settled: None,
             claims: VecDeque::new(),
             leases: Vec::new(),
             clerk: None,
@@ -222,7 +228,7 @@ impl Keeper {
                 Event::Home | Event::Due => {}
             }
             if self.batch.moves.is_empty() && self.batch.outcomes.is_empty() {
-                self.admit_next();
+                self.admit_waiting();
             }
             self.commit();
             self.serve_leases();
@@ -255,7 +261,7 @@ impl Keeper {
 
     fn take(&mut self, request: Request) {
         match request {
-            Request::Admit(admission, answer) => self.admissions.push_back((admission, answer)),
+            Request::Admit(slices, answer) => self.line_up(slices, answer),
             Request::Claim(answer) => match self.guard() {
                 Ok(()) => self.claims.push_back(answer),
                 Err(error) => drop(answer.send(Err(error))),
@@ -266,6 +272,7 @@ impl Keeper {
                 let _ = answer.send(Ok(()));
             }
             Request::Settle(settlements, answer) => {
+                self.settled = Some(Instant::now());
                 for settlement in settlements {
                     self.settle(settlement);
                 }
@@ -356,23 +363,43 @@ impl Keeper {
         leased.iter().for_each(|since| spans.count(now.duration_since(*since)));
     }
 
+    /// Puts admissions in line; who asked is told once the last of them is written.
+    fn line_up(&mut self, slices: Vec<Admission>, answer: Reply<()>) {
+        let mut answer = Some(answer);
+        let last = slices.len().saturating_sub(1);
+        for (at, slice) in slices.into_iter().enumerate() {
+            self.admissions.push_back((slice, if at == last { answer.take() } else { None }));
+        }
+        // there was nothing to admit
+        self.batch.answers.extend(answer);
+    }
+
+    /// Takes in what makes a commit worth its sync; while copies are settled only one admission, so that they do not wait
+    /// long behind it.
+    fn admit_waiting(&mut self) {
+        let is_sending = self.settled.is_some_and(|at| at.elapsed() < SENDING_SINCE);
+        while self.admit_next() && !is_sending && self.batch.moves.len() < MOVES_MAX {}
+    }
+
     /// Takes in one admission, whole: copies without the cursor behind them would be planned again after a crash, and sent
-    /// again if they were gone by then.
-    fn admit_next(&mut self) {
-        let Some((admission, answer)) = self.admissions.pop_front() else { return };
+    /// again if they were gone by then. Gives whether there was one.
+    fn admit_next(&mut self) -> bool {
+        let Some((admission, answer)) = self.admissions.pop_front() else { return false };
         let Admission { launch, bucket, cursor, copies } = admission;
         for (domain, envelope) in &copies {
             self.put_due(domain, envelope);
         }
         self.batch.moves.push(Move::Put(keys::cursor(launch, bucket), cursor));
-        self.batch.answers.push(answer);
+        self.batch.answers.extend(answer);
+        true
     }
 
     /// Writes a copy as due and counts it.
     fn put_due(&mut self, domain: &Domain, envelope: &Envelope) {
-        self.batch.moves.push(Move::Put(keys::due(domain, envelope), codec::write_envelope(envelope)));
+        let key = keys::due(domain, envelope);
         self.arrived(domain, envelope.due, envelope.id);
-        self.unread(domain, envelope);
+        self.unread(domain, &key);
+        self.batch.moves.push(Move::Put(key, codec::write_envelope(envelope)));
     }
 
     fn arrived(&mut self, domain: &Domain, due: Timestamp, id: EnvelopeId) {
@@ -403,13 +430,11 @@ impl Keeper {
     }
 
     /// A copy was written below what a claim has read: the claim reads again from the start.
-    fn unread(&mut self, domain: &Domain, envelope: &Envelope) {
-        let key = keys::due(domain, envelope);
-        self.agenda.change(domain, |standing| {
-            if let Some(claim) = standing.claim.as_mut().filter(|claim| key <= claim.read_to) {
-                *claim = Claim::default();
-            }
-        });
+    fn unread(&mut self, domain: &Domain, key: &[u8]) {
+        let claim = self.agenda.look(domain).and_then(|standing| standing.claim.as_ref());
+        if claim.is_some_and(|claim| key <= claim.read_to.as_slice()) {
+            self.agenda.change(domain, |standing| standing.claim = Some(Claim::default()));
+        }
     }
 
     fn settle(&mut self, settlement: Settlement) {

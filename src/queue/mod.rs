@@ -200,7 +200,13 @@ impl Queue {
     /// Takes copies in, and how far the planner has come: one commit, durable when this returns. Waits while settlements
     /// are waiting.
     pub async fn admit(&self, admission: Admission) -> Result<(), Error> {
-        self.ask(|answer| Request::Admit(admission, answer)).await
+        self.admit_all(vec![admission]).await
+    }
+
+    /// As [`Queue::admit`] for one admission after the other, in this order; durable when this returns. While copies are
+    /// sent each is a commit of its own, else as many as fit make one.
+    pub async fn admit_all(&self, admissions: Vec<Admission>) -> Result<(), Error> {
+        self.ask(|answer| Request::Admit(admissions, answer)).await
     }
 
     /// Waits until some domain has a copy due, and claims it: nobody else gets it until it is given back.

@@ -18,6 +18,8 @@ use crate::mail::{Channel, Class, EnhancedCode, Outcome, Stage, Standing};
 const LATE_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// How far back a contact's history is read to judge it, in copies.
 const HISTORY_MAX: usize = 50;
+/// Planned copies recorded by one statement.
+const ROWS: usize = 50;
 
 /// A copy to be recorded before it is admitted to the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,19 +239,15 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), Error> {
         self.backend
-            .write(move |db| {
+            .write_alone(move |db| {
                 let mut sites = Sites::default();
-                let mut insert = db.prepare_cached(
-                    "INSERT INTO copies (launch, contact, position, site, standing, text, at) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (launch, contact) DO NOTHING",
-                )?;
-                for row in &batch {
-                    let site = sites.number(db, &row.site)?;
-                    let why = row.barred.map_or("", Reason::word);
-                    let standing = number(&STANDINGS, row.standing);
-                    insert.execute(params![launch.0, row.contact.0, position, site, standing, why, now.as_ms()])?;
+                let (many, rest) = batch.as_chunks::<ROWS>();
+                for rows in many {
+                    insert_planned(db, &mut sites, launch, position, rows, now)?;
                 }
-                Ok(())
+                rest.iter().try_for_each(|row| {
+                    insert_planned(db, &mut sites, launch, position, std::slice::from_ref(row), now)
+                })
             })
             .await
     }
@@ -459,6 +457,37 @@ impl Sites {
         self.0.insert(name.clone(), number);
         Ok(number)
     }
+}
+
+/// Records planned copies with one statement: for each statement, not for each row, SQLite keeps what it needs to take it
+/// back.
+fn insert_planned(
+    db: &Connection,
+    sites: &mut Sites,
+    launch: LaunchId,
+    position: u8,
+    rows: &[PlannedRow],
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let places = (0..rows.len()).map(|row| {
+        let first = 4 + row * 4;
+        format!("(?1, ?{first}, ?2, ?{}, ?{}, ?{}, ?3)", first + 1, first + 2, first + 3)
+    });
+    let places = places.collect::<Vec<_>>().join(", ");
+    let mut insert = db.prepare_cached(&format!(
+        "INSERT INTO copies (launch, contact, position, site, standing, text, at) VALUES {places} \
+         ON CONFLICT (launch, contact) DO NOTHING"
+    ))?;
+    insert.raw_bind_parameter(1, launch.0)?;
+    insert.raw_bind_parameter(2, position)?;
+    insert.raw_bind_parameter(3, now.as_ms())?;
+    for (row, first) in rows.iter().zip((4..).step_by(4)) {
+        insert.raw_bind_parameter(first, row.contact.0)?;
+        insert.raw_bind_parameter(first + 1, sites.number(db, &row.site)?)?;
+        insert.raw_bind_parameter(first + 2, number(&STANDINGS, row.standing))?;
+        insert.raw_bind_parameter(first + 3, row.barred.map_or("", Reason::word))?;
+    }
+    insert.raw_execute().map(drop)
 }
 
 /// Writes one outcome over what is on record of its copy; gives what to weigh, or `None` when it was never planned. A

@@ -3,9 +3,10 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::base::{Address, ContactId, Timestamp};
+use crate::base::{Address, ContactId, EnvelopeId, Purpose, Timestamp};
 use crate::cli::export::{Output, as_text, find_list};
 use crate::cli::{Desk, Error, Exit};
+use crate::compose::Edition;
 use crate::mail::{Consent, Standing};
 use crate::sign::create_seal;
 use crate::store::{ContactRow, EventRow, Mailing, MembershipRow, SignupRow, Store, SuppressionRow, VisitRow};
@@ -69,11 +70,42 @@ struct Dossier {
     /// What the contact did with them, as far as it may be noted.
     visits: Vec<VisitRow>,
     /// The proof of lists that were joined on a page.
-    signups: Vec<SignupRow>,
+    signups: Vec<Proof>,
     /// What was said about being tracked.
     consent: Consent,
     /// Until when the contact rests.
     paused: Option<Timestamp>,
+}
+
+/// A list that was joined on a page.
+#[derive(Serialize)]
+struct Proof {
+    #[serde(flatten)]
+    row: SignupRow,
+    /// The Message-ID of the request to confirm.
+    message: String,
+}
+
+/// The proofs of a contact's consent.
+fn proofs(desk: &Desk, store: &Store, contact: ContactId) -> Result<Vec<Proof>, Error> {
+    let rows = store.signups(contact)?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let seal = desk.workspace().seal()?;
+    let proof = |row: SignupRow| {
+        let frozen = match store.launch(row.launch)? {
+            Some(launch) => store.edition(launch.edition)?,
+            None => None,
+        };
+        let edition = frozen.and_then(|frozen| Edition::from_bytes(&frozen.frozen).ok());
+        let message = edition.map_or_else(String::new, |edition| {
+            let domain = edition.from.address.rsplit_once('@').map_or("", |(_, domain)| domain);
+            format!("<{}@{domain}>", seal.mint(EnvelopeId::new(row.launch, contact), Purpose::Message, 0))
+        });
+        Ok(Proof { row, message })
+    };
+    rows.into_iter().map(proof).collect()
 }
 
 /// A copy that was planned for the contact.
@@ -156,7 +188,7 @@ fn dossier(desk: &Desk, store: &Store, address: String) -> Result<Dossier, Error
         events: id.map(|id| store.events(id)).transpose()?.unwrap_or_default(),
         copies: copies.into_iter().map(copy).collect(),
         visits: id.map(|id| store.visits(id)).transpose()?.unwrap_or_default(),
-        signups: id.map(|id| store.signups(id)).transpose()?.unwrap_or_default(),
+        signups: id.map(|id| proofs(desk, store, id)).transpose()?.unwrap_or_default(),
         consent: id.map(|id| store.consent(id)).transpose()?.unwrap_or_default(),
         paused: id.map(|id| store.paused(id)).transpose()?.flatten(),
         address,
@@ -260,14 +292,13 @@ impl Dossier {
             rows.extend(said.map(|said| row("tracking", name, said, "")));
         }
         rows.extend(self.paused.map(|until| row("paused", "until", &until.to_string(), "")));
-        for proof in &self.signups {
+        for Proof { row: proof, message } in &self.signups {
             let asked =
                 format!("asked on {} from {} with {}: {}", proof.form, proof.client, proof.agent, proof.consent);
             rows.push(row("signup", &proof.list, &asked, &proof.asked.to_string()));
             if let (Some(at), Some(client)) = (proof.confirmed, &proof.confirmed_client) {
                 let agent = proof.confirmed_agent.as_deref().unwrap_or_default();
-                let confirmed =
-                    format!("confirmed from {client} with {agent}, by the request of launch {}", proof.launch);
+                let confirmed = format!("confirmed from {client} with {agent}, as {message} asked");
                 rows.push(row("signup", &proof.list, &confirmed, &at.to_string()));
             }
         }

@@ -107,8 +107,12 @@ fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Res
         (LaunchState::Done, _) => "finished".to_owned(),
     };
     let planning = if launch.planned || launch.state == LaunchState::Cancelled { "" } else { " so far" };
-    let test = if launch.kind == LaunchKind::Test { " (test copies)" } else { "" };
-    desk.say(format!("{campaign}{test}: {state}"));
+    let what = match launch.kind {
+        LaunchKind::Campaign => "",
+        LaunchKind::Test => " (test copies)",
+        LaunchKind::Confirmation => " (of a subscription)",
+    };
+    desk.say(format!("{campaign}{what}: {state}"));
     desk.say(format!(
         "  {} recipients{planning}: {} delivered, {} deferred, {} failed, {} waiting",
         counts.recipients, counts.delivered, counts.deferred, counts.failed, counts.waiting
@@ -126,8 +130,8 @@ fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Res
         (LaunchState::Running, _) if !why.is_empty() => {
             format!("mailshot report {campaign}, then mailshot resume {campaign}")
         }
-        (_, None) if launch.kind == LaunchKind::Test => "mailshot serve".to_owned(),
-        (_, Some(_)) if launch.kind == LaunchKind::Test => "mailshot status".to_owned(),
+        (_, None) if launch.kind != LaunchKind::Campaign => "mailshot serve".to_owned(),
+        (_, Some(_)) if launch.kind != LaunchKind::Campaign => "mailshot status".to_owned(),
         (LaunchState::Running, None) => format!("mailshot send {campaign} --yes"),
         (LaunchState::Running, Some(_)) => format!("mailshot pause {campaign}"),
         (LaunchState::Paused, _) => format!("mailshot resume {campaign}"),

@@ -20,7 +20,7 @@ use crate::engine::Client;
 use crate::outcome::{Listener, Policy, ReturnDesk, Round, attend};
 use crate::smtp::TlsClient;
 use crate::smtp::server::Protocol;
-use crate::store::{Store, Threads};
+use crate::store::{LaunchKind, Store, Threads};
 use crate::web::{self, Door, Editions, Looks, Pages, Ring, Signups, Tracker};
 use crate::world::World;
 
@@ -59,7 +59,9 @@ pub async fn run(desk: &Desk, arguments: &Arguments) -> Result<Exit, Error> {
     let ring: Ring = Arc::new(move |launch| handle.take_up(launch));
     doors.open_pages(desk, &store, ring).await?;
     doors.open_returns(desk, &store).await?;
-    let under_way: Vec<String> = store.open_launches()?.iter().map(|launch| launch.campaign.to_string()).collect();
+    let open = store.open_launches()?;
+    let campaigns = open.iter().filter(|launch| launch.kind == LaunchKind::Campaign);
+    let under_way: Vec<String> = campaigns.map(|launch| launch.campaign.to_string()).collect();
     match under_way.as_slice() {
         [] => desk.note("sending; no campaign is under way: `mailshot send CAMPAIGN --yes` begins one"),
         some => desk.note(format!("sending; under way: {}", some.join(", "))),

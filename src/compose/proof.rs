@@ -7,7 +7,7 @@ use crate::base::{Address, Domain};
 use crate::compose::page::{Link, Page};
 use crate::compose::sample::{SITE, sample};
 use crate::compose::scope::as_link;
-use crate::compose::{Edition, Part, Template, Urls, Words};
+use crate::compose::{ConsentRule, Edition, Part, Template, Tracking, Urls, Words};
 
 /// The postal address a new workspace comes with. It goes with reserved domains only.
 pub const SAMPLE_POSTAL_ADDRESS: &str = "The Windowsill, 1 Sample Street, Sampleton AB1 2CD, Exampleland";
@@ -180,6 +180,7 @@ impl Reader<'_> {
         self.from();
         self.answers();
         self.links_home();
+        self.tracking();
         let somebody = Address::parse("somebody@example.com").expect("a fixed address");
         let recipient = sample(self.edition, self.template, somebody);
         let words = match self.template.words(&recipient, &urls()) {
@@ -250,6 +251,22 @@ impl Reader<'_> {
         } else {
             self.add(Remark::ok("answers", format!("answers go to {answers}")));
         }
+    }
+
+    /// What is tracked, and of whom; nothing is said where nothing is.
+    fn tracking(&mut self) {
+        let Tracking { opens, clicks, consent } = self.edition.tracking;
+        let what = match (opens, clicks) {
+            (false, false) => return,
+            (true, false) => "opens",
+            (false, true) => "clicks",
+            (true, true) => "opens and clicks",
+        };
+        let whose = match consent {
+            ConsentRule::OptIn => "those who agreed (links.tracking_consent = \"opt_in\")",
+            ConsentRule::OptOut => "all but those who refused (links.tracking_consent = \"opt_out\")",
+        };
+        self.add(Remark::ok("tracking", format!("{what} of {whose}")));
     }
 
     /// Whether the address behind List-Unsubscribe can be one of ours (RFC 8058 §3.1).

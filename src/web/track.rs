@@ -1,6 +1,8 @@
 //! Tracked links and the open pixel (U-14 … U-21). A visit is handed on and the page answered at once; a task of its own puts
 //! visits on record in batches. A full or failing record costs figures, never a reader's time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -14,7 +16,7 @@ use crate::base::Purpose;
 use crate::store::{Store, Visit, Visitor};
 use crate::web::{Pages, looks};
 
-/// Visits that may wait to be put on record; those behind them are counted in the log only.
+/// Visits that may wait to be put on record; how many more there were is told in the log.
 const WAITING_MAX: usize = 20_000;
 /// Visits recorded in one transaction.
 const BATCH_MAX: usize = 500;
@@ -80,27 +82,34 @@ const GMAIL_AHEAD: &str = "Edge/12.246 Mozilla/5.0";
 #[derive(Clone)]
 pub struct Tracker {
     visits: mpsc::Sender<Visit>,
+    /// How many were not taken since this was last told.
+    lost: Arc<AtomicU64>,
 }
 
 impl Tracker {
     /// A tracker, and the task that writes; it ends once every tracker is gone and all is on record.
     pub fn start(store: Store) -> (Tracker, JoinHandle<()>) {
         let (visits, waiting) = mpsc::channel(WAITING_MAX);
-        (Tracker { visits }, tokio::spawn(write(store, waiting)))
+        let lost = Arc::new(AtomicU64::new(0));
+        (Tracker { visits, lost: lost.clone() }, tokio::spawn(write(store, waiting, lost)))
     }
 
     fn note(&self, visit: Visit) {
         if self.visits.try_send(visit).is_err() {
-            tracing::warn!(copy = %visit.copy, "more visits than can be recorded: one is not counted");
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 /// Writes what has piled up, until nobody can send more.
-async fn write(store: Store, mut waiting: mpsc::Receiver<Visit>) {
+async fn write(store: Store, mut waiting: mpsc::Receiver<Visit>, lost: Arc<AtomicU64>) {
     let mut batch = Vec::new();
     while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
         let visits = std::mem::take(&mut batch);
+        let not_taken = lost.swap(0, Ordering::Relaxed);
+        if not_taken > 0 {
+            tracing::warn!(not_taken, "more visits than can be recorded: some are not counted");
+        }
         for tries in 1.. {
             match store.record_visits(visits.clone()).await {
                 Ok(()) => break,

@@ -17,7 +17,7 @@ use crate::world::Dice;
 pub enum RelaysError {
     /// A relay's address.
     #[error("[[route]] relays: {0}")]
-    Url(#[from] ViaError),
+    Url(ViaError),
     /// A domain that is none.
     #[error(
         "[[route]] domains: `{0}` is no domain: write \"example.org\", \".example.org\" for all below it too, or \"*\""
@@ -145,7 +145,7 @@ fn one(
     has_others: bool,
     known: &mut BTreeMap<String, RouteRelay>,
 ) -> Result<Arc<Route>, RelaysError> {
-    let via = Via::parse(&relay.url)?;
+    let via = Via::parse(&relay.url).map_err(RelaysError::Url)?;
     if relay.user.is_some() && via.tls == ViaTls::Opportunistic {
         return Err(RelaysError::OpenLogin(via.to_string()));
     }

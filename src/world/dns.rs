@@ -206,27 +206,33 @@ impl Prover {
             || self.unproved.load(Ordering::Relaxed) < UNPROVED_MAX
     }
 
-    /// Whether this is the last word. One that could not be proved is not, unless proof is demanded; trouble on the way
-    /// is no matter of proof.
+    /// Whether this is the last word. Where proof is not demanded, what could not be proved is asked for again without: a
+    /// name server that garbles proofs must not keep mail back.
     fn believes(&self, heard: &Result<Lookup, NetError>) -> bool {
         match heard {
-            Err(NetError::Dns(HickoryDnsError::DnssecBogus)) if !self.is_strict => {
-                if self.unproved.fetch_add(1, Ordering::Relaxed) + 1 == UNPROVED_MAX
-                    && !self.has_proved.load(Ordering::Relaxed)
-                {
-                    tracing::info!(
-                        "the name servers pass no proofs on (DNSSEC): names are taken unproved, and DANE is not followed"
-                    );
-                }
-                false
-            }
             Ok(lookup) => {
-                if lookup.answers().iter().any(|record| record.proof.is_secure()) {
+                // one proved to be unsigned shows as well that proofs come through
+                if lookup.answers().iter().any(|record| record.proof.is_secure() || record.proof.is_insecure()) {
                     self.has_proved.store(true, Ordering::Relaxed);
                 }
                 true
             }
-            Err(_) => true,
+            Err(NetError::Dns(HickoryDnsError::NoRecordsFound(_))) => true,
+            Err(NetError::Dns(HickoryDnsError::Nsec { proof: Proof::Secure | Proof::Insecure, .. })) => true,
+            Err(NetError::Dns(HickoryDnsError::DnssecBogus)) if !self.is_strict => {
+                self.count_unproved();
+                false
+            }
+            Err(_) => self.is_strict,
+        }
+    }
+
+    fn count_unproved(&self) {
+        let count = self.unproved.fetch_add(1, Ordering::Relaxed) + 1;
+        if count == UNPROVED_MAX && !self.has_proved.load(Ordering::Relaxed) {
+            tracing::info!(
+                "the name servers pass no proofs on (DNSSEC): names are taken unproved, and DANE is not followed"
+            );
         }
     }
 }

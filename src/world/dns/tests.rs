@@ -93,6 +93,10 @@ fn respond(query: &[u8]) -> Vec<u8> {
 }
 
 async fn resolver() -> Resolver {
+    resolver_with(Dnssec::Off).await
+}
+
+async fn resolver_with(dnssec: Dnssec) -> Resolver {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let at = socket.local_addr().unwrap().to_string();
     tokio::spawn(async move {
@@ -101,7 +105,7 @@ async fn resolver() -> Resolver {
             let _ = socket.send_to(&respond(&buffer[..length]), from).await;
         }
     });
-    Resolver::new(plain(&[at])).unwrap()
+    Resolver::new(NameService { dnssec, ..plain(&[at]) }).unwrap()
 }
 
 fn name(text: &str) -> Domain {
@@ -135,6 +139,23 @@ async fn null_mx_aliases_and_unfit_targets_are_told_apart() {
     assert_eq!(alias, [Mx { preference: 10, target: Some(name("mx1.example.net")) }]);
     let unfit = resolver.mx(&name("unfit.example")).await.unwrap_err();
     assert!(matches!(unfit, DnsError::Unavailable { .. }), "no fall back to its own address: {unfit}");
+}
+
+#[tokio::test]
+async fn where_no_proofs_come_through_names_are_taken_unproved_unless_proof_is_demanded() {
+    let auto = resolver_with(Dnssec::Auto).await;
+    for _ in 0..2 * UNPROVED_MAX {
+        let found = auto.mx(&name("example.com")).await.unwrap();
+        assert_eq!((found.records.len(), found.secure), (2, false));
+    }
+    let prover = auto.asker.prover.as_ref().unwrap();
+    assert!(!prover.is_of_use(), "it is not asked in vain for ever");
+    let strict = resolver_with(Dnssec::On).await;
+    let refused = strict.mx(&name("example.com")).await.unwrap_err();
+    assert!(matches!(refused, DnsError::Unavailable { .. }), "{refused}");
+    let plain = resolver().await;
+    let none = plain.tlsa(&name("mx1.example.net"), 25).await.unwrap_err();
+    assert!(matches!(none, DnsError::NoRecords { .. }), "without proofs nobody's certificate is announced: {none}");
 }
 
 #[tokio::test]

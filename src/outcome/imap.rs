@@ -258,6 +258,7 @@ async fn read_folder(
     let found = answered(mailbox, session.uid_search(format!("NOT KEYWORD {KEYWORD}"))).await?;
     let mut uids: Vec<u32> = found.into_iter().collect();
     uids.sort_unstable();
+    let leaves = offers.moves && mailbox.processed.is_some();
     let mut round = Round::default();
     for page in uids.chunks(PAGE) {
         for (uid, size) in sizes(mailbox, session, page).await? {

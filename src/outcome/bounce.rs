@@ -9,7 +9,8 @@ use crate::mail::{Class, EnhancedCode};
 use crate::outcome::arrival::{Action, Kind, RECIPIENTS_MAX, Reading, Returned};
 use crate::outcome::letter::{Head, Letter};
 use crate::outcome::phrases;
-use crate::outcome::prose::{Prose, Refusal};
+use crate::outcome::prose::Prose;
+use crate::outcome::refusal::Refusal;
 
 /// Reads a delivery report; `None` when it is none.
 pub(crate) fn read(letter: &Letter, prose: &Prose) -> Reading {

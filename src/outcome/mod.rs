@@ -15,6 +15,7 @@ mod phrases;
 mod policy;
 mod pop3;
 mod prose;
+mod refusal;
 mod replies;
 mod report;
 

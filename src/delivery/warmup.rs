@@ -29,6 +29,8 @@ const IDLE_BACK: u16 = 14;
 const BAD_BACK: u16 = 2;
 /// Answers until their shares mean something.
 const SAMPLE: u32 = 20;
+/// Days looked ahead in a forecast.
+const DAYS_MAX: u32 = 1000;
 /// Most copies reserved at once.
 const RESERVE_MAX: u32 = 200;
 
@@ -381,22 +383,28 @@ impl Warming {
     }
 }
 
-/// How long a number of copies takes from addresses on these days of the calendar: whole days, each used to the full, and
-/// how many are left for the last. `None` when the calendar ends first: then the addresses are known.
-pub fn days(calendar: &Calendar, site: &str, warmths: &[Warmth], copies: u64, now: Timestamp) -> Option<u32> {
+/// How long a number of copies takes from addresses on these days of the calendar, each used to the full: how many days
+/// that touches, and seconds until the last copy. `None` when the calendar ends first: then the addresses are known.
+pub fn days(calendar: &Calendar, site: &str, warmths: &[Warmth], copies: u64, now: Timestamp) -> Option<(u32, f64)> {
     let mut left = copies;
     let mut states: Vec<(u16, u32)> = warmths.iter().map(|warmth| (warmth.day, warmth.in_24_hours(now))).collect();
-    for day in 1..=1000 {
+    // a day's share goes out within half of it
+    let half = DAY.as_secs_f64() / 2.0;
+    for day in 0..DAYS_MAX {
+        let (mut most_today, mut room_today) = (0, 0);
         for (at, used) in &mut states {
             let most = calendar.most(site, *at)?;
-            left = left.saturating_sub(u64::from(most.saturating_sub(*used)));
+            most_today += u64::from(most);
+            room_today += u64::from(most.saturating_sub(*used));
             (*at, *used) = (*at + 1, 0);
         }
-        if left == 0 {
-            return Some(day);
+        if left <= room_today {
+            let share = left as f64 / most_today.max(1) as f64;
+            return Some((day + 1, f64::from(day) * DAY.as_secs_f64() + share * half));
         }
+        left -= room_today;
     }
-    Some(1000)
+    Some((DAYS_MAX, f64::from(DAYS_MAX) * DAY.as_secs_f64()))
 }
 
 #[cfg(test)]

@@ -13,10 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::handle::Handle;
+use crate::base::LaunchId;
 use crate::config;
 use crate::delivery::alert::{Alert, Alerts};
 use crate::delivery::source::host_name;
 use crate::mail::{Notice, NoticeKind};
+use crate::store::LaunchKind;
 
 /// Alerts on their way at once.
 const TELLING_MAX: usize = 4;
@@ -69,7 +71,9 @@ impl Herald {
             tracing::error!(%error, "an incident could not be recorded");
         }
         let paused = match (notice.kind, notice.launch) {
-            (NoticeKind::Misconfigured, Some(launch)) => self.handle.stop(launch, None, &notice.text).await,
+            (NoticeKind::Misconfigured, Some(launch)) if self.is_campaign(launch) => {
+                self.handle.stop(launch, None, &notice.text).await
+            }
             (_, Some(_) | None) => Ok(()),
         };
         if let Err(error) = paused {
@@ -100,6 +104,12 @@ impl Herald {
             host: host_name(),
             held_back,
         }
+    }
+
+    /// Test copies are looked at by whoever sent them, and cannot be resumed.
+    fn is_campaign(&self, launch: LaunchId) -> bool {
+        let row = self.handle.store.launch(launch).ok().flatten();
+        row.is_some_and(|row| row.kind == LaunchKind::Campaign)
     }
 
     fn stopped(&self, error: &Error) -> Notice {

@@ -104,11 +104,13 @@ fn nothing_goes_before_it_is_on_record_and_a_crash_makes_no_room() {
 fn the_forecast_counts_the_days_of_the_calendar() {
     let calendar = calendar();
     let fresh = Warmth::beginning(1);
-    assert_eq!(days(&calendar, "google", std::slice::from_ref(&fresh), 50, START), Some(1));
-    assert_eq!(days(&calendar, "google", std::slice::from_ref(&fresh), 51, START), Some(2));
-    assert_eq!(days(&calendar, "google", &[fresh.clone(), fresh.clone()], 100, START), Some(1));
+    let (one, hour) = (std::slice::from_ref(&fresh), 3600.0);
+    assert_eq!(days(&calendar, "google", one, 25, START), Some((1, 6.0 * hour)));
+    assert_eq!(days(&calendar, "google", one, 50, START), Some((1, 12.0 * hour)));
+    assert_eq!(days(&calendar, "google", one, 51, START).map(|(days, _)| days), Some(2));
+    assert_eq!(days(&calendar, "google", &[fresh.clone(), fresh.clone()], 100, START), Some((1, 12.0 * hour)));
     let sum: u32 = (1..=10).map(|day| calendar.most("google", day).unwrap()).sum();
-    assert_eq!(days(&calendar, "google", std::slice::from_ref(&fresh), sum.into(), START), Some(10));
+    assert_eq!(days(&calendar, "google", one, sum.into(), START), Some((10, (9.0 * 24.0 + 12.0) * hour)));
     assert_eq!(days(&calendar, "google", &[fresh], 100_000_000, START), None, "known by then");
 }
 

@@ -21,7 +21,7 @@ impl Campaign {
         let parts = templates(&workspace.join("templates"))?;
         let draft = self.draft(parts)?;
         self.inspect(workspace, &draft)?;
-        let expanded = draft.expand()?;
+        let expanded = draft.expand().map_err(|why| self.place_layout(workspace, &draft, why))?;
         let inline = self.assets(&self.definition.inline, true)?;
         let html = inline.iter().fold(expanded.html, |html, asset| {
             let id = asset.content_id.as_deref().unwrap_or_default();
@@ -146,12 +146,44 @@ impl Campaign {
         for source in [draft.layout.as_ref(), draft.text_layout.as_ref()].into_iter().flatten() {
             files.push((workspace.join("templates").join(&source.file), part(source.markup), &source.text));
         }
+        let parts = included(draft).into_iter().map(|(name, text)| (workspace.join("templates").join(name), text));
+        for (path, text) in files.iter().map(|(path, _, text)| (path.clone(), *text)).chain(parts) {
+            let is_mjml = path.extension().is_some_and(|ending| ending == "mjml");
+            if let Some(tag) = is_mjml.then(|| compose::unknown_tag(text)).flatten() {
+                let message = format!("broken MJML: there is no tag <{}>", tag.name);
+                let help = tag.nearest.map(|known| format!("did you mean <{known}>?")).unwrap_or_default();
+                return Err(place(&path, text, tag.at, message, &help));
+            }
+        }
         for (path, part, text) in files {
             if let Err(compose::Error::Template { line, message, .. }) = compose::inspect(part, text) {
                 return Err(place(&path, text, line_span(text, line), message, ""));
             }
         }
         Ok(())
+    }
+
+    /// Broken MJML at the place it came from, where that can be found.
+    fn place_layout(&self, workspace: &Path, draft: &Draft, why: compose::LayoutError) -> Error {
+        let compose::LayoutError::Mjml { message, near, .. } = &why else { return why.into() };
+        let templates = workspace.join("templates");
+        let body = (self.folder.join(&draft.body.file), draft.body.text.as_str());
+        let layout = draft.layout.as_ref().map(|layout| (templates.join(&layout.file), layout.text.as_str()));
+        let included = included(draft);
+        let parts = included.iter().map(|(name, text)| (templates.join(name), *text));
+        let files: Vec<(PathBuf, &str)> = std::iter::once(body).chain(layout).chain(parts).collect();
+        let unpaired = files.iter().filter(|(path, _)| path.extension().is_some_and(|ending| ending == "mjml"));
+        let unpaired = unpaired.filter_map(|(path, text)| {
+            let (at, name) = compose::unpaired_tag(text)?;
+            let message = format!("broken MJML: <{name}> is not opened and closed in pairs");
+            Some(place(path, text, at, message, "write the tag that is missing, or take this one out"))
+        });
+        let named = files.iter().filter_map(|(path, text)| {
+            let at = text.find(near.as_str()).filter(|_| !near.is_empty())?;
+            let help = "mind what may stand in what: sections hold columns, columns hold text";
+            Some(place(path, text, at..at + near.len(), message.clone(), help))
+        });
+        unpaired.chain(named).next().unwrap_or_else(|| why.into())
     }
 
     fn assets(&self, names: &[Spanned<String>], inline: bool) -> Result<Vec<Asset>, Error> {
@@ -196,6 +228,25 @@ impl Campaign {
             },
         }
     }
+}
+
+/// The files that body and layout include, and those included by them.
+fn included(draft: &Draft) -> BTreeMap<&str, &str> {
+    let mut found = BTreeMap::new();
+    let mut texts: Vec<(&str, &str)> = Vec::new();
+    for source in [Some(&draft.body), draft.layout.as_ref()].into_iter().flatten() {
+        texts.push((&source.text, if source.markup == Markup::Mjml { "mjml" } else { "html" }));
+    }
+    while let Some((text, ending)) = texts.pop() {
+        for part in compose::part_names(text) {
+            if let Some((name, inner)) = draft.parts.get_key_value(&format!("{part}.{ending}"))
+                && found.insert(name.as_str(), inner.as_str()).is_none()
+            {
+                texts.push((inner, ending));
+            }
+        }
+    }
+    found
 }
 
 fn source(path: &Path) -> Result<Source, Error> {

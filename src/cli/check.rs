@@ -10,8 +10,11 @@ use crate::compose::{Edition, Grade, Remark, Template, proof};
 use crate::delivery::alert::{Alert, Alerts};
 use crate::delivery::doctor::Way;
 use crate::delivery::via::Via;
-use crate::engine::{examine, examine_relays};
+use crate::engine::{examine, examine_relays, lacking, login};
 use crate::store::Threads;
+
+/// Members whose fields are looked at.
+const LOOKED_AT: usize = 20_000;
 
 /// What to check.
 #[derive(Debug, Args)]
@@ -45,12 +48,14 @@ pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     if alert {
         checks.extend(alerts(desk).await?);
     }
+    checks.extend(via.as_ref().and_then(|via| login(desk.settings(), via)));
     match &name {
         Some(name) => {
             let campaign = desk.campaign(name)?;
             let edition = campaign.freeze(desk.workspace().folder(), desk.settings())?;
             let template = Template::compile(&edition).map_err(|why| Error::usage(why.to_string()))?;
             checks.push(lists(desk, &campaign)?);
+            checks.push(fields(desk, &campaign, &edition, &template)?);
             checks.extend(proof(&edition, &template).remarks);
             checks.extend(domain(desk, &edition, way).await?);
         }
@@ -132,6 +137,17 @@ fn lists(desk: &Desk, campaign: &Campaign) -> Result<Remark, Error> {
         }
     }
     Ok(Remark::ok("lists", campaign.lists().collect::<Vec<_>>().join(", ")))
+}
+
+/// Whether the members have the fields that the texts name.
+fn fields(desk: &Desk, campaign: &Campaign, edition: &Edition, template: &Template) -> Result<Remark, Error> {
+    let store = desk.workspace().store(Threads::Own)?;
+    let mut lists = Vec::new();
+    for name in campaign.lists() {
+        lists.extend(store.list(name)?);
+    }
+    let found = lacking(&store, &lists, edition, template, LOOKED_AT)?;
+    Ok(found.unwrap_or_else(|| Remark::ok("fields", "every member looked at has those that the texts need")))
 }
 
 /// The domains of one campaign, and this host.

@@ -81,10 +81,7 @@ impl Desk {
 
     /// Words that name commands as `mailshot VERB …`, with the commands as they are typed for this workspace.
     pub fn addressed(&self, words: impl AsRef<str>) -> String {
-        match self.workspace.folder() {
-            here if here.as_os_str() == "." => words.as_ref().to_owned(),
-            there => words.as_ref().replace("mailshot ", &format!("mailshot -C {} ", shell_word(there))),
-        }
+        addressed(self.workspace.folder(), words.as_ref(), "mailshot ")
     }
 
     /// Whether the answer is to be JSON.
@@ -123,6 +120,14 @@ impl Desk {
         let _ = writeln!(std::io::stderr(), "{}", line.as_ref());
     }
 
+    /// Something a person must know beside the answer: below it, or on standard error when the answer is JSON.
+    pub fn add(&self, words: impl AsRef<str>) {
+        match self.json {
+            true => self.note(words.as_ref().trim_start()),
+            false => self.say(words),
+        }
+    }
+
     /// The next sensible command, at the end of a plain answer, as it is typed for this workspace.
     pub fn next(&self, command: impl AsRef<str>) {
         self.say(format!("\nnext: {}", self.addressed(command)));
@@ -152,6 +157,28 @@ fn is_colour(text: &str) -> bool {
     rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
 }
 
+/// Commands that need no workspace, or name theirs themselves.
+const PLACELESS: [&str; 5] = ["init", "config", "demo", "bench", "sink"];
+
+/// Words in which commands stand behind `mark` ("mailshot "), with the commands as they are typed for the workspace in
+/// `folder`.
+pub(super) fn addressed(folder: &Path, words: &str, mark: &str) -> String {
+    if folder.as_os_str() == "." {
+        return words.to_owned();
+    }
+    let mut parts = words.split(mark);
+    let mut typed = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        typed.push_str(mark);
+        let verb = part.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        if !PLACELESS.contains(&verb) {
+            typed.push_str(&format!("-C {} ", shell_word(folder)));
+        }
+        typed.push_str(part);
+    }
+    typed
+}
+
 /// A path as a shell takes it: quoted where it must be.
 pub fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
@@ -167,7 +194,7 @@ fn is_workspace(folder: &Path) -> bool {
 }
 
 /// Prints a line; a reader that has gone away (as `head` does) ends the process quietly, a full disk does not.
-fn print(line: &str) {
+pub(super) fn print(line: &str) {
     let Err(why) = writeln!(std::io::stdout(), "{line}") else { return };
     if why.kind() == std::io::ErrorKind::BrokenPipe {
         std::process::exit(0);

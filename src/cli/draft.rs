@@ -120,13 +120,21 @@ impl Sheet {
             Cells::Raw => Cow::Borrowed(cell.as_ref()),
         });
         let written = self.writer.write_record(shown.map(|cell| cell.into_owned()));
-        written.map_err(|why| failed(self.to.as_deref(), why.into()))
+        written.map_err(|why| failed(self.to.as_deref(), as_io(why)))
     }
 
     /// Gives the file its name.
     pub fn finish(self) -> Result<(), Error> {
         let draft = self.writer.into_inner().map_err(|why| failed(self.to.as_deref(), why.into_error()))?;
         draft.finish()
+    }
+}
+
+/// What the system said; the csv library's own conversion forgets its kind.
+fn as_io(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(why) => why,
+        other => io::Error::other(format!("{other:?}")),
     }
 }
 

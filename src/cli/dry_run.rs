@@ -16,7 +16,8 @@ use crate::store::Store;
 const NAMED_MAX: u64 = 10;
 
 /// Writes the messages into `folder`, named by number and address.
-pub fn write(desk: &Desk, store: &Store, ready: &Ready, only: Option<&Domain>, folder: &Path) -> Result<Exit, Error> {
+pub fn write(desk: &Desk, store: &Store, ready: &Ready, folder: &Path) -> Result<Exit, Error> {
+    let only = ready.options.only_domain.as_deref().and_then(|domain| Domain::parse(domain).ok());
     fs::create_dir_all(folder).map_err(|why| Error::usage(format!("--dry-run {}: {why}", folder.display())))?;
     let world = desk.world()?;
     let template = Template::compile(&ready.edition).map_err(|why| Error::usage(why.to_string()))?;
@@ -32,7 +33,7 @@ pub fn write(desk: &Desk, store: &Store, ready: &Ready, only: Option<&Domain>, f
             if written == most {
                 break 'pages;
             }
-            let Some(recipient) = store.recipient(row.id)?.filter(|one| is_meant(one, only)) else { continue };
+            let Some(recipient) = store.recipient(row.id)?.filter(|one| is_meant(one, only.as_ref())) else { continue };
             if !store.is_recipient(row.id, &ready.lists, now)? {
                 continue;
             }

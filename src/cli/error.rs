@@ -1,9 +1,14 @@
-//! Exit codes, and errors on their way to a person.
+//! Exit codes, and errors on their way to a person or a program.
 
+use std::error::Error as StdError;
+use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 
-use miette::{Diagnostic, IntoDiagnostic};
+use miette::{Diagnostic, IntoDiagnostic, LabeledSpan, SourceCode};
+use serde::Serialize;
 
+use crate::cli::desk::{addressed, print};
 use crate::engine::Remedy;
 
 /// How a command ended.
@@ -23,13 +28,17 @@ pub enum Exit {
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(match exit {
-            Exit::Done => 0,
-            Exit::Failed => 1,
-            Exit::Usage => 2,
-            Exit::Refused => 3,
-            Exit::Unsettled => 4,
-        })
+        ExitCode::from(code(exit))
+    }
+}
+
+fn code(exit: Exit) -> u8 {
+    match exit {
+        Exit::Done => 0,
+        Exit::Failed => 1,
+        Exit::Usage => 2,
+        Exit::Refused => 3,
+        Exit::Unsettled => 4,
     }
 }
 
@@ -57,7 +66,7 @@ impl Error {
     }
 
     /// As [`Error::failed`] or as [`Error::input`], shown with place and hint either way.
-    fn either(is_failure: bool, diagnostic: impl Diagnostic + Send + Sync + 'static) -> Error {
+    pub(super) fn either(is_failure: bool, diagnostic: impl Diagnostic + Send + Sync + 'static) -> Error {
         let exit = if is_failure { Exit::Failed } else { Exit::Usage };
         Error { exit, report: miette::Report::new(diagnostic) }
     }
@@ -72,10 +81,111 @@ impl Error {
         self.exit
     }
 
-    /// Shows the error on standard error and gives its exit code.
-    pub fn show(self) -> Exit {
-        eprintln!("{:?}", self.report);
-        self.exit
+    /// Shows the error on standard error, the commands in it as they are typed for the workspace in `folder`, and gives
+    /// its exit code. With `json` standard output gets it as one object.
+    pub fn show(self, folder: &Path, json: bool) -> Exit {
+        let Error { exit, report } = self;
+        let told = Addressed::new(report, folder);
+        if json {
+            print(&serde_json::json!({ "error": Told::of(exit, &told) }).to_string());
+        }
+        eprintln!("{:?}", miette::Report::new(told));
+        exit
+    }
+}
+
+/// A usage error that clap has found: shown as clap shows it, and as an object where `--json` is among the arguments.
+pub fn misused(error: &clap::Error) -> Exit {
+    if error.use_stderr() && std::env::args_os().any(|word| word == "--json") {
+        let message = error.render().to_string();
+        let message = message.trim().strip_prefix("error: ").unwrap_or(message.trim());
+        let told = Told { exit: code(Exit::Usage), message: message.to_owned(), help: None, place: None };
+        print(&serde_json::json!({ "error": told }).to_string());
+    }
+    // whether it can be shown changes nothing any more
+    let _ = error.print();
+    if error.use_stderr() { Exit::Usage } else { Exit::Done }
+}
+
+/// An error as `--json` gives it.
+#[derive(Debug, Serialize)]
+struct Told {
+    /// The exit code.
+    exit: u8,
+    /// What is wrong.
+    message: String,
+    /// What to do.
+    help: Option<String>,
+    /// Where, when it stands in a file.
+    place: Option<Place>,
+}
+
+/// A place in a file, from 1.
+#[derive(Debug, Serialize)]
+struct Place {
+    file: Option<String>,
+    line: usize,
+    column: usize,
+}
+
+impl Told {
+    fn of(exit: Exit, error: &Addressed) -> Told {
+        let place = || {
+            let label = error.labels()?.next()?;
+            let seen = error.source_code()?.read_span(label.inner(), 0, 0).ok()?;
+            let file = seen.name().map(str::to_owned);
+            Some(Place { file, line: seen.line() + 1, column: seen.column() + 1 })
+        };
+        Told { exit: code(exit), message: error.message.clone(), help: error.help.clone(), place: place() }
+    }
+}
+
+/// An error whose words name commands as they must be typed.
+struct Addressed {
+    report: miette::Report,
+    message: String,
+    help: Option<String>,
+}
+
+impl Addressed {
+    fn new(report: miette::Report, folder: &Path) -> Addressed {
+        let typed = |words: String| addressed(folder, &words, "`mailshot ");
+        let message = typed(report.to_string());
+        let help = report.help().map(|help| typed(help.to_string()));
+        Addressed { report, message, help }
+    }
+}
+
+impl fmt::Debug for Addressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Display for Addressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Addressed {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        let inner: &(dyn StdError + Send + Sync + 'static) = self.report.as_ref();
+        inner.source()
+    }
+}
+
+impl Diagnostic for Addressed {
+    fn help(&self) -> Option<Box<dyn fmt::Display + '_>> {
+        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.report.source_code()
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        self.report.labels()
     }
 }
 
@@ -170,5 +280,29 @@ impl From<crate::engine::LaunchError> for Error {
             Remedy::Refusal => Exit::Refused,
         };
         Error { exit, report: miette::Report::new(error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_with_its_place_and_its_commands_as_they_are_typed() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("mailshot.toml"), "\n[retry]\nfrist = \"1s\"\n").unwrap();
+        let wrong = crate::engine::Workspace::open(folder.path()).unwrap_err();
+        let Error { exit, report } = Error::from(wrong);
+        let told = Told::of(exit, &Addressed::new(report, Path::new("my news")));
+        let place = told.place.unwrap();
+        assert_eq!((told.exit, place.line, place.column), (2, 3, 1));
+        assert!(place.file.unwrap().ends_with("mailshot.toml") && told.message.contains("frist"));
+        assert!(told.help.unwrap().starts_with("did you mean `first`?"));
+
+        let refused = Error::refused("`mailshot plan a` says why; `mailshot config` and mailshot itself do not");
+        let told = Told::of(refused.exit, &Addressed::new(refused.report, Path::new("my news")));
+        let typed = "`mailshot -C 'my news' plan a` says why; `mailshot config` and mailshot itself do not";
+        assert_eq!((told.exit, told.message.as_str()), (3, typed));
+        assert!(told.place.is_none() && told.help.is_none());
     }
 }

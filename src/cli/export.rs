@@ -211,7 +211,13 @@ impl Row<'_> {
             address: &copy.address,
             outcome: copy.standing.word(),
             class: copy.class,
-            meaning: copy.class.map_or("", Class::about),
+            meaning: match copy.standing {
+                Standing::Deferred | Standing::Failed | Standing::InDoubt | Standing::Delivered => {
+                    copy.class.map_or("", Class::about)
+                }
+                // decided by us: the answer says why
+                Standing::Waiting | Standing::Barred | Standing::Skipped | Standing::Cancelled => "",
+            },
             code: copy.code,
             status: copy.enhanced.as_deref(),
             stage: copy.stage,

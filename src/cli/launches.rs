@@ -6,7 +6,7 @@ use crate::base::{CampaignName, LaunchId, Timestamp};
 use crate::cli::owner::Owner;
 use crate::cli::{Desk, Error, Exit};
 use crate::engine::{Client, Crew, WorkspaceError};
-use crate::outcome::{Counts, report};
+use crate::outcome::{Counts, whole_report};
 use crate::store::{LaunchKind, LaunchRow, LaunchState, Store, Threads};
 
 /// A move on a launch.
@@ -20,6 +20,8 @@ pub enum Move {
     Cancel,
     /// Make what is deferred due now.
     Retry,
+    /// Send again what is held in doubt.
+    RetryDoubts,
 }
 
 /// What `--json` shows of a launch.
@@ -30,7 +32,7 @@ struct Status<'a> {
     /// The campaign itself, or test copies of it.
     kind: LaunchKind,
     state: LaunchState,
-    /// Whether every recipient has been planned; until then `recipients` grows.
+    /// Whether every recipient has been planned; until then `recipients` follows the lists.
     planned: bool,
     /// The process that sends it now.
     pid: Option<u32>,
@@ -88,7 +90,7 @@ async fn owner_pid(desk: &Desk) -> Result<Option<u32>, Error> {
 }
 
 fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Result<(), Error> {
-    let Some(found) = report(store, launch.id)? else { return Ok(()) };
+    let Some(found) = whole_report(store, launch.id, desk.now())? else { return Ok(()) };
     let (campaign, counts) = (&launch.campaign, found.counts);
     let &LaunchRow { id, kind, state, planned, .. } = launch;
     let stopped: Vec<Stopped> = store
@@ -106,7 +108,7 @@ fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Res
         (LaunchState::Cancelled, _) => "cancelled".to_owned(),
         (LaunchState::Done, _) => "finished".to_owned(),
     };
-    let planning = if launch.planned || launch.state == LaunchState::Cancelled { "" } else { " so far" };
+    let planning = if launch.planned || launch.state == LaunchState::Cancelled { "" } else { ", not all planned yet" };
     let what = match launch.kind {
         LaunchKind::Campaign => "",
         LaunchKind::Test => " (test copies)",
@@ -157,6 +159,7 @@ pub async fn shift(desk: &Desk, campaign: CampaignName, wanted: Move) -> Result<
         Move::Resume => owner.resume(launch).await,
         Move::Cancel => owner.cancel(launch).await,
         Move::Retry => owner.retry(launch).await,
+        Move::RetryDoubts => owner.retry_doubts(launch).await,
     };
     let is_here = matches!(owner, Owner::Here(_));
     owner.leave().await;
@@ -172,6 +175,11 @@ pub async fn shift(desk: &Desk, campaign: CampaignName, wanted: Move) -> Result<
         }
         Move::Resume => (format!("resumed; {copies} copies are waiting again"), watch),
         Move::Cancel => (format!("cancelled; {copies} copies will not be sent"), format!("mailshot report {campaign}")),
+        Move::RetryDoubts if copies == 0 => ("no copy is held in doubt".to_owned(), watch),
+        Move::RetryDoubts if is_here => {
+            (format!("{copies} copies in doubt are due again, and nobody sends them yet"), send)
+        }
+        Move::RetryDoubts => (format!("{copies} copies in doubt are due again; each may arrive twice"), watch),
         Move::Retry if copies == 0 => ("nothing is waiting for a later attempt".to_owned(), watch),
         Move::Retry if is_here => (format!("{copies} copies are due now, and nobody sends them yet"), send),
         Move::Retry => (format!("{copies} copies are due now"), watch),
@@ -181,7 +189,7 @@ pub async fn shift(desk: &Desk, campaign: CampaignName, wanted: Move) -> Result<
     Ok(Exit::Done)
 }
 
-fn launch_of(store: &Store, campaign: &CampaignName) -> Result<LaunchRow, Error> {
+pub(super) fn launch_of(store: &Store, campaign: &CampaignName) -> Result<LaunchRow, Error> {
     store.launch_of(campaign)?.ok_or_else(|| {
         Error::usage(format!("`{campaign}` was never sent; `mailshot send {campaign}` shows what would be"))
     })

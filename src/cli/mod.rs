@@ -13,6 +13,7 @@ mod dkim;
 mod draft;
 mod dry_run;
 mod error;
+mod explain;
 mod export;
 mod import;
 mod init;
@@ -29,6 +30,7 @@ mod serve;
 mod sink;
 mod suppress;
 mod test;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -140,10 +142,16 @@ enum Command {
         campaign: CampaignName,
     },
     /// Make what was deferred due now, instead of at its time.
+    ///
+    /// Copies held in doubt (their answer was lost) stay as they are, unless --in-doubt says that they are to be sent
+    /// again: each of them may then arrive twice.
     Retry {
         /// The campaign.
         #[arg(value_parser = send::campaign_name)]
         campaign: CampaignName,
+        /// Send again what is held in doubt.
+        #[arg(long)]
+        in_doubt: bool,
     },
     /// What became of a campaign: figures, sites, and why copies failed.
     ///
@@ -199,14 +207,18 @@ enum Command {
 /// Runs the command named by the arguments of this process. Errors are shown on standard error; the exit code is 0 done,
 /// 1 failed, 2 usage or input, 3 refused by a check, 4 finished with failures or doubts to look at.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return error::misused(&error).into(),
+    };
     start_log();
+    let (workspace, json) = (cli.workspace.clone(), cli.json);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(dispatch(cli)),
         Err(why) => Err(Error::failed(why)),
     };
-    done.unwrap_or_else(|error| error.show()).into()
+    done.unwrap_or_else(|error| error.show(&workspace, json)).into()
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, Error> {
@@ -226,7 +238,10 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         Command::Pause { campaign } => launches::shift(&desk()?, campaign, Move::Pause).await,
         Command::Resume { campaign } => launches::shift(&desk()?, campaign, Move::Resume).await,
         Command::Cancel { campaign } => launches::shift(&desk()?, campaign, Move::Cancel).await,
-        Command::Retry { campaign } => launches::shift(&desk()?, campaign, Move::Retry).await,
+        Command::Retry { campaign, in_doubt } => {
+            let wanted = if in_doubt { Move::RetryDoubts } else { Move::Retry };
+            launches::shift(&desk()?, campaign, wanted).await
+        }
         Command::Report(args) => report::run(&desk()?, &args),
         Command::Queue(command) => queue::run(&desk()?, command).await,
         Command::Bounces(command) => bounces::run(&Desk::at_hand(&workspace, json)?, command).await,

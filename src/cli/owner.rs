@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::base::LaunchId;
+use crate::base::{Domain, EnvelopeId, LaunchId};
 use crate::cli::{Desk, Error};
 use crate::engine::{
-    Client, Control, Crew, Engine, Handle, Hold, Parts, QueueView, Settled, Wait, WorkspaceError, place,
+    Client, Control, CopyView, Crew, DomainView, Engine, Handle, Hold, Parts, QueueView, Settled, Wait, WorkspaceError,
+    place,
 };
-use crate::queue::{Durability, SledLedger};
+use crate::queue::{Durability, SledLedger, Whose};
+use crate::smtp::TlsClient;
 use crate::store::{Store, Threads};
 
 /// How often another process is asked whether a launch has settled.
@@ -104,6 +106,72 @@ impl Owner {
         })
     }
 
+    /// Sends the copies again that are held in doubt; gives how many they are.
+    pub async fn retry_doubts(&self, launch: LaunchId) -> Result<u64, Error> {
+        Ok(match self {
+            Owner::Here(here) => here.handle().retry_doubts(launch).await?,
+            Owner::There(client) => client.retry_doubts(launch).await?,
+        })
+    }
+
+    /// As [`Owner::retry`], for a domain.
+    pub async fn retry_domain(&self, domain: &Domain) -> Result<u64, Error> {
+        Ok(match self {
+            Owner::Here(here) => here.handle().retry_domain(domain.clone()).await?,
+            Owner::There(client) => client.retry_domain(domain).await?,
+        })
+    }
+
+    /// How many copies are in the queue and not on the wire.
+    pub async fn count(&self, whose: &Whose) -> Result<u64, Error> {
+        Ok(match self {
+            Owner::Here(here) => here.handle().count(whose.clone()).await?,
+            Owner::There(client) => client.count(whose).await?,
+        })
+    }
+
+    /// Takes copies out of the queue; gives how many they were.
+    pub async fn drop_copies(&self, whose: &Whose) -> Result<u64, Error> {
+        Ok(match self {
+            Owner::Here(here) => here.handle().drop_copies(whose.clone()).await?,
+            Owner::There(client) => client.drop_copies(whose).await?,
+        })
+    }
+
+    /// Sends nothing more to a site, nor to the domain of that name.
+    pub async fn suspend(&self, name: &str) -> Result<(), Error> {
+        match self {
+            Owner::Here(here) => here.handle().suspend(name).await?,
+            Owner::There(client) => client.suspend(name).await?,
+        }
+        Ok(())
+    }
+
+    /// Lets a site, and the domain of that name, go on.
+    pub async fn let_go(&self, name: &str) -> Result<(), Error> {
+        match self {
+            Owner::Here(here) => here.handle().let_go(name).await?,
+            Owner::There(client) => client.resume_site(name).await?,
+        }
+        Ok(())
+    }
+
+    /// What is on the road to one domain.
+    pub async fn domain(&self, domain: &Domain) -> Result<Option<DomainView>, Error> {
+        Ok(match self {
+            Owner::Here(here) => here.handle().domain(domain).await?,
+            Owner::There(client) => client.domain(domain).await?,
+        })
+    }
+
+    /// One copy as it is in the queue.
+    pub async fn copy(&self, copy: EnvelopeId) -> Result<Option<CopyView>, Error> {
+        Ok(match self {
+            Owner::Here(here) => here.handle().copy(copy).await?,
+            Owner::There(client) => client.copy(copy).await?,
+        })
+    }
+
     /// What is on the road.
     pub async fn queue(&self) -> Result<QueueView, Error> {
         Ok(match self {
@@ -138,6 +206,9 @@ impl Here {
     async fn start(desk: &Desk, store: &Store, crew: Crew, hold: Hold) -> Result<Here, Error> {
         let (workspace, world) = (desk.workspace(), desk.world()?);
         let settings = workspace.settings();
+        if crew == Crew::Sending {
+            refuse_unreadable(desk)?;
+        }
         let durability = if settings.queue.durable { Durability::Synced } else { Durability::Unsynced };
         let folder = workspace.queue_folder();
         let ledger = SledLedger::open(&folder, settings.queue.cache_mb, durability)?;
@@ -165,6 +236,18 @@ impl Here {
         let Here { engine, _control, _hold } = self;
         engine.stop(GRACE).await;
     }
+}
+
+/// What the sending tasks read from the workspace is read before anybody starts: what is wrong is shown at its place.
+fn refuse_unreadable(desk: &Desk) -> Result<(), Error> {
+    let workspace = desk.workspace();
+    workspace.shaping()?;
+    workspace.rules()?;
+    workspace.relays()?;
+    workspace.keyring()?;
+    workspace.seal()?;
+    TlsClient::new(desk.settings().tls_ca.as_deref()).map_err(|why| Error::usage(format!("tls_ca: {why}")))?;
+    Ok(())
 }
 
 /// Raises the number of files this process may have open as far as the system allows: every connection is one.

@@ -9,8 +9,9 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::base::{Domain, ListId, Live, Rate, Timestamp};
-use crate::campaign::{Campaign, Left, Survey};
+use crate::campaign::{Left, Survey};
 use crate::cli::{Desk, Error, Exit};
+use crate::compose::Edition;
 use crate::config::{RouteRelay, Source};
 use crate::delivery::forecast::{Bound, Course, Forecast, Load, in_words};
 use crate::delivery::route::{Route, Router};
@@ -47,16 +48,41 @@ pub struct Arguments {
 /// What is to come, as `--json` prints it.
 #[derive(Debug, Serialize)]
 pub(super) struct Outlook {
+    #[serde(flatten)]
+    audience: Audience,
+    #[serde(flatten)]
+    delivery: Delivery,
+}
+
+/// Who gets a copy of what, and who does not.
+#[derive(Debug, Serialize)]
+pub(super) struct Audience {
     campaign: String,
+    from: String,
+    subject: String,
     lists: Vec<String>,
+    /// The relay everything goes through; null: the recipients' own hosts.
+    via: Option<String>,
+    rate: Option<String>,
+    limit: Option<u64>,
+    only_domain: Option<String>,
+    /// Whether an earlier `send` has begun it.
+    running: bool,
     /// Subscribed members of the lists, each once.
-    members: u64,
+    pub(super) members: u64,
     /// Those who get a copy.
-    recipients: u64,
+    pub(super) recipients: u64,
     /// Those who get none, by reason.
     left_out: Vec<Left>,
     /// Members beyond `--limit`.
     beyond_limit: u64,
+    #[serde(skip)]
+    survey: Survey,
+}
+
+/// Where they are, and how long it takes.
+#[derive(Debug, Serialize)]
+struct Delivery {
     /// The recipients by site, the one that takes longest first.
     by_site: Vec<Course>,
     /// Seconds until the last copy, by the limits alone.
@@ -68,64 +94,126 @@ pub(super) struct Outlook {
 /// Shows the plan; nothing is written.
 pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     let campaign = desk.campaign(&arguments.campaign)?;
-    campaign.freeze(desk.workspace().folder(), desk.settings())?;
+    let edition = campaign.freeze(desk.workspace().folder(), desk.settings())?;
     let store = desk.workspace().store(Threads::Own)?;
     let Arguments { via, limit, only_domain, rate, .. } = arguments;
     let rate = rate.or_else(|| campaign.rate().map(str::to_owned));
-    let outlook =
-        foresee(desk, &store, &campaign, &LaunchOptions { via, limit, only_domain, rate, ..LaunchOptions::default() })
-            .await?;
-    outlook.show(desk);
-    desk.next(format!("mailshot check {name}, then mailshot send {name} --yes", name = campaign.name()));
+    let options = LaunchOptions { via, limit, only_domain, rate, ..LaunchOptions::default() };
+    let lists = campaign.list_ids(&store)?;
+    let audience = Audience::count(&store, &edition, lists, &options, false, desk.now()).await?;
+    Outlook::foresee(desk, &store, audience, campaign.pool()).await?.show(desk);
+    let (name, words) = (campaign.name(), options_as_typed(&options, campaign.rate()));
+    let via = options.via.as_ref().map(|via| format!(" --via {via}")).unwrap_or_default();
+    desk.next(format!("mailshot check {name}{via}, then mailshot send {name}{words} --yes"));
     Ok(Exit::Done)
 }
 
-/// Counts the recipients and foresees their delivery.
-pub(super) async fn foresee(
-    desk: &Desk,
-    store: &Store,
-    campaign: &Campaign,
-    options: &LaunchOptions,
-) -> Result<Outlook, Error> {
-    let usage = |why: String| Error::usage(why);
-    let via = options.via.as_deref().map(Via::parse).transpose().map_err(|why| usage(format!("--via: {why}")))?;
-    let only = options.only_domain.as_deref().map(Domain::parse).transpose();
-    let only = only.map_err(|why| usage(format!("--only-domain: {why}")))?;
-    let rate = options.rate.as_deref().map(Rate::parse).transpose().map_err(|why| usage(format!("--rate: {why}")))?;
-    let lists = campaign.list_ids(store)?;
-    let survey = survey(store.clone(), lists, only, desk.now()).await?;
-    let recipients = options.limit.map_or(survey.recipients, |most| most.min(survey.recipients));
+/// Options as they are typed; a rate that the campaign's own file gives need not be.
+pub(super) fn options_as_typed(options: &LaunchOptions, own_rate: Option<&str>) -> String {
+    let LaunchOptions { via, limit, only_domain, rate, .. } = options;
+    let limit = limit.map(|most| most.to_string());
+    let rate = rate.clone().filter(|rate| own_rate != Some(rate.as_str()));
+    let options = [("via", via), ("limit", &limit), ("only-domain", only_domain), ("rate", &rate)];
+    options.into_iter().filter_map(|(name, value)| Some(format!(" --{name} {}", value.as_ref()?))).collect()
+}
 
-    let sources = sources_of(desk, campaign, via.is_some());
-    let loads = match &via {
-        Some(via) => vec![Load {
-            site: via.to_string(),
-            copies: recipients,
-            shape: desk.workspace().shaping()?.relay(desk.settings()),
-            cold: Vec::new(),
-        }],
-        None => loads(desk, store, &survey, recipients, &sources).await?,
-    };
-    let calendar = Calendar::new(&desk.settings().warmup);
-    let forecast = Forecast::make(loads, sources.len().max(1), rate.map(Rate::per_second), &calendar, desk.now());
-    let ends = desk.world()?.clock.now() + Duration::from_secs_f64(forecast.seconds);
-    Ok(Outlook {
-        campaign: campaign.name().to_string(),
-        lists: campaign.lists().map(str::to_owned).collect(),
-        members: survey.members,
-        recipients,
-        left_out: survey.barred,
-        beyond_limit: survey.recipients - recipients,
-        by_site: forecast.sites,
-        seconds: forecast.seconds,
-        ends: ends.rfc3339(),
-    })
+impl Audience {
+    /// Counts the recipients.
+    pub(super) async fn count(
+        store: &Store,
+        edition: &Edition,
+        lists: Vec<ListId>,
+        options: &LaunchOptions,
+        running: bool,
+        now: Timestamp,
+    ) -> Result<Audience, Error> {
+        let only = options.only_domain.as_deref().map(Domain::parse).transpose();
+        let only = only.map_err(|why| Error::usage(format!("--only-domain: {why}")))?;
+        let survey = survey(store.clone(), lists, only, now).await?;
+        let recipients = options.limit.map_or(survey.recipients, |most| most.min(survey.recipients));
+        let from = match edition.from.name.as_str() {
+            "" => edition.from.address.clone(),
+            name => format!("{name} <{}>", edition.from.address),
+        };
+        Ok(Audience {
+            campaign: edition.campaign.clone(),
+            from,
+            subject: edition.subject.clone(),
+            lists: edition.lists.clone(),
+            via: options.via.clone(),
+            rate: options.rate.clone(),
+            limit: options.limit,
+            only_domain: options.only_domain.clone(),
+            running,
+            members: survey.members,
+            recipients,
+            left_out: survey.barred.clone(),
+            beyond_limit: survey.recipients - recipients,
+            survey,
+        })
+    }
+
+    /// Prints it.
+    pub(super) fn show(&self, desk: &Desk) {
+        let Audience { campaign, from, subject, members, beyond_limit, recipients, .. } = self;
+        desk.say(format!("{campaign}: {subject}"));
+        desk.say(format!("  from        {from}"));
+        desk.say(format!("  lists       {}", self.lists.join(", ")));
+        desk.say(format!("  via         {}", self.via.as_deref().unwrap_or("the recipients' own mail hosts")));
+        if let Some(rate) = &self.rate {
+            desk.say(format!("  rate        at most {rate}"));
+        }
+        if let Some(only) = &self.only_domain {
+            desk.say(format!("  only        recipients at {only}"));
+        }
+        desk.say(format!("  {members:>10}  subscribed members"));
+        for left in &self.left_out {
+            desk.say(format!("  {:>10}  left out: {}", left.count, left.reason.word()));
+        }
+        if *beyond_limit > 0 {
+            desk.say(format!("  {beyond_limit:>10}  beyond the limit"));
+        }
+        desk.say(format!("  {recipients:>10}  recipients"));
+        if self.running {
+            desk.say("  under way   an earlier send has begun it; this one goes on with what is left");
+        }
+    }
+}
+
+impl Outlook {
+    /// Foresees the delivery from the limits that will enforce it.
+    pub(super) async fn foresee(
+        desk: &Desk,
+        store: &Store,
+        audience: Audience,
+        pool: Option<&str>,
+    ) -> Result<Outlook, Error> {
+        let via = audience.via.as_deref().map(Via::parse).transpose();
+        let via = via.map_err(|why| Error::usage(format!("--via: {why}")))?;
+        let rate = audience.rate.as_deref().map(Rate::parse).transpose();
+        let rate = rate.map_err(|why| Error::usage(format!("--rate: {why}")))?;
+        let sources = sources_of(desk, pool, via.is_some());
+        let loads = match &via {
+            Some(via) => vec![Load {
+                site: via.to_string(),
+                copies: audience.recipients,
+                shape: desk.workspace().shaping()?.relay(desk.settings()),
+                cold: Vec::new(),
+            }],
+            None => loads(desk, store, &audience.survey, audience.recipients, &sources).await?,
+        };
+        let calendar = Calendar::new(&desk.settings().warmup);
+        let forecast = Forecast::make(loads, sources.len().max(1), rate.map(Rate::per_second), &calendar, desk.now());
+        let ends = desk.now() + Duration::from_secs_f64(forecast.seconds);
+        let delivery = Delivery { by_site: forecast.sites, seconds: forecast.seconds, ends: ends.rfc3339() };
+        Ok(Outlook { audience, delivery })
+    }
 }
 
 /// The addresses a campaign leaves from; a relay is spoken to from one of them, and knows it.
-fn sources_of<'a>(desk: &'a Desk, campaign: &Campaign, is_relay: bool) -> Vec<&'a Source> {
+fn sources_of<'a>(desk: &'a Desk, pool: Option<&str>, is_relay: bool) -> Vec<&'a Source> {
     let settings = desk.settings();
-    let pool = settings.pool.iter().find(|pool| Some(pool.name.as_str()) == campaign.pool());
+    let pool = settings.pool.iter().find(|known| Some(known.name.as_str()) == pool);
     let is_in = |source: &&Source| pool.is_none_or(|pool| pool.sources.iter().any(|share| share.name == source.name));
     settings.source.iter().filter(is_in).take(if is_relay { 1 } else { usize::MAX }).collect()
 }
@@ -218,18 +306,15 @@ impl Outlook {
     /// Prints the plan.
     pub(super) fn show(&self, desk: &Desk) {
         desk.give(self);
-        desk.say(format!("{} to {}", self.campaign, self.lists.join(", ")));
-        desk.say(format!("  {:>10}  subscribed members", self.members));
-        for left in &self.left_out {
-            desk.say(format!("  {:>10}  left out: {}", left.count, left.reason.word()));
+        self.audience.show(desk);
+        if self.audience.recipients > 0 {
+            self.delivery.show(desk);
         }
-        if self.beyond_limit > 0 {
-            desk.say(format!("  {:>10}  beyond the limit", self.beyond_limit));
-        }
-        desk.say(format!("  {:>10}  recipients", self.recipients));
-        if self.recipients == 0 {
-            return;
-        }
+    }
+}
+
+impl Delivery {
+    fn show(&self, desk: &Desk) {
         desk.say(format!("\n  {:<40} {:>10} {:>10}  {:<12} held back by", "site", "copies", "per second", "takes"));
         for course in self.by_site.iter().take(SHOWN) {
             let Course { site, copies, rate, seconds, bound, .. } = course;

@@ -2,29 +2,59 @@
 
 use clap::Subcommand;
 
+use crate::base::{CampaignName, Domain};
 use crate::cli::owner::Owner;
-use crate::cli::{Desk, Error, Exit};
-use crate::engine::{Client, Crew, Rebuilt, SiteView, WorkspaceError, rebuild, verify};
-use crate::store::Threads;
+use crate::cli::{Desk, Error, Exit, explain, trace};
+use crate::delivery::via::Via;
+use crate::engine::{Crew, Rebuilt, rebuild, verify};
+use crate::queue::Whose;
+use crate::store::{LaunchRow, Store, Threads};
 
 /// The commands on the queue.
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
     /// Show what is on the road: the sites being served, and the domains with the most copies.
     Top,
-    /// Show what holds the mail to a site back now.
+    /// Show what holds mail back now: since when, until when, and by which limits from which table.
     Explain {
-        /// The site, as `queue top` names it.
-        site: String,
+        /// An address, a campaign, a domain, or a site as `queue top` names it.
+        what: String,
     },
-    /// Send nothing more to a site until it is resumed. Needs `serve` or `send` at work; holds over restarts.
+    /// Send nothing more to a site or a domain until it is resumed; holds over restarts.
+    ///
+    /// A name with a dot in it stands for both: the site of that name, and the domain, whatever way its mail goes.
     Suspend {
-        /// The site, as `queue top` names it.
+        /// The site or domain, as `queue top` names it.
         site: String,
     },
-    /// Let a site go on, whatever held it up: a person, a pause, a block.
+    /// Let a site or a domain go on, whatever held it up: a person, a pause, a block.
     Resume {
-        /// The site, as `queue top` names it.
+        /// The site or domain, as `queue top` names it.
+        site: String,
+    },
+    /// Make what waits for a later attempt due now.
+    ///
+    /// A site that rests goes on resting: its host asked for that. `queue resume` lets it go.
+    Retry {
+        /// A campaign, a domain, or a site as `queue top` names it.
+        what: String,
+    },
+    /// Take copies out of the queue for good: each ends as cancelled, on record.
+    ///
+    /// What is on the wire is finished, and what a campaign has not planned yet will be: `cancel` calls a whole campaign
+    /// back.
+    Drop {
+        /// A campaign or a domain.
+        what: String,
+        /// Do it. Without it they are counted and nothing happens.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show the SMTP dialogues with a site as they go on, until Ctrl-C.
+    ///
+    /// Passwords and messages are not shown. Needs `serve` or `send` at work.
+    Trace {
+        /// The site, as `queue top` names it; with --via the address of the relay.
         site: String,
     },
     /// List the replies that no rule explains, for review: who said what at which point, how often, and since when.
@@ -52,19 +82,12 @@ pub enum QueueCommand {
 pub async fn run(desk: &Desk, command: QueueCommand) -> Result<Exit, Error> {
     match command {
         QueueCommand::Top => top(desk).await,
-        QueueCommand::Explain { site } => explain(desk, &site).await,
-        QueueCommand::Suspend { site } => {
-            at_work(desk)?.suspend(&site).await?;
-            desk.say(format!("nothing more goes to {site} until `mailshot queue resume {site}`"));
-            desk.give(&serde_json::json!({"site": site, "held": true}));
-            Ok(Exit::Done)
-        }
-        QueueCommand::Resume { site } => {
-            at_work(desk)?.resume_site(&site).await?;
-            desk.say(format!("{site} goes on"));
-            desk.give(&serde_json::json!({"site": site, "held": false}));
-            Ok(Exit::Done)
-        }
+        QueueCommand::Explain { what } => explain::run(desk, &what).await,
+        QueueCommand::Suspend { site } => hold(desk, &site, true).await,
+        QueueCommand::Resume { site } => hold(desk, &site, false).await,
+        QueueCommand::Retry { what } => retry(desk, &what).await,
+        QueueCommand::Drop { what, yes } => drop_copies(desk, &what, yes).await,
+        QueueCommand::Trace { site } => trace::run(desk, &site).await,
         QueueCommand::Replies { forget } => replies(desk, forget).await,
         QueueCommand::Verify => check(desk),
         QueueCommand::Rebuild { yes } => renew(desk, yes).await,
@@ -91,6 +114,12 @@ async fn top(desk: &Desk) -> Result<Exit, Error> {
             desk.say(format!("    {day}"));
         }
     }
+    for row in &view.still {
+        let from = row.source.as_deref().map(|source| format!(" from {source}")).unwrap_or_default();
+        let until =
+            row.until.as_deref().map_or_else(|| "until it is resumed".to_owned(), |until| format!("until {until}"));
+        desk.say(format!("  {}{from}: still {until}: {}", row.name, row.why));
+    }
     if !view.domains.is_empty() {
         desk.say(format!("{:>9} {:>7}  {:<26} domain", "waiting", "leased", "next"));
     }
@@ -101,37 +130,121 @@ async fn top(desk: &Desk) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-/// Whoever is sending now.
-fn at_work(desk: &Desk) -> Result<Client, Error> {
-    match desk.workspace().hold() {
-        Ok(_) => {
-            Err(Error::usage("nobody is sending: sites are held up and let go while `serve` or `send` is at work"))
+/// Holds a site and the domain of that name, or lets them go.
+async fn hold(desk: &Desk, name: &str, held: bool) -> Result<Exit, Error> {
+    let store = desk.workspace().store(Threads::Own)?;
+    let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
+    let done = match held {
+        true => owner.suspend(name).await,
+        false => owner.let_go(name).await,
+    };
+    owner.leave().await;
+    done?;
+    let is_domain = Domain::parse(name).is_ok_and(|domain| domain.as_str().contains('.'));
+    desk.give(&serde_json::json!({"site": name, "domain": is_domain.then_some(name), "held": held}));
+    desk.say(match (held, is_domain) {
+        (true, true) => {
+            format!("held: addresses at {name}, whatever way their mail goes, and all that goes to the site {name}")
         }
-        Err(WorkspaceError::Held { .. }) => Ok(Client::new(desk.workspace().control_socket())),
-        Err(other) => Err(other.into()),
+        (true, false) => format!("held: all that goes to the site {name}"),
+        (false, true) => format!("the domain {name} and the site {name} go on"),
+        (false, false) => format!("the site {name} goes on"),
+    });
+    desk.next(if held { format!("mailshot queue resume {name}") } else { "mailshot queue top".to_owned() });
+    Ok(Exit::Done)
+}
+
+/// What a name given to `retry` or `drop` stands for.
+enum Meant {
+    Campaign(LaunchRow),
+    Domain(Domain),
+    /// A site by the domains that have copies there, or by the launches that go through it.
+    Site(Vec<Domain>, Vec<LaunchRow>),
+}
+
+/// A campaign that was sent, else a site that open copies are counted under, else a domain.
+fn meant(store: &Store, name: &str) -> Result<Meant, Error> {
+    if let Some(campaign) = CampaignName::parse(name)
+        && let Some(launch) = store.launch_of(&campaign)?
+    {
+        return Ok(Meant::Campaign(launch));
+    }
+    let via = Via::parse(name).map(|via| via.to_string()).ok();
+    let through: Vec<LaunchRow> =
+        store.open_launches()?.into_iter().filter(|launch| via.is_some() && launch.options.via == via).collect();
+    let domains: Vec<Domain> = store.domains_at(name)?.iter().filter_map(|name| Domain::parse(name).ok()).collect();
+    match Domain::parse(name) {
+        Ok(domain) if through.is_empty() && domains.iter().all(|one| *one == domain) => Ok(Meant::Domain(domain)),
+        _ if !through.is_empty() || !domains.is_empty() => Ok(Meant::Site(domains, through)),
+        _ => Err(Error::usage(format!(
+            "`{name}` is no campaign that was sent, no domain, and no site with copies that wait; `mailshot queue top` shows what there is"
+        ))),
     }
 }
 
-async fn explain(desk: &Desk, site: &str) -> Result<Exit, Error> {
-    let view = at_work(desk)?.queue().await?;
-    let found: Vec<&SiteView> = view.sites.iter().filter(|row| row.site == site).collect();
-    if found.is_empty() {
-        let known: Vec<&str> = view.sites.iter().map(|row| row.site.as_str()).collect();
-        return Err(Error::usage(format!("`{site}` is not being served now; there are: {}", known.join(", "))));
+async fn retry(desk: &Desk, name: &str) -> Result<Exit, Error> {
+    let store = desk.workspace().store(Threads::Own)?;
+    let meant = meant(&store, name)?;
+    let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
+    let done = retry_by(&owner, &meant).await;
+    let still = owner.queue().await.map(|view| view.still);
+    let is_here = matches!(owner, Owner::Here(_));
+    owner.leave().await;
+    let (copies, still) = (done?, still?);
+    desk.give(&serde_json::json!({"name": name, "copies": copies}));
+    match copies {
+        0 => desk.say(format!("{name}: nothing waits for a later attempt")),
+        copies => desk.say(format!("{name}: {copies} copies are due now")),
     }
-    for row in found {
-        desk.give(row);
-        desk.say(format!("{} from {}", row.site, row.source));
-        desk.say(format!("  {} of {} useful connections, {} copies in hand", row.connections, row.window, row.leased));
-        let allowed = row.rate_allowed.map_or("no limit".to_owned(), |most| format!("{most:.1} allowed"));
-        desk.say(format!("  {:.1} copies a second, {allowed}", row.rate_now));
-        desk.say(format!("  held back by: {}", row.binds.as_deref().unwrap_or("nothing but the hosts' own speed")));
-        if let Some(day) = &row.warmup {
-            desk.say(format!("  {}: {day}", row.source));
+    for row in still.iter().filter(|row| row.name == name) {
+        let until = row.until.as_deref().map_or_else(|| "it is resumed".to_owned(), str::to_owned);
+        desk.say(desk.addressed(format!(
+            "{name} stands still until {until} ({}); `mailshot queue resume {name}` lets it go",
+            row.why
+        )));
+    }
+    desk.next(if is_here { "mailshot serve, or mailshot send CAMPAIGN --yes" } else { "mailshot queue top" });
+    Ok(Exit::Done)
+}
+
+async fn retry_by(owner: &Owner, meant: &Meant) -> Result<u64, Error> {
+    match meant {
+        Meant::Campaign(launch) => owner.retry(launch.id).await,
+        Meant::Domain(domain) => owner.retry_domain(domain).await,
+        Meant::Site(domains, launches) => {
+            let mut copies = 0;
+            for domain in domains {
+                copies += owner.retry_domain(domain).await?;
+            }
+            for launch in launches {
+                copies += owner.retry(launch.id).await?;
+            }
+            Ok(copies)
         }
-        if let Some(reply) = &row.last_reply {
-            desk.say(format!("  it said: {reply}"));
+    }
+}
+
+async fn drop_copies(desk: &Desk, name: &str, yes: bool) -> Result<Exit, Error> {
+    let store = desk.workspace().store(Threads::Own)?;
+    let whose = match meant(&store, name)? {
+        Meant::Campaign(launch) => Whose::from(launch.id),
+        Meant::Domain(domain) => domain.into(),
+        Meant::Site(domains, _) => {
+            let named = domains.iter().take(5).map(Domain::as_str).collect::<Vec<_>>().join(", ");
+            return Err(Error::usage(format!("`{name}` is a site: name a campaign or a domain ({named})")));
         }
+    };
+    let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
+    let done = if yes { owner.drop_copies(&whose).await } else { owner.count(&whose).await };
+    owner.leave().await;
+    let copies = done?;
+    desk.give(&serde_json::json!({"name": name, "copies": copies, "dropped": yes}));
+    if yes {
+        desk.say(format!("{name}: {copies} copies are out of the queue; each is on record as cancelled"));
+        desk.next("mailshot status");
+    } else {
+        desk.say(format!("{name}: {copies} copies would be taken out of the queue, and end as cancelled"));
+        desk.next(format!("mailshot queue drop {name} --yes"));
     }
     Ok(Exit::Done)
 }

@@ -28,7 +28,7 @@ pub struct Report {
 pub fn run(desk: &Desk, args: &Report) -> Result<Exit, Error> {
     let store = desk.workspace().store(Threads::Own)?;
     let launch = launched(desk, &store, &args.campaign)?;
-    let found = outcome::report(&store, launch.id)?;
+    let found = outcome::whole_report(&store, launch.id, desk.now())?;
     let report = found.ok_or_else(|| Error::usage(format!("the launch of {} has just been removed", args.campaign)))?;
     desk.say(outcome::plain(&report, desk.ink()));
     desk.give(&report);

@@ -5,21 +5,20 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use crate::base::{CampaignName, Domain, LaunchId, Span};
-use crate::campaign::Survey;
+use crate::base::{CampaignName, LaunchId, Span};
 use crate::cli::dry_run;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::owner::Owner;
+use crate::cli::plan::{Audience, Outlook, options_as_typed};
 use crate::cli::{Desk, Error, Exit};
-use crate::engine::{Crew, Ready, Settled, Wait};
-use crate::outcome::{CampaignReport, Counts, plain, report};
+use crate::engine::{Crew, QueueView, Ready, Settled, StillView, Wait};
+use crate::outcome::{CampaignReport, Counts, plain, report, whole_report};
 use crate::store::{LaunchKind, LaunchOptions, Store, Threads};
 
-/// Domains named in the plan.
-const DOMAINS_SHOWN: usize = 8;
+/// Sites that stand still, named one by one.
+const STILL_SHOWN: usize = 5;
 /// The least and most time between two figures on a terminal, and between two lines elsewhere.
 const SHOW_EVERY: Duration = Duration::from_millis(250);
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -71,48 +70,33 @@ pub fn wait(text: &str) -> Result<Wait, String> {
     }
 }
 
-/// What is shown without `--yes`.
-#[derive(Debug, Serialize)]
-struct Plan<'a> {
-    campaign: &'a CampaignName,
-    from: String,
-    subject: &'a str,
-    lists: &'a [String],
-    via: Option<&'a str>,
-    limit: Option<u64>,
-    /// Whether an earlier `send` has begun it.
-    running: bool,
-    #[serde(flatten)]
-    survey: &'a Survey,
-}
-
 /// Runs the command.
 pub async fn run(desk: &Desk, args: SendArgs) -> Result<Exit, Error> {
     let store = desk.workspace().store(Threads::Own)?;
     let SendArgs { campaign, yes, limit, only_domain, rate, via, wait, dry_run } = args;
     let options = LaunchOptions { via, limit, only_domain, rate, ..LaunchOptions::default() };
     let ready = Ready::check(desk.workspace(), &store, &campaign, &options)?;
-    let only = ready.options.only_domain.as_deref().and_then(|domain| Domain::parse(domain).ok());
-    let survey = Survey::take(&store, &ready.lists, only.as_ref(), DOMAINS_SHOWN, desk.now())?;
-    if !desk.is_json() || !(yes || dry_run.is_some()) {
-        show_plan(desk, &ready, &survey);
-    }
+    let running = ready.running.is_some();
+    let audience =
+        Audience::count(&store, &ready.edition, ready.lists.clone(), &ready.options, running, desk.now()).await?;
     if let Some(folder) = dry_run {
-        return dry_run::write(desk, &store, &ready, only.as_ref(), &folder);
+        audience.show(desk);
+        return dry_run::write(desk, &store, &ready, &folder);
     }
     if !yes {
+        Outlook::foresee(desk, &store, audience, ready.campaign.pool()).await?.show(desk);
         desk.say("\nnothing was sent; --yes sends");
         desk.next(format!("mailshot {}", typed(&ready)));
         return Ok(Exit::Done);
     }
-    if survey.recipients == 0 && ready.running.is_none() {
+    audience.show(desk);
+    if audience.recipients == 0 && !running {
         return Err(Error::refused(format!(
             "nobody would get `{campaign}`: {} on its lists, all of them left out; `mailshot plan {campaign}` says why",
-            survey.members
+            audience.members
         )));
     }
-    let expected = ready.options.limit.map_or(survey.recipients, |most| most.min(survey.recipients));
-    send(desk, &store, ready, wait, expected).await
+    send(desk, &store, ready, wait, audience.recipients).await
 }
 
 async fn send(desk: &Desk, store: &Store, ready: Ready, wait: Wait, expected: u64) -> Result<Exit, Error> {
@@ -124,9 +108,18 @@ async fn send(desk: &Desk, store: &Store, ready: Ready, wait: Wait, expected: u6
         Ok(launch) => follow(desk, store, &owner, *launch, wait, expected, &mut interrupt).await,
         Err(_) => Ok(None),
     };
+    let left = left_behind(&owner, &ended).await;
     interrupt.or_at_once(desk, owner.leave()).await;
     let (launch, ended) = (launched?, ended?);
-    finish(desk, store, launch, ended)
+    finish(desk, store, launch, ended, left)
+}
+
+/// What is on the road when a launch is waited for no longer although copies of it are left.
+pub async fn left_behind(owner: &Owner, ended: &Result<Option<Settled>, Error>) -> Option<QueueView> {
+    match ended {
+        Ok(Some(Settled::Deferred)) => owner.queue().await.ok(),
+        Ok(Some(Settled::Final | Settled::Paused | Settled::Cancelled) | None) | Err(_) => None,
+    }
 }
 
 async fn launch(desk: &Desk, store: &Store, ready: Ready, owner: &Owner) -> Result<LaunchId, Error> {
@@ -187,7 +180,7 @@ struct Show {
 
 impl Show {
     fn new(desk: &Desk, expected: u64) -> Show {
-        let style = "{bar:30.green/dim} {pos}/{len}  {msg}  {elapsed} (about {eta} left)";
+        let style = "{bar:20.green/dim} {pos}/{len}  {elapsed}, about {eta} left  {wide_msg}";
         let bar = desk.is_watched().then(|| {
             let bar = ProgressBar::new(expected);
             bar.set_style(ProgressStyle::with_template(style).expect("a fixed template"));
@@ -223,32 +216,65 @@ impl Show {
     }
 }
 
-/// The report, and what it means for the exit code. `ended` is how the launch settled, `None` after a signal.
-pub fn finish(desk: &Desk, store: &Store, launch: LaunchId, ended: Option<Settled>) -> Result<Exit, Error> {
-    let Some(found) = report(store, launch)? else {
+/// The report, and what it means for the exit code. `ended` is how the launch settled, `None` after a signal; `left` what
+/// was on the road when it was deferred.
+pub fn finish(
+    desk: &Desk,
+    store: &Store,
+    launch: LaunchId,
+    ended: Option<Settled>,
+    left: Option<QueueView>,
+) -> Result<Exit, Error> {
+    let Some(found) = whole_report(store, launch, desk.now())? else {
         return Err(Error::usage(format!("launch {launch} is no longer on record")));
     };
     desk.say(plain(&found, desk.ink()));
     desk.give(&found);
-    if let Some(line) = rest(&found, ended) {
-        desk.say(desk.addressed(format!("\n{line}")));
+    let mut rest: Vec<String> = left.iter().flat_map(holding).collect();
+    rest.extend(go_on(&found, ended));
+    if !rest.is_empty() {
+        desk.add(desk.addressed(format!("\n{}", rest.join("\n"))));
     }
     desk.next(found.next());
     Ok(exit(&found.counts, ended))
 }
 
+/// What holds copies back, and until when.
+fn holding(view: &QueueView) -> Vec<String> {
+    let still = |row: &StillView| {
+        let StillView { name, source, until, why, .. } = row;
+        let from = source.as_deref().filter(|name| *name != "default").map(|name| format!(" from {name}"));
+        let from = from.unwrap_or_default();
+        match until {
+            Some(until) => format!("{name} rests{from} until {until}: {why}"),
+            None => format!("{name} is held{from} until `mailshot queue resume {name}`: {why}"),
+        }
+    };
+    let mut lines: Vec<String> = view.still.iter().take(STILL_SHOWN).map(still).collect();
+    if view.still.len() > STILL_SHOWN {
+        lines.push(format!("and {} more stand still; `mailshot queue top` shows them", view.still.len() - STILL_SHOWN));
+    }
+    lines.extend(view.next.as_ref().map(|next| format!("the next copy is due at {next}")));
+    lines
+}
+
 /// What a person must know beside the figures.
-fn rest(found: &CampaignReport, ended: Option<Settled>) -> Option<String> {
+fn go_on(found: &CampaignReport, ended: Option<Settled>) -> Option<String> {
     let (campaign, counts) = (&found.campaign, &found.counts);
-    let open = counts.waiting + counts.deferred;
+    let Counts { waiting, deferred, .. } = counts;
+    let open = match (waiting, deferred) {
+        (0, deferred) => format!("{deferred} copies wait for another attempt"),
+        (waiting, 0) => format!("{waiting} copies wait for their first attempt"),
+        (waiting, deferred) => format!("{deferred} copies wait for another attempt, {waiting} for their first"),
+    };
     match ended {
         Some(Settled::Final) => None,
         // `send` would begin the campaign itself
         Some(Settled::Deferred) | None if found.kind == LaunchKind::Test => {
-            Some(format!("{open} test copies are left; `mailshot serve` stays until all are final"))
+            Some(format!("{open}; `mailshot serve` stays until all are final"))
         }
         Some(Settled::Deferred) => Some(format!(
-            "{open} copies wait for another attempt; `mailshot send {campaign} --yes` goes on with them when they are due, `--wait all` or `mailshot serve` stays until all are final"
+            "{open}; `mailshot send {campaign} --yes` goes on with them when they are due, with `--wait all` until all are final, as `mailshot serve` does"
         )),
         Some(Settled::Paused) => Some(format!("paused; `mailshot resume {campaign}` puts it back to work")),
         Some(Settled::Cancelled) => Some("cancelled: what was not sent never will be".to_owned()),
@@ -256,8 +282,9 @@ fn rest(found: &CampaignReport, ended: Option<Settled>) -> Option<String> {
     }
 }
 
+/// Copies that are left are to be looked at as well: whatever started this has not done all it was asked for.
 fn exit(counts: &Counts, ended: Option<Settled>) -> Exit {
-    let to_look_at = counts.failed + counts.in_doubt + counts.possible_doubles;
+    let to_look_at = counts.failed + counts.in_doubt + counts.possible_doubles + counts.waiting + counts.deferred;
     match ended {
         None | Some(Settled::Paused) => Exit::Unsettled,
         Some(Settled::Final | Settled::Deferred | Settled::Cancelled) if to_look_at > 0 => Exit::Unsettled,
@@ -267,53 +294,11 @@ fn exit(counts: &Counts, ended: Option<Settled>) -> Exit {
 
 /// The `send` that would go out as shown: with the options of a new launch; those of one under way are on record.
 pub fn typed(ready: &Ready) -> String {
-    let LaunchOptions { via, limit, only_domain, rate, .. } = &ready.options;
-    let limit = limit.map(|most| most.to_string());
-    let options = [("via", via), ("limit", &limit), ("only-domain", only_domain), ("rate", rate)];
-    let new = options.into_iter().filter(|_| ready.running.is_none());
-    let words: String = new.filter_map(|(name, value)| Some(format!(" --{name} {}", value.as_ref()?))).collect();
-    format!("send {}{words} --yes", ready.campaign.name())
-}
-
-fn show_plan(desk: &Desk, ready: &Ready, survey: &Survey) {
-    let edition = &ready.edition;
-    let from = match edition.from.name.as_str() {
-        "" => edition.from.address.clone(),
-        name => format!("{name} <{}>", edition.from.address),
+    let words = match ready.running {
+        Some(_) => String::new(),
+        None => options_as_typed(&ready.options, None),
     };
-    desk.give(&Plan {
-        campaign: ready.campaign.name(),
-        from: from.clone(),
-        subject: &edition.subject,
-        lists: &edition.lists,
-        via: ready.options.via.as_deref(),
-        limit: ready.options.limit,
-        running: ready.running.is_some(),
-        survey,
-    });
-    desk.say(format!("{}: {}", ready.campaign.name(), edition.subject));
-    desk.say(format!("  from        {from}"));
-    desk.say(format!("  lists       {}", edition.lists.join(", ")));
-    if let Some(rate) = &ready.options.rate {
-        desk.say(format!("  rate        at most {rate}"));
-    }
-    match &ready.options.via {
-        Some(via) => desk.say(format!("  via         {via}")),
-        None => desk.say("  via         the recipients' own mail hosts"),
-    }
-    let limit = ready.options.limit.map_or(String::new(), |most| format!(", at most {most} of them"));
-    desk.say(format!("  recipients  {} of {} subscribed{limit}", survey.recipients, survey.members));
-    for left in &survey.barred {
-        desk.say(format!("  left out    {} ({})", left.count, left.reason.word()));
-    }
-    let named: Vec<String> = survey.domains.iter().map(|share| format!("{} {}", share.domain, share.count)).collect();
-    if !named.is_empty() {
-        let others = if survey.elsewhere > 0 { format!(", others {}", survey.elsewhere) } else { String::new() };
-        desk.say(format!("  domains     {}{others}", named.join(", ")));
-    }
-    if ready.running.is_some() {
-        desk.say("  under way   an earlier send has begun it; this one goes on with what is left");
-    }
+    format!("send {}{words} --yes", ready.campaign.name())
 }
 
 #[cfg(test)]
@@ -328,6 +313,40 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_copies_back_is_named_with_its_end() {
+        let row = |name: &str, source: Option<&str>, until: Option<&str>| StillView {
+            name: name.to_owned(),
+            source: source.map(str::to_owned),
+            held: until.is_none(),
+            since: None,
+            until: until.map(str::to_owned),
+            why: "421 4.7.0 [TSS04]".to_owned(),
+        };
+        let view = QueueView {
+            pid: 1,
+            waiting: 2,
+            held: 0,
+            next: Some("2026-11-25T02:00:00.000Z".to_owned()),
+            sites: Vec::new(),
+            still: vec![
+                row("smtp://127.0.0.1:2525", Some("default"), Some("2026-11-25T02:00:00.000Z")),
+                row("yahoo", Some("b"), Some("2026-11-25T03:00:00.000Z")),
+                row("example.com", None, None),
+            ],
+            domains: Vec::new(),
+        };
+        assert_eq!(
+            holding(&view),
+            [
+                "smtp://127.0.0.1:2525 rests until 2026-11-25T02:00:00.000Z: 421 4.7.0 [TSS04]",
+                "yahoo rests from b until 2026-11-25T03:00:00.000Z: 421 4.7.0 [TSS04]",
+                "example.com is held until `mailshot queue resume example.com`: 421 4.7.0 [TSS04]",
+                "the next copy is due at 2026-11-25T02:00:00.000Z",
+            ]
+        );
+    }
+
+    #[test]
     fn waits_read_as_written() {
         assert_eq!(wait("all"), Ok(Wait::All));
         assert_eq!(wait("0"), Ok(Wait::UpTo(Duration::ZERO)));
@@ -336,9 +355,11 @@ mod tests {
     }
 
     #[test]
-    fn failures_doubts_and_an_early_end_are_to_be_looked_at() {
-        let clean = Counts { recipients: 3, delivered: 2, deferred: 1, ..Counts::default() };
-        assert_eq!(exit(&clean, Some(Settled::Deferred)), Exit::Done);
+    fn failures_doubts_what_is_left_and_an_early_end_are_to_be_looked_at() {
+        let clean = Counts { recipients: 3, delivered: 3, ..Counts::default() };
+        assert_eq!(exit(&clean, Some(Settled::Final)), Exit::Done);
+        assert_eq!(exit(&Counts { deferred: 1, ..clean }, Some(Settled::Deferred)), Exit::Unsettled);
+        assert_eq!(exit(&Counts { waiting: 1, ..clean }, Some(Settled::Deferred)), Exit::Unsettled);
         assert_eq!(exit(&clean, None), Exit::Unsettled);
         assert_eq!(exit(&Counts { failed: 1, ..clean }, Some(Settled::Final)), Exit::Unsettled);
         assert_eq!(exit(&Counts { possible_doubles: 1, ..clean }, Some(Settled::Final)), Exit::Unsettled);

@@ -57,8 +57,15 @@ pub async fn run(desk: &Desk, arguments: &Arguments) -> Result<Exit, Error> {
     let here = Owner::become_owner(desk, &store).await?;
     let handle = here.handle();
     let ring: Ring = Arc::new(move |launch| handle.take_up(launch));
-    doors.open_pages(desk, &store, ring).await?;
-    doors.open_returns(desk, &store).await?;
+    let opened = match doors.open_pages(desk, &store, ring).await {
+        Ok(_) => doors.open_returns(desk, &store).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = opened {
+        interrupt.or_at_once(desk, here.stop()).await;
+        doors.close().await;
+        return Err(error);
+    }
     let open = store.open_launches()?;
     let campaigns = open.iter().filter(|launch| launch.kind == LaunchKind::Campaign);
     let under_way: Vec<String> = campaigns.map(|launch| launch.campaign.to_string()).collect();
@@ -94,6 +101,19 @@ fn ring_elsewhere(desk: &Desk) -> Ring {
     })
 }
 
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("{why}")]
+#[diagnostic(help("stop whoever listens there, or name another address with {key} in mailshot.toml"))]
+struct Taken {
+    why: String,
+    key: &'static str,
+}
+
+fn taken(why: &impl std::fmt::Display, key: &'static str) -> Error {
+    Error::either(true, Taken { why: why.to_string(), key })
+}
+
 /// Whatever others knock at or answer to, beside the queue.
 #[derive(Default)]
 struct Doors {
@@ -123,7 +143,7 @@ impl Doors {
             consent_rule: settings.links.tracking_consent.into(),
             signups,
         };
-        let listener = web::bind(address).await.map_err(Error::failed)?;
+        let listener = web::bind(address).await.map_err(|why| taken(&why, "web.listen"))?;
         let (stop, is_secure) = (self.stop.clone(), door.is_secure());
         self.tasks.spawn(async move {
             if let Err(why) = door.serve(listener, web::router(pages), stop).await {
@@ -182,7 +202,11 @@ impl Doors {
             for (addresses, protocol) in listens {
                 for address in addresses {
                     let socket = Listener::bind(address.parse().expect("checked with the settings")).await;
-                    self.tasks.spawn(listener.clone().run(socket.map_err(Error::failed)?, protocol, self.stop.clone()));
+                    self.tasks.spawn(listener.clone().run(
+                        socket.map_err(|why| taken(&why, "listener.smtp or listener.lmtp"))?,
+                        protocol,
+                        self.stop.clone(),
+                    ));
                     desk.note(format!("returned mail at {address}"));
                 }
             }

@@ -3,7 +3,7 @@
 use crate::base::{Address, CampaignName};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::owner::Owner;
-use crate::cli::send::{finish, follow};
+use crate::cli::send::{finish, follow, left_behind};
 use crate::cli::{Desk, Error, Exit};
 use crate::engine::{Crew, Wait, launch_test};
 use crate::store::Threads;
@@ -32,7 +32,8 @@ pub async fn run(
         }
         Err(_) => Ok(None),
     };
+    let left = left_behind(&owner, &ended).await;
     interrupt.or_at_once(desk, owner.leave()).await;
     let (launch, ended) = (launched?, ended?);
-    finish(desk, &store, launch.id, ended)
+    finish(desk, &store, launch.id, ended, left)
 }

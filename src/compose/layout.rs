@@ -109,6 +109,8 @@ pub enum LayoutError {
         file: String,
         /// What is wrong, and at which text.
         message: String,
+        /// The start of that text as it stands in some file; empty when it is not known.
+        near: String,
     },
     /// The style sheet cannot be read.
     #[error("{file}: styles cannot be inlined: {message}")]
@@ -177,7 +179,6 @@ impl Draft {
     }
 
     fn include_in(&self, file: &str, text: &str, ending: &str, depth: usize) -> Result<String, LayoutError> {
-        static PART: LazyLock<Regex> = LazyLock::new(|| fixed(r"\{\{>\s*([A-Za-z0-9_-]+)\s*\}\}"));
         let endless = || Err(LayoutError::Endless { file: file.to_owned() });
         let mut whole = String::with_capacity(text.len());
         let mut rest = 0;
@@ -200,6 +201,13 @@ impl Draft {
         whole.push_str(&text[rest..]);
         Ok(whole)
     }
+}
+
+static PART: LazyLock<Regex> = LazyLock::new(|| fixed(r"\{\{>\s*([A-Za-z0-9_-]+)\s*\}\}"));
+
+/// The parts that a text names, without their ending.
+pub fn part_names(text: &str) -> impl Iterator<Item = &str> {
+    PART.captures_iter(text).filter_map(|found| found.get(1)).map(|name| name.as_str())
 }
 
 const PREHEADER: &str = "{{preheader}}";
@@ -239,7 +247,7 @@ fn escape_static(template: &str) -> String {
 
 fn mjml(file: &str, covered: &str) -> Result<String, LayoutError> {
     use mrml::prelude::parser::Error;
-    let wrong = |message: String| LayoutError::Mjml { file: file.to_owned(), message };
+    let wrong = |message: String| LayoutError::Mjml { file: file.to_owned(), message, near: String::new() };
     let parsed = mrml::parse(covered).map_err(|why| match &why {
         Error::UnexpectedElement { position, .. }
         | Error::UnexpectedToken { position, .. }
@@ -247,7 +255,10 @@ fn mjml(file: &str, covered: &str) -> Result<String, LayoutError> {
         | Error::InvalidAttribute { position, .. }
         | Error::InvalidFormat { position, .. } => {
             let shown: String = covered.get(position.start..).unwrap_or_default().chars().take(60).collect();
-            wrong(format!("broken MJML at `{}`: {why}", shown.lines().next().unwrap_or_default().trim()))
+            let shown = shown.lines().next().unwrap_or_default().trim();
+            let near = shown.split("zqslot").next().unwrap_or_default().to_owned();
+            let message = format!("broken MJML at `{shown}`: {why}");
+            LayoutError::Mjml { file: file.to_owned(), message, near }
         }
         Error::ParserError { source, .. } => wrong(format!("broken MJML: {source}")),
         other => wrong(format!("broken MJML: {other}")),
@@ -255,6 +266,86 @@ fn mjml(file: &str, covered: &str) -> Result<String, LayoutError> {
     // no web fonts: a reader's program would fetch them from a third party
     let options = mrml::prelude::render::RenderOptions { fonts: Default::default(), ..Default::default() };
     parsed.element.render(&options).map_err(|why| wrong(why.to_string()))
+}
+
+/// The tags of MJML that there are.
+const MJML_TAGS: [&str; 34] = [
+    "mj-accordion",
+    "mj-accordion-element",
+    "mj-accordion-text",
+    "mj-accordion-title",
+    "mj-all",
+    "mj-attributes",
+    "mj-body",
+    "mj-breakpoint",
+    "mj-button",
+    "mj-carousel",
+    "mj-carousel-image",
+    "mj-class",
+    "mj-column",
+    "mj-divider",
+    "mj-font",
+    "mj-group",
+    "mj-head",
+    "mj-hero",
+    "mj-image",
+    "mj-include",
+    "mj-navbar",
+    "mj-navbar-link",
+    "mj-preview",
+    "mj-raw",
+    "mj-section",
+    "mj-social",
+    "mj-social-element",
+    "mj-spacer",
+    "mj-style",
+    "mj-table",
+    "mj-text",
+    "mj-title",
+    "mj-wrapper",
+    "mjml",
+];
+
+/// A tag that looks like one of MJML and is none: it would be passed on as it stands, and its content shown nowhere as meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownTag {
+    /// Where its name stands, in octets.
+    pub at: std::ops::Range<usize>,
+    /// Its name.
+    pub name: String,
+    /// The known tag that looks most like it.
+    pub nearest: Option<&'static str>,
+}
+
+/// The first unknown tag in a text of MJML.
+pub fn unknown_tag(text: &str) -> Option<UnknownTag> {
+    static TAG: LazyLock<Regex> = LazyLock::new(|| fixed(r"(?s)<!--.*?-->|</?\s*(mj[A-Za-z0-9_:.-]*)"));
+    let unknown = |name: &regex::Match<'_>| !MJML_TAGS.contains(&name.as_str());
+    let name = TAG.captures_iter(text).filter_map(|found| found.get(1)).find(unknown)?;
+    let distance = |known: &&str| strsim::damerau_levenshtein(name.as_str(), known);
+    let nearest = MJML_TAGS.into_iter().min_by_key(distance).filter(|known| distance(known) <= known.len() / 3);
+    Some(UnknownTag { at: name.range(), name: name.as_str().to_owned(), nearest })
+}
+
+/// The first tag of MJML that is opened and not closed, or closed and not open: where its name stands, and which.
+pub fn unpaired_tag(text: &str) -> Option<(std::ops::Range<usize>, &str)> {
+    static TAG: LazyLock<Regex> =
+        LazyLock::new(|| fixed(r#"(?s)<!--.*?-->|<(/?)(mj[A-Za-z0-9-]*)(?:"[^"]*"|'[^']*'|[^'">])*?(/?)>"#));
+    let mut open: Vec<regex::Match<'_>> = Vec::new();
+    for found in TAG.captures_iter(text) {
+        let Some(name) = found.get(2) else { continue };
+        match (&found[1], &found[3]) {
+            ("/", _) if open.last().is_some_and(|last| last.as_str() == name.as_str()) => drop(open.pop()),
+            ("/", _) => {
+                let is_open = open.iter().any(|one| one.as_str() == name.as_str());
+                let wrong = open.pop().filter(|_| is_open).unwrap_or(name);
+                return Some((wrong.range(), wrong.as_str()));
+            }
+            (_, "/") => {}
+            _ => open.push(name),
+        }
+    }
+    open.pop().map(|last| (last.range(), last.as_str()))
 }
 
 fn inline_css(file: &str, html: &str) -> Result<String, LayoutError> {

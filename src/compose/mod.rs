@@ -20,7 +20,7 @@ use crate::base::{Address, Timestamp};
 use headers::Field;
 
 pub use edition::{Asset, Edition, FromField, Missing};
-pub use layout::{Draft, Expanded, LayoutError, Markup, Source};
+pub use layout::{Draft, Expanded, LayoutError, Markup, Source, UnknownTag, part_names, unknown_tag, unpaired_tag};
 pub use links::{ConsentRule, Targets, Tracking, trackable};
 pub use proof::{Grade, Proof, Remark, SAMPLE_POSTAL_ADDRESS, proof};
 pub use sample::sample;

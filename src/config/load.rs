@@ -347,29 +347,43 @@ fn parse_file(file: &Path, text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn in_file(file: &Path, text: &str, error: &toml::de::Error) -> Error {
-    Error::File {
-        message: error.message().to_owned(),
-        file: NamedSource::new(file.display().to_string(), text.to_owned()),
-        place: error.span().map(SourceSpan::from),
-        help: Some(hint(error.message())),
+impl Error {
+    /// Something wrong in another file of the workspace, at its place.
+    pub fn in_file(
+        file: &Path,
+        text: &str,
+        place: Option<std::ops::Range<usize>>,
+        message: String,
+        help: Option<String>,
+    ) -> Error {
+        let file = NamedSource::new(file.display().to_string(), text.to_owned());
+        Error::File { message, file, place: place.map(SourceSpan::from), help }
     }
+}
+
+fn in_file(file: &Path, text: &str, error: &toml::de::Error) -> Error {
+    Error::in_file(file, text, error.span(), error.message().to_owned(), Some(hint(error.message())))
 }
 
 /// For an unknown key the nearest known one; else where the reference is.
 fn hint(message: &str) -> String {
     let reference = "`mailshot config` prints every key with its meaning and default";
+    match nearest(message) {
+        Some(known) => format!("did you mean `{known}`? {reference}"),
+        None => reference.to_owned(),
+    }
+}
+
+/// The known key nearest to the unknown one that a parser complains of.
+pub(crate) fn nearest(message: &str) -> Option<&str> {
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let nearest = quoted.next().filter(|_| message.starts_with("unknown field")).and_then(|unknown| {
+    let nearest = quoted.next().filter(|_| message.contains("unknown field `")).and_then(|unknown| {
         quoted
             .map(|known| (strsim::damerau_levenshtein(unknown, known), known))
             .min()
             .filter(|(distance, known)| *distance <= known.len().max(6) / 3)
     });
-    match nearest {
-        Some((_, known)) => format!("did you mean `{known}`? {reference}"),
-        None => reference.to_owned(),
-    }
+    nearest.map(|(_, known)| known)
 }
 
 fn is_setting(name: &str) -> bool {

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use load::Error;
+pub(crate) use load::nearest;
 pub use reference::{Key, commented_example};
 pub use secret::Secret;
 

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use serde::Deserialize;
 
 use crate::base::{Domain, Rate, Span};
+use crate::config::load::nearest;
 use crate::config::{RouteRelay, Settings};
 
 /// The providers we know, and the defaults for everybody else.
@@ -20,8 +22,10 @@ pub enum ShapingError {
     Text {
         /// The file.
         file: String,
-        /// What the parser said, with the place.
+        /// What the parser said.
         what: String,
+        /// Where, in octets.
+        at: Option<Range<usize>>,
     },
     /// A new provider without MX suffixes would never match.
     #[error("{file}: provider `{name}` has no `mx_suffix`, so no host would ever match it")]
@@ -53,6 +57,33 @@ pub enum ShapingError {
         /// The key.
         key: &'static str,
     },
+}
+
+impl ShapingError {
+    /// Where it stands in the text of its file, in octets.
+    pub fn place(&self, text: &str) -> Option<Range<usize>> {
+        let word = |word: &str, from: usize| {
+            let at = from + text.get(from..)?.find(word)?;
+            Some(at..at + word.len())
+        };
+        match self {
+            ShapingError::Text { at, .. } => at.clone(),
+            ShapingError::NoSuffix { name, .. } => word(&format!("\"{name}\""), 0),
+            ShapingError::Suffix { suffix, .. } => word(&format!("\"{suffix}\""), 0),
+            ShapingError::Zero { row, key, .. } => word(key, word(&format!("\"{row}\""), 0)?.end),
+        }
+    }
+
+    /// What to do about it; `None` where the words say it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            ShapingError::Text { what, .. } => nearest(what).map(|known| format!("did you mean `{known}`?")),
+            ShapingError::NoSuffix { .. } => {
+                Some("write the ends of its hosts' names: mx_suffix = [\".example.com\"]".into())
+            }
+            ShapingError::Suffix { .. } | ShapingError::Zero { .. } => None,
+        }
+    }
 }
 
 /// What is demanded of TLS on the way to a site.
@@ -357,7 +388,12 @@ impl SiteShape {
 const OVERLAY: &str = "shaping.toml";
 
 fn read<T: serde::de::DeserializeOwned>(file: &str, text: &str) -> Result<T, ShapingError> {
-    toml::from_str(text).map_err(|error| ShapingError::Text { file: file.to_owned(), what: error.to_string() })
+    let wrong = |error: toml::de::Error| ShapingError::Text {
+        file: file.to_owned(),
+        what: error.message().to_owned(),
+        at: error.span(),
+    };
+    toml::from_str(text).map_err(wrong)
 }
 
 fn matches_suffix(host: &str, suffix: &str) -> bool {

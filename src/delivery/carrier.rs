@@ -192,8 +192,9 @@ impl Carrier {
     }
 
     async fn dial(&mut self) -> Result<Dialled<Connection>, Trouble> {
-        let Carrier { kit, route, source, shape, .. } = &*self;
-        knock(&kit.dialler, &kit.road.tls, &kit.road.settings, route, source, shape).await
+        let Carrier { kit, number, route, source, shape, .. } = &*self;
+        let tap = |host| kit.taps.on(route.site.clone(), source.name.clone(), *number, host);
+        knock(&kit.dialler, &kit.road.tls, &kit.road.settings, route, source, shape, tap).await
     }
 
     /// Makes the last settlements durable, says goodbye, and reports what is left.

@@ -21,16 +21,16 @@ use crate::delivery::carrier::Job;
 use crate::delivery::dial::Dialler;
 use crate::delivery::entry::{Entries, Said};
 use crate::delivery::launches::{Facts, Launches, Way};
-use crate::delivery::limits::Learned;
 use crate::delivery::notices::Notices;
 use crate::delivery::press::{Press, Slots};
 use crate::delivery::relays::{Relays, by_weight};
 use crate::delivery::route::{NoRoute, Route, Router};
-use crate::delivery::sites::{Command, Sites};
+use crate::delivery::sites::{ANY_SOURCE, Command, HeldDomains, Sites, as_domain, note_hold};
 use crate::delivery::source::{Source, Sources};
 use crate::delivery::steward::{HANDFUL, Steward, Work};
 use crate::delivery::stops::Stops;
 use crate::delivery::sts::Policies;
+use crate::delivery::taps::Taps;
 use crate::mail::{Stage, Verdict};
 use crate::queue::{Claimed, Error, Lease, Queue, Settlement};
 use crate::sign::Keyring;
@@ -51,6 +51,9 @@ const WORK_MAX: usize = 256;
 const BACKS_MAX: usize = 4096;
 /// A copy whose steward stands still, and which has no end to wait for, is looked at again after this time.
 const ASIDE: Duration = Duration::from_secs(5 * 60);
+
+/// How long a domain that a person holds rests at a time.
+const HELD: Duration = Duration::from_secs(3600);
 
 /// All that the sending tasks need.
 pub struct Road {
@@ -112,6 +115,10 @@ pub(super) struct Kit {
     pub launches: Launches,
     pub entries: Entries,
     pub dialler: Dialler,
+    /// The domains that a person holds.
+    pub held: HeldDomains,
+    /// Those who listen in.
+    pub taps: Taps,
     pub back: mpsc::Sender<Back>,
 }
 
@@ -200,13 +207,16 @@ impl Courier {
             Some(policies) => router.with_policies(policies.clone()),
             None => router,
         };
-        let (sites, commands) = Sites::new();
+        let taps = Taps::new(road.world.clock.clone());
+        let (sites, commands) = Sites::new(taps.clone());
         let (back, backs) = mpsc::channel(BACKS_MAX);
         let kit = Kit {
             press,
             launches: Launches::new(road.store.clone()),
             entries: Entries::new(&road.world, road.settings.retry.clone()),
             dialler: Dialler::new(road.world.clone(), road.settings.allow_private),
+            held: HeldDomains::default(),
+            taps,
             back,
             road,
         };
@@ -234,6 +244,7 @@ impl Courier {
     /// when the queue has failed, with the reason.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let stop = stop.child_token();
+        self.kit.held.restore(&self.kit.road.queue).await?;
         let mut failed = None;
         loop {
             self.claim_ahead(stop.is_cancelled());
@@ -285,6 +296,9 @@ impl Courier {
             Event::Back(back) => self.take_back(back),
             Event::Ended(post) => drop(self.seats.remove(&post)),
             Event::Found(found) => self.found(found, stop).await,
+            Event::Claimed(Ok(Claimed { domain, .. })) if self.kit.held.holds(&domain) => {
+                self.rest(domain, self.kit.entries.in_about(HELD));
+            }
             Event::Claimed(Ok(Claimed { domain, launch })) => match self.kit.launches.facts(launch) {
                 Ok(facts) => self.find(&facts, domain, stop).await,
                 Err(_) => self.refuse(domain, None),
@@ -512,13 +526,21 @@ impl Courier {
             }
             Command::Suspend(site, why, done) => {
                 self.tell_site(&site, || Work::Suspend(why.clone())).await;
-                let held = Learned { held: true, why: why.clone(), ..Learned::default() };
-                self.learn_elsewhere(&site, &held.to_bytes()).await;
+                self.learn_elsewhere(&site, Some(&why)).await;
+                if let Some(domain) = as_domain(&site) {
+                    self.kit.held.set(domain.clone(), true);
+                    self.tell_all(|| Work::SetAside(domain.clone())).await;
+                }
                 let _ = done.send(());
             }
             Command::Resume(site, done) => {
+                if let Some(domain) = as_domain(&site) {
+                    self.kit.held.set(domain, false);
+                }
                 self.tell_site(&site, || Work::Resume).await;
-                self.learn_elsewhere(&site, &[]).await;
+                self.learn_elsewhere(&site, None).await;
+                // its domains rest on the word of a steward that may be gone by now
+                let _ = self.kit.road.queue.wake().await;
                 let _ = done.send(());
             }
         }
@@ -531,14 +553,20 @@ impl Courier {
         }
     }
 
-    /// Writes what stewards that are not there will read when they start.
-    async fn learn_elsewhere(&mut self, site: &Arc<str>, record: &[u8]) {
-        let absent = |source: &&Arc<Source>| !self.seats.contains_key(&(source.id, site.clone()));
-        let absent: Vec<SourceId> = self.kit.road.sources.iter().filter(absent).map(|source| source.id).collect();
-        let queue = self.kit.road.queue.clone();
-        for source in absent {
-            let _ = queue.learn(source, site, record.to_vec()).await;
+    async fn tell_all(&mut self, work: impl Fn() -> Work) {
+        for seat in self.seats.values_mut() {
+            seat.given += 1;
+            let _ = seat.work.send(work()).await;
         }
+    }
+
+    /// Writes what stewards that are not there will read when they start, and what is held of a domain.
+    async fn learn_elsewhere(&mut self, site: &Arc<str>, why: Option<&str>) {
+        let absent = |source: &&Arc<Source>| !self.seats.contains_key(&(source.id, site.clone()));
+        let absent = self.kit.road.sources.iter().filter(absent).map(|source| source.id);
+        let domain = as_domain(site).is_some().then_some(ANY_SOURCE);
+        // a queue that cannot be written has stopped the sending by itself
+        let _ = note_hold(&self.kit.road.queue, absent.chain(domain), site, why, self.kit.entries.now()).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! A connection all the way: dialled, greeted, secured as the route demands, logged in. Decides nothing about what follows
 //! where that fails.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -12,10 +13,11 @@ use crate::delivery::dial::{Dialled, Dialler, Shut, Trouble};
 use crate::delivery::relays::{Relays, login};
 use crate::delivery::route::Route;
 use crate::delivery::source::Source;
+use crate::delivery::taps::Taps;
 use crate::delivery::tls_policy::Demand;
 use crate::delivery::trouble::Fault;
 use crate::mail::Stage;
-use crate::smtp::{Connection, Hello, Login, Security, Timeouts, TlsClient};
+use crate::smtp::{Connection, Hello, Login, Security, Tap, Timeouts, TlsClient};
 use crate::world::World;
 
 /// How long a relay may take to let us in, when it is only to be seen whether it does.
@@ -31,18 +33,21 @@ pub(super) async fn knock(
     route: &Route,
     source: &Source,
     shape: &SiteShape,
+    tap: impl Fn(Arc<str>) -> Arc<dyn Tap>,
 ) -> Result<Dialled<Connection>, Trouble> {
     let login = login_for(settings, route).map_err(|why| {
         let host = route.hosts.first().and_then(|host| host.domain());
         Trouble { stage: Stage::Secure, host, heard: Err(Fault::Credentials(why)) }
     })?;
-    let open = |stream, host, demand| {
+    let open = |stream, host: Arc<str>, demand| {
+        let tap = Some(tap(host.clone()));
         let hello = Hello {
             ehlo_name: source.ehlo_name.clone(),
             host,
             security: security(demand),
             login: login.clone(),
             timeouts: timeouts(shape),
+            tap,
         };
         async move {
             let opened = Connection::open(stream, &hello, tls).await;
@@ -65,11 +70,14 @@ pub async fn examine_relays(
         Err(why) => return vec![Remark::fail("relay", why.to_string(), "mend the setting tls_ca")],
     };
     let dialler = Dialler::new(world.clone(), settings.allow_private);
+    // nobody listens in
+    let taps = Taps::new(world.clock.clone());
     let mut remarks = Vec::new();
     for route in relays.all() {
         let (Some(relay), Some(via)) = (&route.relay, &route.via) else { continue };
         let shape = shaping.route_relay(relay.settings());
-        let opened = timeout(DOOR_MAX, knock(&dialler, &tls, settings, &route, source, &shape)).await;
+        let tap = |host| taps.on(route.site.clone(), source.name.clone(), 0, host);
+        let opened = timeout(DOOR_MAX, knock(&dialler, &tls, settings, &route, source, &shape, tap)).await;
         let why = match opened {
             Ok(Ok(Dialled { connection, .. })) => {
                 let secret = if connection.tls().is_some() { "over TLS" } else { "in clear" };

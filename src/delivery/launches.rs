@@ -39,6 +39,8 @@ pub(super) struct Facts {
     pub pool: Option<Arc<str>>,
     /// Its rate over all sites, shared by all who send for it.
     pace: Option<Mutex<Pace>>,
+    /// The last turn that was given out.
+    turns: Mutex<Instant>,
 }
 
 /// All launches met so far.
@@ -87,7 +89,24 @@ impl Facts {
         };
         let rate = row.options.rate.as_deref().map(Rate::parse).transpose().map_err(|why| why.to_string())?;
         let pace = rate.map(|rate| Mutex::new(Pace::new(Some(rate), Instant::now())));
-        Ok(Facts { way, in_doubt: row.in_doubt, from, pool: row.options.pool.map(Into::into), pace })
+        let (pool, turns) = (row.options.pool.map(Into::into), Mutex::new(Instant::now()));
+        Ok(Facts { way, in_doubt: row.in_doubt, from, pool, pace, turns })
+    }
+
+    /// Whether its own rate lets nothing go now.
+    pub fn is_bound(&self, now: Instant) -> bool {
+        let pace = self.pace.as_ref().map(|pace| pace.lock().unwrap_or_else(PoisonError::into_inner));
+        pace.is_some_and(|mut pace| !pace.wait(now).is_zero())
+    }
+
+    /// A time for a copy that its launch's rate holds back, so that it need not stand before those of others: each gets a
+    /// later one, as far apart as the rate says. `None`: there is no rate.
+    pub fn turn(&self, now: Instant) -> Option<Instant> {
+        let pace = self.pace.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let interval = Duration::from_secs_f64(1.0 / pace.per_second()?);
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        *turns = (*turns).max(now) + interval;
+        Some(*turns)
     }
 
     /// One copy of this launch may go if its rate allows it now and `then` says yes; only both together are spent. Else

@@ -66,6 +66,8 @@ pub struct Limits {
     connections: Pace,
     held: Option<String>,
     pause: Option<(Instant, String)>,
+    /// When it came to stand still: the begin of the hold, or of the pause with those that followed on it.
+    stands: Option<Instant>,
     one_connection: Option<Instant>,
     session: Option<(u32, Instant)>,
     share: Share,
@@ -101,6 +103,8 @@ pub struct Learned {
     pub deaths: u8,
     /// Rounds of trouble without a success between, short of its death.
     pub failed: u8,
+    /// Since when it stands still.
+    pub since: Option<Timestamp>,
     /// Why it stands still, in the host's words, cut.
     pub why: String,
 }
@@ -114,6 +118,7 @@ impl Limits {
             connections: Pace::new(shape.max_connection_rate.0, now),
             held: None,
             pause: None,
+            stands: None,
             one_connection: None,
             session: None,
             share: Share { since: now, answers: 0, refusals: 0 },
@@ -274,7 +279,7 @@ impl Limits {
                     self.pause(span, words, now)
                 }
             },
-            Reaction::Hold => self.held = Some(cut(words)),
+            Reaction::Hold => self.hold(words, now),
             Reaction::OneConnection(span) => self.one_connection = Some(now + span),
             Reaction::ShortSession(span) => {
                 self.session = Some(((self.session_max(now) / 2).max(1), now + span));
@@ -282,7 +287,7 @@ impl Limits {
             Reaction::Halt => match judgement.ruling.blame {
                 // What names a domain or a campaign is stopped there, by whoever owns them; the site is in order.
                 Blame::Stream | Blame::Campaign | Blame::Recipient | Blame::Message => {}
-                Blame::Host | Blame::Site | Blame::Source | Blame::Ourselves => self.held = Some(cut(words)),
+                Blame::Host | Blame::Site | Blame::Source | Blame::Ourselves => self.hold(words, now),
             },
         }
         if self.window.is_dead() && self.pause.is_none() {
@@ -316,13 +321,14 @@ impl Limits {
     }
 
     /// A person stops the site.
-    pub fn hold(&mut self, why: &str) {
+    pub fn hold(&mut self, why: &str, now: Instant) {
+        self.stands.get_or_insert(now);
         self.held = Some(cut(why));
     }
 
     /// A person lets it go on, with one connection first.
     pub fn resume(&mut self) {
-        (self.held, self.pause, self.one_connection) = (None, None, None);
+        (self.held, self.pause, self.one_connection, self.stands) = (None, None, None, None);
         if let Some(warming) = &mut self.warming {
             warming.resume();
         }
@@ -339,6 +345,9 @@ impl Limits {
             session_max: self.session.filter(|(_, until)| *until > now).map(|(most, _)| most),
             deaths: self.deaths.min(u8::MAX.into()) as u8,
             failed: self.window.failed().min(u8::MAX.into()) as u8,
+            since: self.stands.filter(|_| self.held.is_some() || pause.is_some()).map(|since| {
+                Timestamp::from_ms(wall.as_ms() - now.saturating_duration_since(since).as_millis() as i64)
+            }),
             why: self.held.clone().or(pause.map(|(_, why)| why.clone())).unwrap_or_default(),
         };
         (learned != Learned::default()).then_some(learned)
@@ -349,6 +358,8 @@ impl Limits {
         if learned.held {
             self.held = Some(learned.why.clone());
         }
+        self.stands =
+            learned.since.and_then(|since| now.checked_sub(wall.since(since))).or(learned.held.then_some(now));
         match learned.pause_until {
             Some(until) if until > wall => self.pause(until.since(wall), &learned.why, now),
             Some(_) => self.window.probe(),
@@ -374,7 +385,7 @@ impl Limits {
                 let wait = Some(until.saturating_duration_since(now));
                 return Err(NotNow { binds: Binding::Paused(why.clone()), wait });
             }
-            self.pause = None;
+            (self.pause, self.stands) = (None, None);
             self.window.probe();
         }
         Ok(())
@@ -397,6 +408,7 @@ impl Limits {
     fn pause(&mut self, span: Duration, words: &str, now: Instant) {
         let until = now + span;
         if self.pause.as_ref().is_none_or(|(present, _)| *present < until) {
+            self.stands.get_or_insert(now);
             self.pause = Some((until, cut(words)));
         }
     }
@@ -431,20 +443,21 @@ impl Limits {
 }
 
 impl Learned {
-    /// As bytes, at most 84.
+    /// As bytes, at most 92.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![2, u8::from(self.held)];
         bytes.extend(self.pause_until.map_or(0, Timestamp::as_ms).to_be_bytes());
         bytes.extend(self.per_second.unwrap_or(0.0).to_be_bytes());
         bytes.extend(self.session_max.unwrap_or(0).to_be_bytes());
         bytes.extend([self.deaths, self.failed]);
+        bytes.extend(self.since.map_or(0, Timestamp::as_ms).to_be_bytes());
         bytes.extend(cut(&self.why).as_bytes());
         bytes
     }
 
     /// Back from bytes; `None` for another version or a damaged record, which costs only what was learned.
     pub fn from_bytes(bytes: &[u8]) -> Option<Learned> {
-        let (head, why) = bytes.split_at_checked(20)?;
+        let (head, why) = bytes.split_at_checked(28)?;
         let [2, held, rest @ ..] = head else { return None };
         let until = i64::from_be_bytes(rest[..8].try_into().ok()?);
         let per_second = f32::from_be_bytes(rest[8..12].try_into().ok()?);
@@ -456,6 +469,9 @@ impl Learned {
             session_max: (session != 0).then_some(session),
             deaths: rest[16],
             failed: rest[17],
+            since: Some(i64::from_be_bytes(rest[18..26].try_into().ok()?))
+                .filter(|at| *at != 0)
+                .map(Timestamp::from_ms),
             why: std::str::from_utf8(why).ok()?.to_owned(),
         })
     }

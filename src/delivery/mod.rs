@@ -22,6 +22,7 @@ pub mod spf;
 mod steward;
 pub mod stops;
 pub mod sts;
+pub mod taps;
 pub mod tls_policy;
 pub mod trouble;
 pub mod via;

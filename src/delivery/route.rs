@@ -29,6 +29,8 @@ const LOOKUP_MAX: Duration = Duration::from_secs(30);
 const ROUTES_MAX: usize = 50_000;
 /// How long trouble of the name service is remembered, so that a domain in trouble is not asked for again by each copy.
 const TROUBLE_TTL: Duration = Duration::from_secs(30);
+/// How long the route to an address literal is remembered: it never changes.
+const LITERAL_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Longest name of a site; a longer host set is cut and hashed.
 const SITE_MAX: usize = 120;
 
@@ -253,6 +255,12 @@ impl Finder {
     }
 
     async fn look_up(&self, domain: &Domain) -> (Found, Duration) {
+        if let Some(address) = domain.literal() {
+            // there is nothing to look up: the host is named by its address (RFC 5321 §5.1)
+            let host = Host { name: address.to_string().into(), preference: 0, address: Some(address) };
+            let (site, hosts) = (host.name.clone(), vec![host]);
+            return (Ok(Arc::new(Route { site, ..self.to(hosts, false) })), LITERAL_TTL);
+        }
         match self.dns.mx(domain).await {
             Ok(answer) => (self.by_mx(domain, answer.records, answer.secure), answer.ttl),
             Err(DnsError::NoRecords { .. }) => self.implicit(domain).await,

@@ -1,12 +1,18 @@
 //! What is shown of the sites, and what a person may do to them: the handle behind `queue top`, `explain`, `suspend` and
 //! `resume`. The figures come from the stewards themselves when they are asked for; nothing is kept here.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::delivery::limits::{Binding, NotNow};
+use crate::base::{Domain, SourceId, Timestamp};
+use crate::delivery::limits::{Binding, Learned, NotNow};
+use crate::delivery::source::Sources;
+use crate::delivery::taps::{Heard, Taps};
+use crate::queue::{self, Queue};
 
 /// Orders that may wait for the courier.
 pub(super) const COMMANDS_MAX: usize = 16;
@@ -40,6 +46,111 @@ pub struct SiteStatus {
     pub warmup: Option<String>,
 }
 
+/// A site, or a domain, that stands still: nothing goes to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Still {
+    /// The site; for a relay named by hand its address as given; or the domain.
+    pub name: String,
+    /// The source it stands still for; `None`: a person holds the domain, whatever way its mail goes.
+    pub source: Option<SourceId>,
+    /// Whether a person has to resume it.
+    pub held: bool,
+    /// Since when; `None`: not known.
+    pub since: Option<Timestamp>,
+    /// When it moves again; `None` while it is held.
+    pub until: Option<Timestamp>,
+    /// Why, in the host's words or ours.
+    pub why: String,
+}
+
+/// Under this source stands what holds for a domain, whatever site its mail goes through.
+pub(super) const ANY_SOURCE: SourceId = SourceId(u16::MAX);
+
+/// All that stands still by what was learned, as the next steward of each site will take it up.
+pub async fn standing_still(queue: &Queue, now: Timestamp) -> Result<Vec<Still>, queue::Error> {
+    let learned = queue.all_learned().await?;
+    let still = |(source, name, record): (SourceId, String, Vec<u8>)| {
+        let Learned { held, pause_until, since, why, .. } = Learned::from_bytes(&record)?;
+        let until = pause_until.filter(|until| !held && *until > now);
+        let source = Some(source).filter(|source| *source != ANY_SOURCE);
+        (held || until.is_some()).then_some(Still { name, source, held, since, until, why })
+    };
+    Ok(learned.into_iter().filter_map(still).collect())
+}
+
+/// Holds a site from all these sources, or lets it go, for the stewards that are not there: they read it when they start.
+pub(super) async fn note_hold(
+    queue: &Queue,
+    sources: impl Iterator<Item = SourceId>,
+    site: &str,
+    why: Option<&str>,
+    now: Timestamp,
+) -> Result<(), queue::Error> {
+    let held = |why: &str| Learned { held: true, why: why.to_owned(), since: Some(now), ..Learned::default() };
+    let record = why.map(|why| held(why).to_bytes());
+    for source in sources {
+        queue.learn(source, site, record.clone().unwrap_or_default()).await?;
+    }
+    Ok(())
+}
+
+/// The domain a name may also stand for: one with a dot in it.
+pub(super) fn as_domain(name: &str) -> Option<Domain> {
+    Domain::parse(name).ok().filter(|domain| domain.as_str().contains('.'))
+}
+
+/// Holds a site and the domain of that name, or lets both go, while nobody sends.
+pub async fn hold_on_record(
+    queue: &Queue,
+    sources: &Sources,
+    name: &str,
+    why: Option<&str>,
+    now: Timestamp,
+) -> Result<(), queue::Error> {
+    let domain = as_domain(name).is_some().then_some(ANY_SOURCE);
+    note_hold(queue, sources.iter().map(|source| source.id).chain(domain), name, why, now).await
+}
+
+/// The domains that a person holds. Shared by the courier, which changes them, and the stewards.
+#[derive(Debug, Default)]
+pub(super) struct HeldDomains {
+    any: AtomicBool,
+    all: Mutex<BTreeSet<Domain>>,
+}
+
+impl HeldDomains {
+    /// Whether nothing may go to this domain. Asked with every lease: it costs nothing while none is held.
+    pub fn holds(&self, domain: &Domain) -> bool {
+        self.any.load(Ordering::Relaxed) && self.lock().contains(domain)
+    }
+
+    /// Holds a domain, or lets it go.
+    pub fn set(&self, domain: Domain, held: bool) {
+        let mut all = self.lock();
+        if held {
+            all.insert(domain);
+        } else {
+            all.remove(&domain);
+        }
+        self.any.store(!all.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Takes up what is on the ledger.
+    pub async fn restore(&self, queue: &Queue) -> Result<(), queue::Error> {
+        for (source, name, record) in queue.all_learned().await? {
+            let is_held = source == ANY_SOURCE && Learned::from_bytes(&record).is_some_and(|learned| learned.held);
+            if let Some(domain) = as_domain(&name).filter(|_| is_held) {
+                self.set(domain, true);
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Domain>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What a person asks of the courier.
 pub(super) enum Command {
     /// Every steward is to say how it stands.
@@ -56,12 +167,18 @@ pub(super) enum Command {
 #[derive(Clone)]
 pub struct Sites {
     courier: mpsc::Sender<Command>,
+    taps: Taps,
 }
 
 impl Sites {
-    pub(super) fn new() -> (Sites, mpsc::Receiver<Command>) {
+    pub(super) fn new(taps: Taps) -> (Sites, mpsc::Receiver<Command>) {
         let (courier, commands) = mpsc::channel(COMMANDS_MAX);
-        (Sites { courier }, commands)
+        (Sites { courier, taps }, commands)
+    }
+
+    /// What is said with a site from now on, until the receiver is dropped.
+    pub fn listen(&self, site: &str) -> mpsc::Receiver<Heard> {
+        self.taps.listen(site)
     }
 
     /// Every site that is being served now, by site and source. Empty once the courier has stopped.
@@ -77,8 +194,8 @@ impl Sites {
         all
     }
 
-    /// Sends nothing more to a site, from any source, until it is resumed; holds over restarts. Copies on the wire are
-    /// finished.
+    /// Sends nothing more to a site, from any source, nor to the domain of that name by any way, until it is resumed; holds
+    /// over restarts. Copies on the wire are finished.
     pub async fn suspend(&self, site: &str, why: &str) {
         let (done, told) = oneshot::channel();
         if self.courier.send(Command::Suspend(site.into(), why.to_owned(), done)).await.is_ok() {
@@ -95,10 +212,10 @@ impl Sites {
     /// The sites of a courier that is not there.
     #[cfg(test)]
     pub(crate) fn nobody() -> Sites {
-        Sites::new().0
+        Sites::new(Taps::new(std::sync::Arc::new(crate::world::SimulatedClock::starting(Timestamp::default())))).0
     }
 
-    /// Lets a site go on, whatever held it up: a person, a pause, a block.
+    /// Lets a site, and the domain of that name, go on, whatever held it up: a person, a pause, a block.
     pub async fn resume(&self, site: &str) {
         let (done, told) = oneshot::channel();
         if self.courier.send(Command::Resume(site.into(), done)).await.is_ok() {

@@ -43,6 +43,10 @@ pub(super) const HANDFUL: usize = 20;
 const LEASING_MAX: usize = 8;
 /// Copies looked through for one whose launch allows it to go.
 const SEARCH_MAX: usize = 64;
+/// Copies kept at hand of a launch whose own rate holds it back, while others have copies too.
+const KEPT: usize = 4;
+/// How long a launch's rate lets a steward sleep: others may have something new.
+const NAP: Duration = Duration::from_secs(1);
 /// Words of carriers that may wait.
 const WORDS_MAX: usize = 256;
 /// How long a relay that could not be reached is passed over for the others.
@@ -76,6 +80,8 @@ pub(super) enum Work {
     Resume,
     /// The table of shapes has changed.
     Reshape,
+    /// A person holds a domain: what is not on the wire of it goes home.
+    SetAside(Domain),
 }
 
 /// What a steward's loop is to do.
@@ -133,6 +139,16 @@ struct Door {
 impl Door {
     fn is_done(&self) -> bool {
         self.lines == 0 && self.leasing == 0 && self.claims.is_empty() && self.stock.is_empty()
+    }
+}
+
+impl Door {
+    /// Copies that lie ready. Beside other launches those that their own launch's rate holds back do not count: more is
+    /// leased, so that nobody waits behind them.
+    fn ready(&self, kit: &Kit, now: Instant) -> usize {
+        let bound = self.stock.iter().filter(|job| job.facts.is_bound(now)).count();
+        let is_shared = bound > 0 && kit.road.queue.launches() > 1;
+        self.stock.len() - if is_shared { bound } else { 0 }
     }
 }
 
@@ -449,7 +465,7 @@ impl Steward {
                 self.orders.push(Order::Show(to, status));
             }
             Work::Suspend(why) => {
-                self.limits.hold(&why);
+                self.limits.hold(&why, now);
                 self.news = true;
             }
             Work::Reshape => {
@@ -458,6 +474,7 @@ impl Steward {
                     self.limits.reshape(shape, now);
                 }
             }
+            Work::SetAside(domain) => self.set_aside(&domain),
             Work::Resume => {
                 self.limits.resume();
                 self.news = true;
@@ -466,6 +483,23 @@ impl Steward {
                     self.orders.push(Order::Rest(domain, at, Vec::new()));
                 }
             }
+        }
+    }
+
+    /// Gives a domain back, with its copies that lie ready.
+    fn set_aside(&mut self, domain: &Domain) {
+        let mut home = Vec::new();
+        let mut claimed = false;
+        for door in self.doors.values_mut() {
+            claimed |= door.claims.contains(domain);
+            door.claims.retain(|claim| claim != domain);
+            let (theirs, others) =
+                std::mem::take(&mut door.stock).into_iter().partition(|job| job.lease.domain() == domain);
+            door.stock = others;
+            home.extend::<VecDeque<Job>>(theirs);
+        }
+        if claimed || !home.is_empty() {
+            self.orders.push(Order::Rest(domain.clone(), self.kit.entries.in_about(RECHECK), home));
         }
     }
 
@@ -675,6 +709,13 @@ impl Steward {
         let Leased { door: key, domain, most, leases } = leased;
         let leases = leases.unwrap_or_default();
         let full = leases.len() == most;
+        if self.kit.held.holds(&domain) {
+            leases.into_iter().for_each(Lease::home);
+            if let Some(door) = self.doors.get_mut(&key) {
+                door.leasing -= 1;
+            }
+            return self.orders.push(Order::Rest(domain, self.kit.entries.in_about(RECHECK), Vec::new()));
+        }
         let mut batch = Vec::new();
         for lease in leases {
             self.take_in(&key, lease, &mut batch);
@@ -719,6 +760,14 @@ impl Steward {
         };
         door.pool.clone_from(&facts.pool);
         if same_way && self.kit.leaves_from(&lease, &facts, &self.source, &door.route) {
+            let (now, launch) = (Instant::now(), lease.envelope.id.launch());
+            if facts.is_bound(now) && self.kit.road.queue.launches() > 1 {
+                let kept = door.stock.iter().filter(|job| job.lease.envelope.id.launch() == launch).count();
+                if let Some(turn) = facts.turn(now).filter(|_| kept >= KEPT) {
+                    let at = entries.now() + turn.saturating_duration_since(now);
+                    return batch.push(entries.aside(lease, at, "its launch's rate".to_owned(), site));
+                }
+            }
             door.stock.push_back(Job { lease, facts, stray: false, setbacks: 0, intended: false });
         } else {
             self.orders.push(Order::Tell(Back::Stray(Box::new(lease))));
@@ -761,7 +810,7 @@ impl Steward {
                 // a door that is done must not keep another from its place: nothing may happen here again
                 self.tidy();
                 self.man(now);
-                self.stock_up();
+                self.stock_up(now);
                 self.share_out(now);
                 self.open_more(now);
             }
@@ -813,7 +862,10 @@ impl Steward {
         for at in 0..door.stock.len().min(SEARCH_MAX) {
             match door.stock[at].facts.may_send(now, || limits.may_send(now)) {
                 Ok(()) => return door.stock.remove(at),
-                Err(Bound::Launch(until)) => wait = Some(wait.map_or(until, |known| known.min(until))),
+                Err(Bound::Launch(until)) => {
+                    let until = until.min(NAP);
+                    wait = Some(wait.map_or(until, |known| known.min(until)));
+                }
                 Err(Bound::Site(no)) => {
                     wait = no.wait;
                     break;
@@ -854,12 +906,13 @@ impl Steward {
     }
 
     /// Leases for the doors with connections, so that none of them waits: a handful, and at most a second's worth.
-    fn stock_up(&mut self) {
+    fn stock_up(&mut self, now: Instant) {
         let worth = self.limits.per_second().map_or(HANDFUL, |rate| (rate.ceil() as usize).clamp(1, HANDFUL));
         for key in &self.manned {
             let Some(door) = self.doors.get_mut(key) else { continue };
             let low = (door.lines + 1).min(if worth < HANDFUL { worth } else { usize::MAX });
-            while door.leasing < LEASING_MAX && door.stock.len() + door.leasing < low {
+            let ready = door.ready(&self.kit, now);
+            while door.leasing < LEASING_MAX && ready + door.leasing < low {
                 let Some(domain) = door.claims.pop_front() else { break };
                 door.leasing += 1;
                 self.orders.push(Order::Lease(key.clone(), domain, worth));
@@ -906,7 +959,7 @@ impl Steward {
         tracing::info!(site = %self.post.1, source = %self.source.name, ?gate, "{day}");
         if gate == Gate::Stop {
             let words = "two bad days of its warm-up in a row: too many deferrals, bounces or complaints";
-            self.limits.hold(words);
+            self.limits.hold(words, now);
             self.news = true;
             self.kit.road.notices.raise(NoticeKind::WarmupStopped, self.about(), words, None);
         }

@@ -1,19 +1,23 @@
 //! The control socket: the process that owns the queue answers other commands of the same workspace on
 //! `state/control.sock`, in HTTP and JSON, for its own user alone. Both ends stand here, so that they agree.
 
+use std::convert::Infallible;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Path as InPath, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures_util::stream::unfold;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
+use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -23,9 +27,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::handle::{Handle, Settled, Wait};
-use super::status::QueueView;
+use super::status::{CopyView, DomainView, QueueView};
 use super::{Error, WorkspaceError};
-use crate::base::LaunchId;
+use crate::base::{Domain, EnvelopeId, LaunchId};
+use crate::delivery::taps::Heard;
+use crate::queue::Whose;
 
 /// Largest answer read, in bytes.
 const ANSWER_MAX: usize = 4 << 20;
@@ -117,12 +123,21 @@ fn routes(handle: Handle) -> Router {
         .route("/queue", get(queue))
         .route("/sites/{site}/suspend", post(suspend))
         .route("/sites/{site}/resume", post(let_go))
+        .route("/sites/{site}/trace", get(trace))
+        .route("/domains/{domain}", get(domain))
+        .route("/copies/{copy}", get(copy))
         .route("/launches/{launch}/settled", get(settled))
         .route("/launches/{launch}/take-up", post(take_up))
         .route("/launches/{launch}/pause", post(pause))
         .route("/launches/{launch}/resume", post(resume))
         .route("/launches/{launch}/cancel", post(cancel))
         .route("/launches/{launch}/retry", post(retry))
+        .route("/launches/{launch}/retry-doubts", post(retry_doubts))
+        .route("/launches/{launch}/copies", get(launch_copies))
+        .route("/launches/{launch}/drop", post(drop_launch))
+        .route("/domains/{domain}/retry", post(retry_domain))
+        .route("/domains/{domain}/copies", get(domain_copies))
+        .route("/domains/{domain}/drop", post(drop_domain))
         .with_state(handle)
 }
 
@@ -148,6 +163,32 @@ async fn queue(State(handle): State<Handle>) -> Answer<QueueView> {
     Ok(Json(QueueView::of(&handle).await?))
 }
 
+/// The dialogues with a site, one JSON object a line, until the asker goes.
+async fn trace(State(handle): State<Handle>, InPath(site): InPath<String>) -> Response {
+    let Some(sites) = handle.sites() else {
+        let error = "nothing is sent by this process".to_owned();
+        return (StatusCode::CONFLICT, Json(Refusal { error })).into_response();
+    };
+    let lines = unfold(sites.listen(&site), |mut heard| async move {
+        let line = heard.recv().await?;
+        let mut line = serde_json::to_vec(&line).expect("texts and numbers");
+        line.push(b'\n');
+        Some((Ok::<_, Infallible>(Bytes::from(line)), heard))
+    });
+    Body::from_stream(lines).into_response()
+}
+
+async fn domain(State(handle): State<Handle>, InPath(domain): InPath<String>) -> Answer<Option<DomainView>> {
+    Ok(Json(match of_path(&domain) {
+        Some(domain) => handle.domain(&domain).await?,
+        None => None,
+    }))
+}
+
+async fn copy(State(handle): State<Handle>, InPath(copy): InPath<u64>) -> Answer<Option<CopyView>> {
+    Ok(Json(handle.copy(EnvelopeId::from_u64(copy)).await?))
+}
+
 async fn settled(
     State(handle): State<Handle>,
     InPath(launch): InPath<u32>,
@@ -157,18 +198,14 @@ async fn settled(
     Ok(Json(Glance { settled: handle.glance(LaunchId(launch), wait).await? }))
 }
 
-async fn suspend(State(handle): State<Handle>, InPath(site): InPath<String>) -> Json<Moved> {
-    if let Some(sites) = handle.sites() {
-        sites.suspend(&site, "suspended by hand").await;
-    }
-    Json(Moved { copies: 0 })
+async fn suspend(State(handle): State<Handle>, InPath(site): InPath<String>) -> Answer<Moved> {
+    handle.suspend(&site).await?;
+    Ok(Json(Moved { copies: 0 }))
 }
 
-async fn let_go(State(handle): State<Handle>, InPath(site): InPath<String>) -> Json<Moved> {
-    if let Some(sites) = handle.sites() {
-        sites.resume(&site).await;
-    }
-    Json(Moved { copies: 0 })
+async fn let_go(State(handle): State<Handle>, InPath(site): InPath<String>) -> Answer<Moved> {
+    handle.let_go(&site).await?;
+    Ok(Json(Moved { copies: 0 }))
 }
 
 async fn take_up(State(handle): State<Handle>, InPath(launch): InPath<u32>) -> Json<Moved> {
@@ -190,6 +227,38 @@ async fn cancel(State(handle): State<Handle>, InPath(launch): InPath<u32>) -> An
 
 async fn retry(State(handle): State<Handle>, InPath(launch): InPath<u32>) -> Answer<Moved> {
     Ok(Json(Moved { copies: handle.retry(LaunchId(launch)).await? }))
+}
+
+async fn retry_doubts(State(handle): State<Handle>, InPath(launch): InPath<u32>) -> Answer<Moved> {
+    Ok(Json(Moved { copies: handle.retry_doubts(LaunchId(launch)).await? }))
+}
+
+async fn launch_copies(State(handle): State<Handle>, InPath(launch): InPath<u32>) -> Answer<Moved> {
+    Ok(Json(Moved { copies: handle.count(LaunchId(launch).into()).await? }))
+}
+
+async fn drop_launch(State(handle): State<Handle>, InPath(launch): InPath<u32>) -> Answer<Moved> {
+    Ok(Json(Moved { copies: handle.drop_copies(LaunchId(launch).into()).await? }))
+}
+
+/// A domain in a path; one that is none has no copies.
+fn of_path(domain: &str) -> Option<Domain> {
+    Domain::parse(domain).ok()
+}
+
+async fn retry_domain(State(handle): State<Handle>, InPath(domain): InPath<String>) -> Answer<Moved> {
+    let Some(domain) = of_path(&domain) else { return Ok(Json(Moved { copies: 0 })) };
+    Ok(Json(Moved { copies: handle.retry_domain(domain).await? }))
+}
+
+async fn domain_copies(State(handle): State<Handle>, InPath(domain): InPath<String>) -> Answer<Moved> {
+    let Some(domain) = of_path(&domain) else { return Ok(Json(Moved { copies: 0 })) };
+    Ok(Json(Moved { copies: handle.count(domain.into()).await? }))
+}
+
+async fn drop_domain(State(handle): State<Handle>, InPath(domain): InPath<String>) -> Answer<Moved> {
+    let Some(domain) = of_path(&domain) else { return Ok(Json(Moved { copies: 0 })) };
+    Ok(Json(Moved { copies: handle.drop_copies(domain.into()).await? }))
 }
 
 /// Why the owner of the queue did not do what it was asked.
@@ -237,6 +306,40 @@ impl Client {
         Ok(())
     }
 
+    /// As [`Handle::domain`].
+    pub async fn domain(&self, domain: &Domain) -> Result<Option<DomainView>, AskError> {
+        self.ask(Method::GET, &format!("/domains/{}", in_path(domain.as_str()))).await
+    }
+
+    /// As [`Handle::copy`].
+    pub async fn copy(&self, copy: EnvelopeId) -> Result<Option<CopyView>, AskError> {
+        self.ask(Method::GET, &format!("/copies/{}", copy.to_u64())).await
+    }
+
+    /// The dialogues with a site as they go on: `see` gets every line, until the owner of the queue ends.
+    pub async fn trace(&self, site: &str, mut see: impl FnMut(Heard)) -> Result<(), AskError> {
+        let silent = |why: String| AskError::Silent { socket: self.socket.clone(), why };
+        let (mut sender, connection) = self.connect().await.map_err(silent)?;
+        let connection = tokio::spawn(connection);
+        let request = request(Method::GET, &format!("/sites/{}/trace", in_path(site))).map_err(silent)?;
+        let answer = sender.send_request(request).await.map_err(|why| silent(why.to_string()))?;
+        let is_yes = answer.status().is_success();
+        let (mut body, mut rest) = (answer.into_body(), Vec::new());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|why| silent(why.to_string()))?;
+            rest.extend_from_slice(&frame.into_data().unwrap_or_default());
+            while let Some(end) = memchr::memchr(b'\n', &rest).filter(|_| is_yes) {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                see(serde_json::from_slice(&line).map_err(|why| silent(why.to_string()))?);
+            }
+        }
+        connection.abort();
+        match is_yes {
+            true => Ok(()),
+            false => Err(refusal(&rest).map_or_else(|| silent(STRANGER.to_owned()), AskError::Refused)),
+        }
+    }
+
     /// As [`Handle::take_up`].
     pub async fn take_up(&self, launch: LaunchId) -> Result<(), AskError> {
         self.tell(launch, "take-up").await.map(drop)
@@ -262,6 +365,29 @@ impl Client {
         self.tell(launch, "retry").await
     }
 
+    /// As [`Handle::retry_doubts`].
+    pub async fn retry_doubts(&self, launch: LaunchId) -> Result<u64, AskError> {
+        self.tell(launch, "retry-doubts").await
+    }
+
+    /// As [`Handle::retry_domain`].
+    pub async fn retry_domain(&self, domain: &Domain) -> Result<u64, AskError> {
+        let moved: Moved = self.ask(Method::POST, &path_of(&domain.clone().into(), "retry")).await?;
+        Ok(moved.copies)
+    }
+
+    /// As [`Handle::count`].
+    pub async fn count(&self, whose: &Whose) -> Result<u64, AskError> {
+        let moved: Moved = self.ask(Method::GET, &path_of(whose, "copies")).await?;
+        Ok(moved.copies)
+    }
+
+    /// As [`Handle::drop_copies`].
+    pub async fn drop_copies(&self, whose: &Whose) -> Result<u64, AskError> {
+        let moved: Moved = self.ask(Method::POST, &path_of(whose, "drop")).await?;
+        Ok(moved.copies)
+    }
+
     /// As [`Handle::glance`].
     pub async fn glance(&self, launch: LaunchId, wait: Wait) -> Result<Option<Settled>, AskError> {
         let ahead = match wait {
@@ -283,25 +409,27 @@ impl Client {
         let (is_yes, body) = asked.map_err(|_| silent("no answer in time".into()))?.map_err(silent)?;
         match is_yes {
             true => serde_json::from_slice(&body).map_err(|why| silent(why.to_string())),
-            false => match serde_json::from_slice::<Refusal>(&body) {
-                Ok(refusal) => Err(AskError::Refused(refusal.error)),
-                Err(_) => Err(silent("it does not know this question: is it of the same version?".into())),
-            },
+            false => Err(refusal(&body).map_or_else(|| silent(STRANGER.to_owned()), AskError::Refused)),
         }
     }
 
-    /// One request on a connection of its own; gives whether the answer is a yes, and its body.
-    async fn exchange(&self, method: Method, path: &str) -> Result<(bool, Bytes), String> {
+    /// A connection of its own for one request.
+    async fn connect(
+        &self,
+    ) -> Result<(SendRequest<Empty<Bytes>>, Connection<TokioIo<UnixStream>, Empty<Bytes>>), String> {
         let stream = short(&self.socket, |path| std::os::unix::net::UnixStream::connect(path));
         let stream = stream.and_then(|stream| {
             stream.set_nonblocking(true)?;
             UnixStream::from_std(stream)
         });
         let io = TokioIo::new(stream.map_err(|why| why.to_string())?);
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(io).await.map_err(|why| why.to_string())?;
-        let request = Request::builder().method(method).uri(path).header("host", "mailshot");
-        let request = request.body(Empty::<Bytes>::new()).map_err(|why| why.to_string())?;
+        hyper::client::conn::http1::handshake(io).await.map_err(|why| why.to_string())
+    }
+
+    /// One request on a connection of its own; gives whether the answer is a yes, and its body.
+    async fn exchange(&self, method: Method, path: &str) -> Result<(bool, Bytes), String> {
+        let (mut sender, connection) = self.connect().await?;
+        let request = request(method, path)?;
         let talk = async {
             let answer = sender.send_request(request).await.map_err(|why| why.to_string())?;
             let is_yes = answer.status().is_success();
@@ -318,6 +446,27 @@ impl Client {
                 Err(why) => Err(why.to_string()),
             },
         }
+    }
+}
+
+/// What is said of an answer nobody here gives.
+const STRANGER: &str = "it does not know this question: is it of the same version?";
+
+/// The words of a no.
+fn refusal(body: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Refusal>(body).ok().map(|refusal| refusal.error)
+}
+
+fn request(method: Method, path: &str) -> Result<Request<Empty<Bytes>>, String> {
+    let request = Request::builder().method(method).uri(path).header("host", "mailshot");
+    request.body(Empty::new()).map_err(|why| why.to_string())
+}
+
+/// The path of what is asked about a launch's or a domain's copies.
+fn path_of(whose: &Whose, verb: &str) -> String {
+    match whose {
+        Whose::Launch(launch) => format!("/launches/{launch}/{verb}"),
+        Whose::Domain(domain) => format!("/domains/{}/{verb}", in_path(domain.as_str())),
     }
 }
 

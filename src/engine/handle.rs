@@ -9,13 +9,16 @@ use tokio::time::sleep;
 
 use super::Error;
 use super::bell::Bell;
+use super::status::{CopyView, DomainView};
 use super::stop::Alarm;
-use crate::base::{EnvelopeId, LaunchId};
+use crate::base::{Address, Domain, EnvelopeId, LaunchId, SourceId, Span, Timestamp};
+use crate::campaign::new_envelope;
 use crate::delivery::notices::Notices;
-use crate::delivery::sites::Sites;
+use crate::delivery::sites::{Sites, hold_on_record};
+use crate::delivery::source::Sources;
 use crate::delivery::stops::Stops;
-use crate::mail::{Class, Outcome, Standing};
-use crate::queue::{Depth, Queue, Sweep};
+use crate::mail::{Class, Envelope, Outcome, Standing};
+use crate::queue::{Depth, Queue, Sweep, Whose};
 use crate::store::{Counted, LaunchRow, LaunchState, Store, Strain};
 use crate::world::Clock;
 
@@ -46,6 +49,28 @@ pub enum Settled {
     Cancelled,
 }
 
+/// Copies admitted in one commit.
+const SLICE: usize = 100;
+
+/// The outcome of copies that are called off; id and tries are those of each.
+fn called_off(why: &str, now: Timestamp) -> Outcome {
+    Outcome {
+        envelope: EnvelopeId::from_u64(0),
+        state: Standing::Cancelled,
+        class: Class::Undetermined,
+        code: None,
+        enhanced: None,
+        stage: None,
+        text: why.to_owned(),
+        host: None,
+        site: None,
+        channel: None,
+        tries: 0,
+        doubtful: 0,
+        at: now,
+    }
+}
+
 /// A handle on the engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
@@ -57,6 +82,9 @@ pub struct Handle {
     pub(super) sites: Option<Sites>,
     pub(super) stops: Stops,
     pub(super) notices: Notices,
+    pub(super) sources: Arc<Sources>,
+    /// The life of a copy from its planning.
+    pub(super) expires: Span,
 }
 
 impl Handle {
@@ -127,22 +155,7 @@ impl Handle {
         let now = self.clock.now();
         self.store.set_launch_state(launch, LaunchState::Cancelled, now).await?;
         self.bell.ring();
-        let outcome = Outcome {
-            envelope: EnvelopeId::from_u64(0),
-            state: Standing::Cancelled,
-            class: Class::Undetermined,
-            code: None,
-            enhanced: None,
-            stage: None,
-            text: "cancelled".to_owned(),
-            host: None,
-            site: None,
-            channel: None,
-            tries: 0,
-            doubtful: 0,
-            at: now,
-        };
-        Ok(self.queue.sweep(launch, Sweep::Cancel(outcome)).await?)
+        Ok(self.queue.sweep(launch, Sweep::Cancel(called_off("cancelled", now))).await?)
     }
 
     /// Makes everything of a launch that waits for its time due now. Gives how many copies that are. Sites that rest go
@@ -150,6 +163,93 @@ impl Handle {
     pub async fn retry(&self, launch: LaunchId) -> Result<u64, Error> {
         self.may(launch, "retried", |state| state == LaunchState::Running)?;
         Ok(self.queue.sweep(launch, Sweep::Retry).await?)
+    }
+
+    /// As [`Handle::retry`], for a domain, whatever launch its copies are of.
+    pub async fn retry_domain(&self, domain: Domain) -> Result<u64, Error> {
+        Ok(self.queue.sweep(domain, Sweep::Retry).await?)
+    }
+
+    /// Sends the copies of a launch again that are held in doubt: a person has decided. Each may arrive twice, and is
+    /// counted as such. Gives how many they are.
+    pub async fn retry_doubts(&self, launch: LaunchId) -> Result<u64, Error> {
+        self.may(launch, "retried", |state| matches!(state, LaunchState::Running | LaunchState::Done))?;
+        let row = self.launch(launch)?;
+        let now = self.clock.now();
+        // paused meanwhile: so it is not closed as one that has nothing on the road
+        let doubts = self.store.take_up_doubts(launch, "sent again at a person's word", now).await?;
+        let copies = doubts.iter().filter_map(|doubt| {
+            let domain = Address::parse(&doubt.address).ok()?.domain().clone();
+            let fresh = new_envelope(&row, doubt.contact, self.expires, now);
+            Some((domain, Envelope { tries: doubt.tries, doubtful: doubt.doubtful, ..fresh }))
+        });
+        let copies: Vec<(Domain, Envelope)> = copies.collect();
+        for slice in copies.chunks(SLICE) {
+            self.queue.admit_more(launch, slice.to_vec()).await?;
+        }
+        self.store.set_launch_state(launch, LaunchState::Running, now).await?;
+        self.bell.ring();
+        Ok(copies.len() as u64)
+    }
+
+    /// Takes the copies of a launch or a domain out of the queue: each ends as cancelled. What is on the wire is finished,
+    /// what is not planned yet will be. Gives how many they were.
+    pub async fn drop_copies(&self, whose: Whose) -> Result<u64, Error> {
+        let outcome = called_off("dropped from the queue by hand", self.clock.now());
+        Ok(self.queue.sweep(whose, Sweep::Drop(outcome)).await?)
+    }
+
+    /// How many copies of a launch or a domain are in the queue and not on the wire.
+    pub async fn count(&self, whose: Whose) -> Result<u64, Error> {
+        Ok(self.queue.sweep(whose, Sweep::Count).await?)
+    }
+
+    /// Sends nothing more to a site, nor to the domain of that name, until it is resumed; holds over restarts.
+    pub async fn suspend(&self, name: &str) -> Result<(), Error> {
+        const WHY: &str = "suspended by hand";
+        match &self.sites {
+            Some(sites) => sites.suspend(name, WHY).await,
+            None => hold_on_record(&self.queue, &self.sources, name, Some(WHY), self.now()).await?,
+        }
+        Ok(())
+    }
+
+    /// Lets a site, and the domain of that name, go on, whatever held it up.
+    pub async fn let_go(&self, name: &str) -> Result<(), Error> {
+        match &self.sites {
+            Some(sites) => sites.resume(name).await,
+            None => hold_on_record(&self.queue, &self.sources, name, None, self.now()).await?,
+        }
+        Ok(())
+    }
+
+    /// What is on the road to one domain; `None`: nothing.
+    pub async fn domain(&self, domain: &Domain) -> Result<Option<DomainView>, Error> {
+        Ok(self.queue.domain(domain).await?.as_ref().map(DomainView::of))
+    }
+
+    /// One copy as it is in the queue; `None` when it is not.
+    pub async fn copy(&self, copy: EnvelopeId) -> Result<Option<CopyView>, Error> {
+        let Some(row) = self.store.copy(copy)? else { return Ok(None) };
+        let Ok(address) = Address::parse(&row.address) else { return Ok(None) };
+        let found = self.queue.find(address.domain(), copy).await?;
+        Ok(found.map(|found| CopyView {
+            due: found.envelope.due.rfc3339(),
+            expires: found.envelope.expires.rfc3339(),
+            tries: found.envelope.tries,
+            leased: found.leased,
+            held: found.held,
+        }))
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The name of a source.
+    pub fn source_name(&self, id: SourceId) -> String {
+        self.sources.by_id(id).map_or_else(|| id.0.to_string(), |source| source.name.to_string())
     }
 
     /// Waits until something stops the engine: a full disk, a bug.

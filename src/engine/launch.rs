@@ -1,15 +1,18 @@
 //! From a campaign's files to a launch on record: read, frozen, checked, and only then written. The one way a launch comes
 //! about, for campaigns and test copies alike; it needs the workspace and the store, never the queue.
 
+use std::collections::BTreeMap;
+
 use miette::Diagnostic;
 
-use crate::base::{Address, CampaignName, Domain, ListId, Rate, Timestamp, bucket};
+use crate::base::{Address, CampaignName, ContactId, Domain, ListId, Rate, Timestamp, bucket};
 use crate::campaign::{self, Campaign, ListsError};
-use crate::compose::{self, Edition, Grade, Remark, Template, proof};
+use crate::compose::{self, Edition, Grade, Missing, Remark, Template, Urls, proof};
+use crate::config::Settings;
 use crate::delivery::doctor::{self, Patient, Way};
 use crate::delivery::knock;
 use crate::delivery::source::{Sources, host_name};
-use crate::delivery::via::{Via, ViaError};
+use crate::delivery::via::{Via, ViaError, ViaTls};
 use crate::engine::Workspace;
 use crate::mail::Standing;
 use crate::sign;
@@ -49,6 +52,9 @@ pub enum LaunchError {
     /// `sender.bounce_domain` is no domain.
     #[error("sender.bounce_domain = \"{0}\": that is no domain; write it as in \"bounce.example.com\"")]
     Bounce(String),
+    /// The login of `[relay]` cannot be sent on this way.
+    #[error("{}; {}", .0.found, .0.remedy)]
+    Login(Remark),
     /// `--only-domain` names no domain.
     #[error("--only-domain {0}: that is no domain; write it as in \"example.com\"")]
     OnlyDomain(String),
@@ -162,6 +168,7 @@ impl LaunchError {
             LaunchError::Template(_)
             | LaunchError::Via(_)
             | LaunchError::Bounce(_)
+            | LaunchError::Login(_)
             | LaunchError::OnlyDomain(_)
             | LaunchError::Rate(_)
             | LaunchError::Relays(_)
@@ -219,6 +226,10 @@ impl Ready {
         let lists = campaign.list_ids(store)?;
         let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
         may_be_sent(workspace, &campaign, &edition)?;
+        if before.is_none() {
+            may_be_printed(store, &campaign, &lists, &edition)?;
+        }
+        may_log_in(workspace, before.as_ref().map_or(&options, |launch| &launch.options))?;
         match before {
             Some(launch) => {
                 let frozen = store.edition(launch.edition)?;
@@ -270,6 +281,7 @@ pub async fn launch_test(
     let campaign = workspace.campaign(name)?;
     let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
     may_be_sent(workspace, &campaign, &edition)?;
+    may_log_in(workspace, &options)?;
     if options.via.is_none() {
         may_go_direct(workspace, world, &campaign, &edition).await?;
     }
@@ -309,6 +321,55 @@ async fn new_launch(
     })
 }
 
+/// Recipients whose fields are looked at before a launch.
+const LOOKED_AT: usize = 500;
+
+/// Whether the members of these lists have the fields that the template needs, by printing for the first `most` of them;
+/// `None` when all have. Fails when nobody could get a copy.
+pub fn lacking(
+    store: &Store,
+    lists: &[ListId],
+    edition: &Edition,
+    template: &Template,
+    most: usize,
+) -> Result<Option<Remark>, store::Error> {
+    let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
+    let (mut seen, mut unprinted) = (0_u64, 0_u64);
+    let page = || "https://example.com/x".to_owned();
+    let urls = Urls {
+        unsubscribe: page(),
+        preferences: page(),
+        view: page(),
+        confirm: page(),
+        pixel: page(),
+        clicks: Vec::new(),
+    };
+    for list in lists {
+        let mut after = ContactId(0);
+        while seen < most as u64 {
+            let page = store.contacts(Some(*list), after, most.min(1000))?;
+            let Some(last) = page.last() else { break };
+            after = last.id;
+            for row in page.iter().take(most - seen as usize) {
+                let Some(recipient) = store.recipient(row.id)? else { continue };
+                seen += 1;
+                if let Err(why) = template.words(&recipient, &urls) {
+                    unprinted += 1;
+                    *lacks.entry(why.to_string()).or_default() += 1;
+                }
+            }
+        }
+    }
+    let Some((why, _)) = lacks.iter().max_by_key(|(_, count)| **count) else { return Ok(None) };
+    let found = format!("{unprinted} of {seen} members looked at cannot get a copy; most often: {why}");
+    let remedy = "import it, write {{default FIELD \"…\"}}, or say what is done with missing = in campaign.toml";
+    let grade = match edition.missing {
+        Missing::Error | Missing::Skip if unprinted == seen => Grade::Fail,
+        Missing::Error | Missing::Skip | Missing::Default => Grade::Warn,
+    };
+    Ok(Some(Remark { grade, ..Remark::warn("fields", found, remedy) }))
+}
+
 /// What no message may lack: everything a proof refuses, a signature, and a sealed return path.
 fn may_be_sent(workspace: &Workspace, campaign: &Campaign, edition: &Edition) -> Result<(), LaunchError> {
     let template = Template::compile(edition).map_err(LaunchError::Template)?;
@@ -333,12 +394,49 @@ fn may_use_pool(workspace: &Workspace, pool: Option<&str>) -> Result<(), LaunchE
     }
 }
 
+/// A letter that nobody could get is not launched.
+fn may_be_printed(store: &Store, campaign: &Campaign, lists: &[ListId], edition: &Edition) -> Result<(), LaunchError> {
+    let template = Template::compile(edition).map_err(LaunchError::Template)?;
+    let remark = lacking(store, lists, edition, &template, LOOKED_AT)?;
+    match remark.filter(|remark| remark.grade == Grade::Fail) {
+        Some(remark) => Err(LaunchError::Proof { campaign: campaign.name().clone(), remarks: vec![remark] }),
+        None => Ok(()),
+    }
+}
+
 /// Whether a source that this goes out from is not known everywhere yet.
 fn is_warming(workspace: &Workspace, pool: Option<&str>) -> bool {
     let settings = workspace.settings();
     let shares = pool.and_then(|name| settings.pool.iter().find(|pool| pool.name == name)).map(|pool| &pool.sources);
     let is_in = |name: &str| shares.is_none_or(|shares| shares.iter().any(|share| share.name == name));
     settings.source.iter().any(|source| source.warmup.is_some() && is_in(&source.name))
+}
+
+/// A login that would never be sent must not be waited for.
+fn may_log_in(workspace: &Workspace, options: &LaunchOptions) -> Result<(), LaunchError> {
+    let via = options.via.as_deref().map(Via::parse).transpose().map_err(LaunchError::Via)?;
+    let remark = via.and_then(|via| login(workspace.settings(), &via));
+    remark.filter(|remark| remark.grade == Grade::Fail).map_or(Ok(()), |remark| Err(LaunchError::Login(remark)))
+}
+
+/// Whether the login that the settings have can be sent to a relay; `None` when there is none.
+pub fn login(settings: &Settings, via: &Via) -> Option<Remark> {
+    let user = settings.relay.user.as_deref()?;
+    let subject = "relay_login";
+    let has_secret = settings.relay.password.is_some() || settings.relay.token_file.is_some();
+    Some(match (has_secret, via.tls) {
+        (false, _) => Remark::fail(
+            subject,
+            format!("[relay] user = \"{user}\" has neither a password nor a token"),
+            "name a file that holds it with password_file or token_file, or set MAILSHOT_RELAY__PASSWORD in the environment",
+        ),
+        (true, ViaTls::Opportunistic) => Remark::fail(
+            subject,
+            format!("[relay] user = \"{user}\" is never sent to {via}: whoever answers there proves no name"),
+            "write smtp+starttls://HOST:PORT or smtps://HOST:PORT, or take user out of [relay]",
+        ),
+        (true, ViaTls::StartTls | ViaTls::Implicit) => Remark::ok(subject, format!("as {user}, inside verified TLS")),
+    })
 }
 
 /// What receivers look up must be there before mail goes to their hosts directly.
@@ -446,4 +544,30 @@ fn may_go_on(launch: &LaunchRow, asked: &LaunchOptions) -> Result<(), LaunchErro
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    #[test]
+    fn a_login_that_would_never_be_sent_is_refused_before_the_launch() {
+        let mut settings = Settings::default();
+        let grade =
+            |settings: &Settings, via: &str| login(settings, &Via::parse(via).unwrap()).map(|remark| remark.grade);
+        assert_eq!(grade(&settings, "smtp://127.0.0.1:25"), None);
+        settings.relay.user = Some("ada".into());
+        assert_eq!(grade(&settings, "smtps://mail.example.com"), Some(Grade::Fail), "no password");
+        settings.relay.password = Some(Secret::new("x".into()));
+        assert_eq!(grade(&settings, "smtps://mail.example.com"), Some(Grade::Ok));
+        assert_eq!(grade(&settings, "smtp+starttls://mail.example.com"), Some(Grade::Ok));
+        assert_eq!(grade(&settings, "smtp://127.0.0.1:25"), Some(Grade::Fail), "in clear");
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::with(folder.path(), settings);
+        let options = LaunchOptions { via: Some("smtp://127.0.0.1:25".into()), ..LaunchOptions::default() };
+        let refused = may_log_in(&workspace, &options).unwrap_err();
+        assert_eq!(refused.remedy(), Remedy::Input);
+        assert!(refused.to_string().contains("smtp+starttls://"), "{refused}");
+    }
 }

@@ -44,10 +44,10 @@ use crate::world::{Clock, Http, World};
 pub use agreement::Disagreement;
 pub use control::{AskError, Client, Control};
 pub use handle::{Handle, Settled, Wait};
-pub use launch::{LaunchError, Ready, Remedy, examine, examine_relays, launch_test};
+pub use launch::{LaunchError, Ready, Remedy, examine, examine_relays, lacking, launch_test, login};
 pub use rebuild::{Rebuilt, Verified, rebuild, verify};
 use reload::Watchman;
-pub use status::{DomainView, QueueView, SiteView};
+pub use status::{CopyView, DomainView, QueueView, SiteView, StillView};
 pub use workspace::{Created, Error as WorkspaceError, Hold, SAMPLE_CAMPAIGN, Workspace};
 
 use bell::Bell;
@@ -185,7 +185,9 @@ impl Engine {
                 (watchman, Some(task), Some(sites))
             }
         };
-        let handle = Handle { store, queue, clock, bell, alarm, sites, stops, notices };
+        let sources = Arc::new(Sources::new(workspace.settings(), &host_name()));
+        let expires = workspace.settings().retry.expires;
+        let handle = Handle { store, queue, clock, bell, alarm, sites, stops, notices, sources, expires };
         let warden = (crew == Crew::Sending).then(|| start_warden(&handle, breaker));
         let herald = start_herald(&handle, noticed, alerts, &alert);
         let planner = (crew != Crew::Keeping).then(|| start_planner(&handle, &workspace));

@@ -46,6 +46,11 @@ pub fn verify(workspace: &Workspace, store: &Store) -> Result<Verified, Error> {
         complaints.push(why.to_string());
     }
     let all = Inventory::take(&ledger)?;
+    if !all.damaged.is_empty() {
+        let numbers = all.damaged.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        let what = "cannot be read: what became of their copies is unknown, and they count as waiting";
+        complaints.push(format!("records of outcomes (number {numbers}) {what}"));
+    }
     let mut complain = |count: u64, words: &str| {
         if count > 0 {
             complaints.push(format!("{count} {words}"));

@@ -18,6 +18,9 @@ const TICK: Duration = Duration::from_millis(200);
 /// What is said of copies that were planned and never reached the queue.
 const STRAY: &str = "left the list between the plan and the queue";
 
+/// What is said of copies in doubt that were to be sent again and are nowhere on the road.
+const DOUBTED: &str = "the process ended before it was on the road again; it may have been sent before";
+
 /// Closes launches.
 pub(super) struct Registrar {
     pub store: Store,
@@ -63,7 +66,8 @@ impl Registrar {
         if unsettled > 0 && depth.held > 0 {
             return Ok(());
         }
-        if unsettled > 0 {
+        let doubted = if unsettled > 0 { self.store.doubt_strays(launch, DOUBTED, now).await? } else { 0 };
+        if unsettled > doubted {
             tracing::warn!(%launch, unsettled, "copies on record that are not on the road are barred: {STRAY}");
             self.store.bar_strays(launch, STRAY, now).await?;
         }

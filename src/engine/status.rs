@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::handle::Handle;
 use crate::base::Timestamp;
-use crate::delivery::sites::SiteStatus;
+use crate::delivery::sites::{SiteStatus, standing_still};
+use crate::queue::DomainDepth;
 
 /// Domains shown.
 const DOMAINS_MAX: usize = 50;
@@ -19,10 +20,31 @@ pub struct QueueView {
     pub waiting: u64,
     /// Copies of paused campaigns.
     pub held: u64,
+    /// When the next copy may go that is not being sent (RFC 3339); null: none waits.
+    pub next: Option<String>,
     /// The sites that are being served, by site and source; none while nothing is sent.
     pub sites: Vec<SiteView>,
+    /// What stands still: rests, is blocked, or is held by a person.
+    pub still: Vec<StillView>,
     /// The domains with the most copies, at most 50.
     pub domains: Vec<DomainView>,
+}
+
+/// A site or a domain to which nothing goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StillView {
+    /// The site; for a relay named by hand its address as given; or the domain.
+    pub name: String,
+    /// The source's name; null: a person holds the domain, whatever way its mail goes.
+    pub source: Option<String>,
+    /// Whether a person has to resume it.
+    pub held: bool,
+    /// Since when (RFC 3339); null: not known.
+    pub since: Option<String>,
+    /// When it moves again (RFC 3339); null while it is held.
+    pub until: Option<String>,
+    /// Why.
+    pub why: String,
 }
 
 /// How things stand between one source and one site.
@@ -83,15 +105,47 @@ pub struct DomainView {
     pub next: Option<String>,
 }
 
-impl QueueView {
-    /// What is on the road now.
-    pub async fn of(handle: &Handle) -> Result<QueueView, Error> {
-        let depth = handle.depth();
-        let domains = handle.queue().domains(DOMAINS_MAX).await?.into_iter().map(|row| DomainView {
+/// One copy in the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyView {
+    /// When it is due (RFC 3339).
+    pub due: String,
+    /// When it is given up.
+    pub expires: String,
+    /// Attempts so far.
+    pub tries: u16,
+    /// Whether it is in the hands of a connection.
+    pub leased: bool,
+    /// Whether it is put aside, its campaign being paused.
+    pub held: bool,
+}
+
+impl DomainView {
+    /// A domain as the queue has it.
+    pub(super) fn of(row: &DomainDepth) -> DomainView {
+        DomainView {
             domain: row.domain.to_string(),
             waiting: row.waiting,
             leased: row.leased,
             next: row.next.map(|next: Timestamp| next.max(row.rest).rfc3339()),
+        }
+    }
+}
+
+impl QueueView {
+    /// What is on the road now.
+    pub async fn of(handle: &Handle) -> Result<QueueView, Error> {
+        let depth = handle.depth();
+        let all = handle.queue().domains(usize::MAX).await?;
+        let next = all.iter().filter_map(|row| Some(row.next?.max(row.rest))).min();
+        let domains = all.iter().take(DOMAINS_MAX).map(DomainView::of);
+        let still = standing_still(handle.queue(), handle.now()).await?.into_iter().map(|row| StillView {
+            source: row.source.map(|id| handle.source_name(id)),
+            name: row.name,
+            held: row.held,
+            since: row.since.map(Timestamp::rfc3339),
+            until: row.until.map(Timestamp::rfc3339),
+            why: row.why,
         });
         let sites = match handle.sites() {
             Some(sites) => sites.snapshot().await.into_iter().map(SiteView::from).collect(),
@@ -101,7 +155,9 @@ impl QueueView {
             pid: std::process::id(),
             waiting: depth.waiting,
             held: depth.held,
+            next: next.map(Timestamp::rfc3339),
             sites,
+            still: still.collect(),
             domains: domains.collect(),
         })
     }

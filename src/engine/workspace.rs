@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use crate::base::{CampaignName, Seal};
 use crate::campaign::{self, Campaign};
 use crate::compose::SAMPLE_POSTAL_ADDRESS;
-use crate::config::shaping::{Shaping, ShapingError};
+use crate::config::shaping::Shaping;
 use crate::config::{self, Settings, commented_example};
 use crate::delivery::relays::{Relays, RelaysError};
 use crate::sign::{self, Algorithm, Keyring, Record, create_key, create_seal, load_seal};
-use crate::smtp::classify::{Rules, RulesError};
+use crate::smtp::classify::Rules;
 use crate::store::{self, Store, Threads};
 
 /// The name of the sample campaign, and the list it goes to.
@@ -54,7 +54,7 @@ pub enum Error {
         /// The process, when it has already said.
         pid: Option<u32>,
     },
-    /// The settings cannot be used.
+    /// The settings, shaping.toml or rules.toml cannot be used.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Settings(#[from] config::Error),
@@ -66,12 +66,6 @@ pub enum Error {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Keys(#[from] sign::Error),
-    /// The workspace's shaping.toml cannot be used.
-    #[error(transparent)]
-    Shaping(#[from] ShapingError),
-    /// The workspace's rules.toml cannot be used.
-    #[error(transparent)]
-    Rules(#[from] RulesError),
     /// The fixed routes of the settings cannot be used.
     #[error(transparent)]
     Relays(#[from] RelaysError),
@@ -84,7 +78,7 @@ impl Error {
             Error::File { .. } | Error::Held { .. } => true,
             Error::Keys(why) => why.is_failure(),
             Error::Campaign(why) => why.is_failure(),
-            Error::Settings(_) | Error::Shaping(_) | Error::Rules(_) | Error::Relays(_) => false,
+            Error::Settings(_) | Error::Relays(_) => false,
         }
     }
 }
@@ -183,14 +177,22 @@ impl Workspace {
 
     /// The provider table with the settings and the workspace's `shaping.toml` over it.
     pub fn shaping(&self) -> Result<Shaping, Error> {
-        let overlay = read_optional(&self.shaping_file())?;
-        Ok(Shaping::new(&self.settings, overlay.as_deref())?)
+        let file = self.shaping_file();
+        let overlay = read_optional(&file)?;
+        Shaping::new(&self.settings, overlay.as_deref()).map_err(|why| {
+            let text = overlay.as_deref().unwrap_or_default();
+            Error::Settings(config::Error::in_file(&file, text, why.place(text), why.to_string(), why.hint()))
+        })
     }
 
     /// The reply rules with the workspace's `rules.toml` before them.
     pub fn rules(&self) -> Result<Rules, Error> {
-        let text = read_optional(&self.rules_file())?.unwrap_or_default();
-        Ok(Rules::overlaid(&text)?)
+        let file = self.rules_file();
+        let text = read_optional(&file)?.unwrap_or_default();
+        Rules::overlaid(&text).map_err(|why| {
+            let hint = config::nearest(&why.to_string()).map(|known| format!("did you mean `{known}`?"));
+            Error::Settings(config::Error::in_file(&file, &text, why.place(&text), why.to_string(), hint))
+        })
     }
 
     /// Reads a campaign.
@@ -323,6 +325,55 @@ mod tests {
             let edition = campaign.freeze(workspace.folder(), workspace.settings()).unwrap();
             let proof = compose::proof(&edition, &Template::compile(&edition).unwrap());
             assert!(proof.remarks.iter().all(|remark| remark.grade == Grade::Ok), "{layout}: {proof:#?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_table_beside_the_settings_is_shown_at_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::with(folder.path(), Settings::default());
+        let refused = |file: &str, text: &str| {
+            fs::write(folder.path().join(file), text).unwrap();
+            let error = match file {
+                "shaping.toml" => workspace.shaping().unwrap_err(),
+                _ => workspace.rules().map(drop).unwrap_err(),
+            };
+            assert!(!error.is_failure(), "{error}");
+            match error {
+                Error::Settings(config::Error::File { message, place, help, .. }) => {
+                    (message, place.map(|place| place.offset()), help.unwrap_or_default())
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        for (file, text, at, word, hint) in [
+            (
+                "shaping.toml",
+                "[[site]]\nsite = \"x\"\nshape.conection_limit = 1\n",
+                "conec",
+                "conec",
+                "connection_limit",
+            ),
+            (
+                "shaping.toml",
+                "[[site]]\nsite = \"x\"\nshape.connection_limit = 0\n",
+                "connection_limit",
+                "1 or more",
+                "",
+            ),
+            ("shaping.toml", "[[provider]]\nname = \"x\"\n", "\"x\"", "mx_suffix", "mx_suffix"),
+            ("rules.toml", "[[rule]]\nnmae = \"x\"\n", "nmae", "nmae", "`name`"),
+            (
+                "rules.toml",
+                "[[rule]]\nname = \"x\"\nmatch = \"(\"\nclass = \"block_ip\"\nblame = \"site\"\nsample = [\"x\"]\n",
+                "\"x\"",
+                "pattern",
+                "",
+            ),
+        ] {
+            let (message, place, help) = refused(file, text);
+            assert_eq!(place, text.find(at), "{text}");
+            assert!(message.contains(word) && help.contains(hint), "{message} / {help}");
         }
     }
 

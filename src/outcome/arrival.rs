@@ -257,9 +257,10 @@ impl Traces {
         }
     }
 
-    /// A token that stands alone.
+    /// A token that stands alone, or behind the `b.` of a return path: the envelope id of RFC 3461 is its local part.
     fn alone(&mut self, purpose: Purpose, text: &str) {
         let text = text.trim();
+        let text = text.strip_prefix("b.").or(text.strip_prefix("B.")).unwrap_or(text);
         let is_token = text.len() == 33 && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
         if is_token {
             self.add(purpose, text);

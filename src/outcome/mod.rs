@@ -29,4 +29,5 @@ pub use mailbox::{Mail, mails};
 pub use policy::Policy;
 pub use report::{
     CampaignReport, Counts, Ink, LinkReport, ReadersReport, ReasonReport, Seen, SiteReport, html, plain, report,
+    whole_report,
 };

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::base::{CampaignName, LaunchId, Timestamp};
+use crate::base::{CampaignName, Domain, LaunchId, Timestamp};
+use crate::campaign::Survey;
 use crate::mail::{Class, Notice, NoticeKind, Standing};
 use crate::store::{self, Figure, LaunchKind, LaunchState, Store};
 
@@ -176,6 +177,33 @@ pub fn report(store: &Store, launch: LaunchId) -> Result<Option<CampaignReport>,
         state: row.state,
         kind: row.kind,
     }))
+}
+
+/// What stands in the report for the site of those that are not planned yet.
+const UNPLANNED: &str = "(not planned yet)";
+
+/// As [`report`]; those whom a launch under way has not planned yet count as waiting. Reads every member of its lists when
+/// there are such.
+pub fn whole_report(store: &Store, launch: LaunchId, now: Timestamp) -> Result<Option<CampaignReport>, store::Error> {
+    let Some(row) = store.launch(launch)? else { return Ok(None) };
+    let Some(mut found) = report(store, launch)? else { return Ok(None) };
+    let is_open = matches!(row.state, LaunchState::Running | LaunchState::Paused);
+    if row.planned || !is_open || row.kind != LaunchKind::Campaign {
+        return Ok(Some(found));
+    }
+    let only = row.options.only_domain.as_deref().and_then(|domain| Domain::parse(domain).ok());
+    let survey = Survey::take(store, &row.lists, only.as_ref(), 0, now)?;
+    let (_, planned) = store.planned(launch)?;
+    let copies =
+        row.options.limit.map_or(survey.recipients, |most| most.min(survey.recipients)).saturating_sub(planned);
+    if copies > 0 {
+        let counts = Counts { recipients: copies, waiting: copies, ..Counts::default() };
+        found.counts.recipients += copies;
+        found.counts.waiting += copies;
+        found.by_site.push(SiteReport { site: UNPLANNED.to_owned(), counts });
+        found.by_site.sort_by_key(|row| std::cmp::Reverse(row.counts.recipients));
+    }
+    Ok(Some(found))
 }
 
 /// The same thing that happened, once or several times.

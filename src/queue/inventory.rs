@@ -22,8 +22,10 @@ pub struct Inventory {
     pub outbox: BTreeSet<EnvelopeId>,
     /// Copies that are due twice, or due and held.
     pub twice: u64,
-    /// Records that cannot be read.
+    /// Records that cannot be read, but for those of the outbox.
     pub unreadable: u64,
+    /// The numbers of records of the outbox that cannot be read: what they said became of their copies is lost.
+    pub damaged: BTreeSet<u64>,
 }
 
 impl Inventory {
@@ -44,10 +46,11 @@ impl Inventory {
             Some(id) => drop(all.intents.insert(id)),
             None => all.unreadable += 1,
         })?;
-        walk(ledger, keys::OUTBOX, |_, value| match codec::read_outcomes(value) {
+        walk(ledger, keys::OUTBOX, |key, value| match codec::read_outcomes(value) {
             Some(outcomes) => all.outbox.extend(outcomes.iter().map(|outcome| outcome.envelope)),
-            None => all.unreadable += 1,
+            None => all.damaged.extend(keys::parse_number(key)),
         })?;
+        walk(ledger, keys::DAMAGED, |key, _| all.damaged.extend(keys::parse_number(key)))?;
         Ok(all)
     }
 }
@@ -81,6 +84,8 @@ mod tests {
         let bad = [&b"d"[..], b"hx", b"i12345678", b"o12345678"];
         let moves: Vec<Move> = bad.iter().map(|key| Move::Put(key.to_vec(), b"?".to_vec())).collect();
         ledger.commit(&moves).unwrap();
-        assert_eq!(Inventory::take(&ledger), Ok(Inventory { unreadable: 4, ..Inventory::default() }));
+        let found =
+            Inventory { unreadable: 3, damaged: [u64::from_be_bytes(*b"12345678")].into(), ..Inventory::default() };
+        assert_eq!(Inventory::take(&ledger), Ok(found));
     }
 }

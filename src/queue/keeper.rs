@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use super::agenda::{Agenda, Claim};
+use super::agenda::{Agenda, Claim, Standing as DomainStanding};
 use super::lease::{Action, Homes, Lease, Manner, Settlement};
 use super::ledger::{Ledger, Move};
-use super::{Admission, BUCKETS, Claimed, Depth, DomainDepth, Error, Spans, Sweep, codec, keys, lock};
-use crate::base::{Domain, EnvelopeId, LaunchId, Timestamp};
+use super::{Admission, BUCKETS, Claimed, Depth, DomainDepth, Error, Place, Spans, Sweep, Whose, codec, keys, lock};
+use crate::base::{Domain, EnvelopeId, LaunchId, SourceId, Timestamp};
 use crate::mail::{Class, Envelope, InDoubt, Lane, Outcome, Standing};
 use crate::world::Clock;
 
@@ -42,13 +42,17 @@ pub(super) enum Request {
     Claim(Reply<Claimed>),
     Lease(Domain, usize, Reply<Vec<Lease>>),
     Rest(Domain, Timestamp, Reply<()>),
+    Wake(Reply<()>),
     Settle(Vec<Settlement>, Reply<()>),
-    Sweep(LaunchId, Sweep, Reply<u64>),
+    Sweep(Whose, Sweep, Reply<u64>),
     Value(Vec<u8>, Reply<Option<Vec<u8>>>),
     Learn(Vec<u8>, Vec<u8>, Reply<()>),
     Outbox(usize, Reply<(u64, Vec<Outcome>)>),
     Clear(u64, Reply<()>),
+    Find(Domain, EnvelopeId, Reply<Option<Place>>),
+    Domain(Domain, Reply<Option<DomainDepth>>),
     Domains(usize, Reply<Vec<DomainDepth>>),
+    AllLearned(Reply<Vec<(SourceId, String, Vec<u8>)>>),
     Idle(Timestamp, Reply<bool>),
     Close(Reply<()>),
 }
@@ -195,7 +199,7 @@ impl Keeper {
         while let Some((key, _)) = self.ledger.scan(&[keys::HELD], &from, 1)?.pop() {
             let Some(launch) = keys::parse_held(&key) else { return Ok(()) };
             if !self.held.contains(&launch) {
-                self.sweep_held(launch, None)?;
+                self.sweep_held(&Whose::Launch(launch), &Sweep::Release)?;
             }
             from = keys::held_prefix(LaunchId(launch.0.saturating_add(1)));
         }
@@ -271,6 +275,14 @@ impl Keeper {
                 self.rest(&domain, until);
                 let _ = answer.send(Ok(()));
             }
+            Request::Wake(answer) => {
+                let now = self.clock.now();
+                let resting = self.agenda.domains().filter(|(_, standing)| standing.rest > now);
+                for domain in resting.map(|(domain, _)| domain.clone()).collect::<Vec<_>>() {
+                    self.wake(&domain, now);
+                }
+                let _ = answer.send(Ok(()));
+            }
             Request::Settle(settlements, answer) => {
                 self.settled = Some(Instant::now());
                 for settlement in settlements {
@@ -278,10 +290,10 @@ impl Keeper {
                 }
                 self.batch.answers.push(answer);
             }
-            Request::Sweep(launch, sweep, answer) => {
+            Request::Sweep(whose, sweep, answer) => {
                 // what is settled already must not be swept from under its commit
                 self.commit();
-                let swept = self.guard().and_then(|()| self.sweep(launch, &sweep));
+                let swept = self.guard().and_then(|()| self.sweep(&whose, &sweep));
                 let _ = answer.send(swept);
             }
             Request::Value(key, answer) => drop(answer.send(self.ledger.value(&key))),
@@ -294,6 +306,12 @@ impl Keeper {
                 self.clear(up_to);
                 self.batch.answers.push(answer);
             }
+            Request::Find(domain, copy, answer) => drop(answer.send(self.place(&domain, copy))),
+            Request::Domain(domain, answer) => {
+                let found = self.agenda.look(&domain).map(|standing| depth(&domain, standing));
+                let _ = answer.send(Ok(found));
+            }
+            Request::AllLearned(answer) => drop(answer.send(self.all_learned())),
             Request::Domains(most, answer) => drop(answer.send(Ok(self.domains(most)))),
             Request::Idle(until, answer) => {
                 let idle = self.guard().map(|()| self.admissions.is_empty() && self.agenda.is_idle(until));
@@ -631,6 +649,15 @@ impl Keeper {
         }
     }
 
+    fn place(&self, domain: &Domain, id: EnvelopeId) -> Result<Option<Place>, Error> {
+        if let Some((_, envelope)) = self.find(domain, id)? {
+            let leased = self.agenda.look(domain).is_some_and(|standing| standing.leased.contains(&id));
+            return Ok(Some(Place { envelope, leased, held: false }));
+        }
+        let held = self.ledger.value(&keys::held(id))?.and_then(|record| codec::read_parked(id, &record));
+        Ok(held.map(|(_, envelope)| Place { envelope, leased: false, held: true }))
+    }
+
     fn hold(&mut self, domain: &Domain, envelope: &Envelope) {
         self.batch.moves.push(Move::Remove(keys::due(domain, envelope)));
         self.batch.moves.push(Move::Put(keys::held(envelope.id), codec::write_parked(domain, envelope)));
@@ -638,61 +665,34 @@ impl Keeper {
         self.depth.held += 1;
     }
 
-    fn sweep(&mut self, launch: LaunchId, sweep: &Sweep) -> Result<u64, Error> {
-        match sweep {
-            Sweep::Hold => drop(self.held.insert(launch)),
-            Sweep::Release | Sweep::Cancel(_) | Sweep::Retry => drop(self.held.remove(&launch)),
+    fn sweep(&mut self, whose: &Whose, sweep: &Sweep) -> Result<u64, Error> {
+        if let Whose::Launch(launch) = whose {
+            match sweep {
+                Sweep::Hold => drop(self.held.insert(*launch)),
+                Sweep::Release | Sweep::Cancel(_) | Sweep::Retry => drop(self.held.remove(launch)),
+                Sweep::Drop(_) | Sweep::Count => {}
+            }
         }
         match sweep {
-            Sweep::Release => self.sweep_held(launch, None),
-            Sweep::Cancel(outcome) => Ok(self.sweep_held(launch, Some(outcome))? + self.sweep_due(launch, sweep)?),
-            Sweep::Hold | Sweep::Retry => self.sweep_due(launch, sweep),
+            Sweep::Release => self.sweep_held(whose, sweep),
+            Sweep::Cancel(_) | Sweep::Drop(_) | Sweep::Count => {
+                Ok(self.sweep_held(whose, sweep)? + self.sweep_due(whose, sweep)?)
+            }
+            Sweep::Hold | Sweep::Retry => self.sweep_due(whose, sweep),
         }
     }
 
-    /// Puts a launch's held copies back, or cancels them.
-    fn sweep_held(&mut self, launch: LaunchId, cancel: Option<&Outcome>) -> Result<u64, Error> {
-        let prefix = keys::held_prefix(launch);
-        let mut swept = 0;
+    /// Puts held copies back, or ends them.
+    fn sweep_held(&mut self, whose: &Whose, sweep: &Sweep) -> Result<u64, Error> {
+        let prefix = match whose {
+            Whose::Launch(launch) => keys::held_prefix(*launch),
+            Whose::Domain(_) => vec![keys::HELD],
+        };
+        let (mut from, mut swept) = (prefix.clone(), 0);
         loop {
-            let page = self.ledger.scan(&prefix, &prefix, PAGE)?;
-            if page.is_empty() {
-                return Ok(swept);
-            }
-            for (key, value) in page {
-                self.batch.moves.push(Move::Remove(key.clone()));
-                let id = key[key.len() - 8..].try_into().map(u64::from_be_bytes).map(EnvelopeId::from_u64);
-                let Some((id, (domain, envelope))) = id.ok().and_then(|id| Some((id, codec::read_parked(id, &value)?)))
-                else {
-                    continue;
-                };
-                self.depth.held = self.depth.held.saturating_sub(1);
-                swept += 1;
-                match cancel {
-                    None => self.put_due(&domain, &envelope),
-                    Some(outcome) => self.batch.outcomes.push(addressed(outcome, id, &envelope)),
-                }
-            }
-            self.commit();
-            self.guard()?;
-        }
-    }
-
-    /// Walks all due copies and does something to those of a launch that are not leased.
-    fn sweep_due(&mut self, launch: LaunchId, sweep: &Sweep) -> Result<u64, Error> {
-        let now = self.clock.now();
-        let (mut from, mut swept) = (Vec::new(), 0);
-        loop {
-            let page = self.ledger.scan(&[keys::DUE], &from, PAGE)?;
+            let page = self.ledger.scan(&prefix, &from, PAGE)?;
             for (key, value) in &page {
-                let Some((domain, _, id)) = keys::parse_due(key) else { continue };
-                if id.launch() != launch {
-                    continue;
-                }
-                let Ok(domain) = Domain::parse(domain) else { continue };
-                let leased = self.agenda.look(&domain).is_some_and(|standing| standing.leased.contains(&id));
-                let Some(envelope) = codec::read_envelope(id, value).filter(|_| !leased) else { continue };
-                swept += u64::from(self.sweep_one(&domain, envelope, sweep, now));
+                swept += u64::from(self.sweep_one_held(key, value, whose, sweep));
             }
             self.commit();
             self.guard()?;
@@ -703,7 +703,84 @@ impl Keeper {
         }
     }
 
-    fn sweep_one(&mut self, domain: &Domain, mut envelope: Envelope, sweep: &Sweep, now: Timestamp) -> bool {
+    fn sweep_one_held(&mut self, key: &[u8], value: &[u8], whose: &Whose, sweep: &Sweep) -> bool {
+        let id = key.last_chunk().map(|id| EnvelopeId::from_u64(u64::from_be_bytes(*id)));
+        let Some((id, (domain, envelope))) = id.and_then(|id| Some((id, codec::read_parked(id, value)?))) else {
+            return false;
+        };
+        if matches!(whose, Whose::Domain(only) if *only != domain) {
+            return false;
+        }
+        let leave = |keeper: &mut Keeper| {
+            keeper.batch.moves.push(Move::Remove(key.to_vec()));
+            keeper.depth.held = keeper.depth.held.saturating_sub(1);
+        };
+        match sweep {
+            Sweep::Count => {}
+            Sweep::Hold | Sweep::Retry | Sweep::Release => {
+                leave(self);
+                self.put_due(&domain, &envelope);
+            }
+            Sweep::Cancel(outcome) | Sweep::Drop(outcome) => {
+                leave(self);
+                self.batch.outcomes.push(addressed(outcome, id, &envelope));
+            }
+        }
+        true
+    }
+
+    /// Walks due copies and does something to those that are meant and not leased.
+    fn sweep_due(&mut self, whose: &Whose, sweep: &Sweep) -> Result<u64, Error> {
+        let now = self.clock.now();
+        let prefix = match whose {
+            Whose::Launch(_) => vec![keys::DUE],
+            Whose::Domain(domain) => keys::domain_prefix(domain),
+        };
+        let (mut from, mut swept) = (Vec::new(), 0);
+        let mut resting: BTreeMap<Domain, bool> = BTreeMap::new();
+        loop {
+            let page = self.ledger.scan(&prefix, &from, PAGE)?;
+            for (key, value) in &page {
+                let Some((domain, _, id)) = keys::parse_due(key) else { continue };
+                if matches!(whose, Whose::Launch(launch) if id.launch() != *launch) {
+                    continue;
+                }
+                let Ok(domain) = Domain::parse(domain) else { continue };
+                let leased = self.agenda.look(&domain).is_some_and(|standing| standing.leased.contains(&id));
+                let Some(envelope) = codec::read_envelope(id, value).filter(|_| !leased) else { continue };
+                let rests = match sweep {
+                    Sweep::Retry => *resting.entry(domain.clone()).or_insert_with(|| self.wake(&domain, now)),
+                    Sweep::Hold | Sweep::Release | Sweep::Cancel(_) | Sweep::Drop(_) | Sweep::Count => false,
+                };
+                swept += u64::from(self.sweep_one(&domain, envelope, sweep, now, rests));
+            }
+            self.commit();
+            self.guard()?;
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => from = keys::after(key),
+                _ => return Ok(swept),
+            }
+        }
+    }
+
+    /// Ends a domain's rest; gives whether it had one.
+    fn wake(&mut self, domain: &Domain, now: Timestamp) -> bool {
+        let rests = self.agenda.look(domain).is_some_and(|standing| standing.rest > now);
+        if rests {
+            self.agenda.change(domain, |standing| standing.rest = now);
+        }
+        rests
+    }
+
+    /// Gives whether anything was done to the copy; `rests`: its domain's rest was ended for it.
+    fn sweep_one(
+        &mut self,
+        domain: &Domain,
+        mut envelope: Envelope,
+        sweep: &Sweep,
+        now: Timestamp,
+        rests: bool,
+    ) -> bool {
         let (key, id) = (keys::due(domain, &envelope), envelope.id);
         let forget = |keeper: &mut Keeper| {
             keeper.agenda.change(domain, |standing| {
@@ -713,7 +790,8 @@ impl Keeper {
             });
         };
         match sweep {
-            Sweep::Retry if envelope.due <= now => return false,
+            Sweep::Count => {}
+            Sweep::Retry if envelope.due <= now => return rests,
             Sweep::Retry => {
                 self.batch.moves.push(Move::Remove(key));
                 self.left(domain, id);
@@ -724,7 +802,7 @@ impl Keeper {
                 forget(self);
                 self.hold(domain, &envelope);
             }
-            Sweep::Cancel(outcome) => {
+            Sweep::Cancel(outcome) | Sweep::Drop(outcome) => {
                 forget(self);
                 self.batch.moves.push(Move::Remove(key));
                 self.batch.outcomes.push(addressed(outcome, id, &envelope));
@@ -785,8 +863,23 @@ impl Keeper {
             }
         };
         let last = page.last().and_then(|(key, _)| keys::parse_outbox(key)).unwrap_or_default();
-        let outcomes = page.iter().filter_map(|(_, value)| codec::read_outcomes(value)).flatten().collect();
+        let mut outcomes = Vec::with_capacity(page.len() * OUTBOX_CHUNK);
+        for (key, value) in page {
+            match (codec::read_outcomes(&value), keys::parse_number(&key)) {
+                (Some(read), _) => outcomes.extend(read),
+                (None, number) => self.keep_damaged(number.unwrap_or_default(), value),
+            }
+        }
         let _ = answer.send(Ok((last, outcomes)));
+    }
+
+    /// A record that cannot be read must not hold up those behind it, nor vanish: it is put where `queue verify` finds it.
+    fn keep_damaged(&mut self, number: u64, value: Vec<u8>) {
+        tracing::error!(
+            number,
+            "a record of outcomes in the queue cannot be read: what became of up to {OUTBOX_CHUNK} copies is unknown; `mailshot queue verify` names it"
+        );
+        self.batch.moves.push(Move::Put(keys::damaged(number), value));
     }
 
     fn clear(&mut self, up_to: u64) {
@@ -811,18 +904,39 @@ impl Keeper {
         }
     }
 
+    fn all_learned(&self) -> Result<Vec<(SourceId, String, Vec<u8>)>, Error> {
+        let mut all = Vec::new();
+        let mut from = Vec::new();
+        loop {
+            let page = self.ledger.scan(&[keys::LEARNED], &from, PAGE)?;
+            let read = |(key, value): &(Vec<u8>, Vec<u8>)| {
+                let (source, site) = keys::parse_learned(key)?;
+                Some((source, site.to_owned(), value.clone()))
+            };
+            all.extend(page.iter().filter_map(read));
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => from = keys::after(key),
+                _ => return Ok(all),
+            }
+        }
+    }
+
     fn domains(&self, most: usize) -> Vec<DomainDepth> {
-        let depth = |(domain, standing): (&Domain, &super::agenda::Standing)| DomainDepth {
-            domain: domain.clone(),
-            waiting: standing.waiting,
-            leased: standing.leased.len() as u32,
-            next: standing.next.filter(|_| standing.claim.is_none()),
-            rest: standing.rest,
-        };
-        let mut all: Vec<DomainDepth> = self.agenda.domains().map(depth).collect();
+        let mut all: Vec<DomainDepth> =
+            self.agenda.domains().map(|(domain, standing)| depth(domain, standing)).collect();
         all.sort_by(|a, b| b.waiting.cmp(&a.waiting).then_with(|| a.domain.cmp(&b.domain)));
         all.truncate(most);
         all
+    }
+}
+
+fn depth(domain: &Domain, standing: &DomainStanding) -> DomainDepth {
+    DomainDepth {
+        domain: domain.clone(),
+        waiting: standing.waiting,
+        leased: standing.leased.len() as u32,
+        next: standing.next.filter(|_| standing.claim.is_none()),
+        rest: standing.rest,
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `p` launch bucket | how far the planner has come |
 //! | `s` source site | what was learned of a site |
 //! | `o` number | outbox: the outcomes of a commit |
+//! | `x` number | a record of the outbox that could not be read, kept for a person |
 //! | `m` name | marks: the epoch, and the highest number cleared from the outbox |
 
 use crate::base::{Domain, EnvelopeId, LaunchId, SourceId, Timestamp};
@@ -17,6 +18,8 @@ pub(super) const DUE: u8 = b'd';
 pub(super) const HELD: u8 = b'h';
 pub(super) const INTENT: u8 = b'i';
 pub(super) const OUTBOX: u8 = b'o';
+pub(super) const DAMAGED: u8 = b'x';
+pub(super) const LEARNED: u8 = b's';
 pub(super) const EPOCH: &[u8] = b"mepoch";
 pub(super) const CLEARED: &[u8] = b"mcleared";
 
@@ -103,11 +106,29 @@ pub(super) fn cursor(launch: LaunchId, bucket: u8) -> Vec<u8> {
     key
 }
 
+/// The source and the site of what was learned.
+pub(super) fn parse_learned(key: &[u8]) -> Option<(SourceId, &str)> {
+    let (source, site) = key.strip_prefix(&[LEARNED])?.split_first_chunk()?;
+    Some((SourceId(u16::from_be_bytes(*source)), std::str::from_utf8(site).ok()?))
+}
+
 pub(super) fn learned(source: SourceId, site: &str) -> Vec<u8> {
-    let mut key = vec![b's'];
+    let mut key = vec![LEARNED];
     key.extend_from_slice(&source.0.to_be_bytes());
     key.extend_from_slice(site.as_bytes());
     key
+}
+
+/// Where a record of the outbox is kept that could not be read.
+pub(super) fn damaged(number: u64) -> Vec<u8> {
+    let mut key = vec![DAMAGED];
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// The number of a record of the outbox, or of one that could not be read.
+pub(super) fn parse_number(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(1..)?.try_into().ok()?))
 }
 
 pub(super) fn outbox(number: u64) -> Vec<u8> {

@@ -43,7 +43,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::base::{Domain, LaunchId, SourceId, Timestamp};
+use crate::base::{Domain, EnvelopeId, LaunchId, SourceId, Timestamp};
 use crate::mail::{Envelope, Outcome};
 
 pub use inventory::Inventory;
@@ -58,6 +58,9 @@ use keeper::Request;
 
 /// Buckets the planner reads by; each has its share of the queue.
 pub const BUCKETS: usize = crate::base::BUCKETS as usize;
+
+/// No bucket the planner reads: its cursor means nothing.
+const BESIDE: u8 = u8::MAX;
 
 /// What the queue could not do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,17 +108,42 @@ pub struct Admission {
     pub copies: Vec<(Domain, Envelope)>,
 }
 
-/// What is to happen to all copies of a launch.
+/// What is to happen to all copies of a launch or a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sweep {
     /// Put aside until released.
     Hold,
     /// Put back.
     Release,
-    /// Settled as cancelled; the outcome given, with each copy's id and tries in it.
+    /// Settled as cancelled; the outcome given, with each copy's id and tries in it. Their launch is held no longer.
     Cancel(Outcome),
-    /// Due now.
+    /// The same, and a launch that is held stays so.
+    Drop(Outcome),
+    /// Due now, and their domains rest no longer.
     Retry,
+    /// Nothing: they are counted.
+    Count,
+}
+
+/// Whose copies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// A launch's.
+    Launch(LaunchId),
+    /// A domain's, whatever launch they are of. Copies of a domain are never held or released by themselves.
+    Domain(Domain),
+}
+
+impl From<LaunchId> for Whose {
+    fn from(launch: LaunchId) -> Whose {
+        Whose::Launch(launch)
+    }
+}
+
+impl From<Domain> for Whose {
+    fn from(domain: Domain) -> Whose {
+        Whose::Domain(domain)
+    }
 }
 
 /// How much is on the road.
@@ -178,6 +206,17 @@ pub struct DomainDepth {
     pub rest: Timestamp,
 }
 
+/// Where a copy is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The copy.
+    pub envelope: Envelope,
+    /// Whether it is out on lease.
+    pub leased: bool,
+    /// Whether it is held with its launch.
+    pub held: bool,
+}
+
 /// A handle on the queue. Cheap to clone; all work is done by the [`Keeper`].
 #[derive(Clone)]
 pub struct Queue {
@@ -209,6 +248,12 @@ impl Queue {
         self.ask(|answer| Request::Admit(admissions, answer)).await
     }
 
+    /// Takes more copies of a launch in, beside what the planner does: its cursors stay.
+    pub async fn admit_more(&self, launch: LaunchId, copies: Vec<(Domain, Envelope)>) -> Result<(), Error> {
+        let admission = Admission { launch, bucket: BESIDE, cursor: Vec::new(), copies };
+        self.ask(|answer| Request::Admit(admission, answer)).await
+    }
+
     /// Waits until some domain has a copy due, and claims it: nobody else gets it until it is given back.
     pub async fn claim(&self) -> Result<Claimed, Error> {
         self.ask(Request::Claim).await
@@ -225,15 +270,21 @@ impl Queue {
         self.ask(|answer| Request::Rest(domain.clone(), until, answer)).await
     }
 
+    /// Ends the rest of every domain: whoever had a reason for one gives it again when it is claimed.
+    pub async fn wake(&self) -> Result<(), Error> {
+        self.ask(Request::Wake).await
+    }
+
     /// Commits settlements in one batch with whatever else has piled up; durable when this returns.
     pub async fn settle(&self, batch: Vec<Settlement>) -> Result<(), Error> {
         self.ask(|answer| Request::Settle(batch, answer)).await
     }
 
-    /// Does something to all copies of a launch that are not leased; those that are follow when they come home or are
-    /// leased again. Gives how many it was done to.
-    pub async fn sweep(&self, launch: LaunchId, sweep: Sweep) -> Result<u64, Error> {
-        self.ask(|answer| Request::Sweep(launch, sweep, answer)).await
+    /// Does something to all copies of a launch or a domain that are not leased; those of a launch that are follow when
+    /// they come home or are leased again. Gives how many it was done to.
+    pub async fn sweep(&self, whose: impl Into<Whose>, sweep: Sweep) -> Result<u64, Error> {
+        let whose = whose.into();
+        self.ask(|answer| Request::Sweep(whose, sweep, answer)).await
     }
 
     /// How far the planner has come in a bucket of a launch.
@@ -244,6 +295,11 @@ impl Queue {
     /// What was learned of a site, as written by [`Queue::learn`].
     pub async fn learned(&self, source: SourceId, site: &str) -> Result<Option<Vec<u8>>, Error> {
         self.ask(|answer| Request::Value(keys::learned(source, site), answer)).await
+    }
+
+    /// All that was learned, by source and site.
+    pub async fn all_learned(&self) -> Result<Vec<(SourceId, String, Vec<u8>)>, Error> {
+        self.ask(Request::AllLearned).await
     }
 
     /// Keeps what was learned of a site over restarts: bytes of the caller's own, at most 100.
@@ -272,6 +328,16 @@ impl Queue {
         self.ask(|answer| Request::Learn(keys::EPOCH.to_vec(), epoch.to_be_bytes().to_vec(), answer)).await
     }
 
+    /// One copy of a domain; `None`: it is not in the queue. Reads the domain's copies until it is found.
+    pub async fn find(&self, domain: &Domain, copy: EnvelopeId) -> Result<Option<Place>, Error> {
+        self.ask(|answer| Request::Find(domain.clone(), copy, answer)).await
+    }
+
+    /// How much waits for one domain; `None`: nothing.
+    pub async fn domain(&self, domain: &Domain) -> Result<Option<DomainDepth>, Error> {
+        self.ask(|answer| Request::Domain(domain.clone(), answer)).await
+    }
+
     /// At most `most` domains with copies, those with the most first.
     pub async fn domains(&self, most: usize) -> Result<Vec<DomainDepth>, Error> {
         self.ask(|answer| Request::Domains(most, answer)).await
@@ -295,6 +361,11 @@ impl Queue {
     /// How long copies were out on lease until their settlement was durable, since the queue was opened.
     pub fn spans(&self) -> Spans {
         lock(&self.spans).clone()
+    }
+
+    /// How many launches have copies waiting or leased, as of the last commit.
+    pub fn launches(&self) -> usize {
+        lock(&self.depth).by_launch.len()
     }
 
     /// Copies waiting or leased in one bucket, as of the last commit.

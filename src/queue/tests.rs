@@ -401,3 +401,78 @@ async fn a_queue_on_disk_opens_with_what_it_held() {
     assert_eq!(queue.learned(SourceId(1), "google").await, Ok(Some(vec![1, 2])));
     assert_eq!(queue.domains(100).await.unwrap().len(), 50);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_outcomes_that_cannot_be_read_is_kept_and_named_and_holds_up_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || SledLedger::open(folder.path(), 1, Durability::Synced).unwrap();
+    let mut ledger = open();
+    ledger.commit(&[Move::Put(keys::outbox(4), b"?".to_vec())]).unwrap();
+    let queue = start(ledger, &clock(), InDoubt::Resend);
+    assert_eq!(queue.outbox(9).await, Ok((4, Vec::new())), "those behind it are not held up");
+    queue.clear_outbox(4).await.unwrap();
+    queue.close().await.unwrap();
+    drop(queue);
+    tokio::task::yield_now().await;
+    let found = Inventory::take(&open()).unwrap();
+    assert_eq!(found.damaged, [4].into());
+}
+
+#[tokio::test]
+async fn a_retry_ends_the_rest_of_a_domain_and_counts_what_waited_for_it() {
+    on_both(|queue, _| async move {
+        let rested = domain("a.example");
+        admit(&queue, vec![(rested.clone(), copy(1, Lane::Bulk, START))]).await;
+        queue.claim().await.unwrap();
+        queue.rest(&rested, START + Duration::from_secs(600)).await.unwrap();
+        assert!(queue.is_idle(START).await.unwrap());
+        assert_eq!(queue.sweep(LAUNCH, Sweep::Retry).await, Ok(1));
+        assert_eq!(queue.claim().await.unwrap().domain, rested);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_dropped_by_domain_or_launch_ends_as_cancelled_held_or_not() {
+    on_both(|queue, _| async move {
+        let (a, b) = (domain("a.example"), domain("b.example"));
+        let copies = [(&a, 1), (&b, 2), (&a, 3)].map(|(at, n)| (at.clone(), copy(n, Lane::Bulk, START)));
+        admit(&queue, copies.into()).await;
+        queue.sweep(LAUNCH, Sweep::Hold).await.unwrap();
+        admit(&queue, vec![(a.clone(), copy(4, Lane::Bulk, START))]).await;
+        let called_off = || {
+            let envelope = EnvelopeId::from_u64(0);
+            let lease = Lease::new(a.clone(), copy(0, Lane::Bulk, START), Arc::default());
+            Outcome { envelope, ..outcome(&lease, Standing::Cancelled) }
+        };
+        assert_eq!(queue.sweep(a.clone(), Sweep::Count).await, Ok(3));
+        assert_eq!(queue.sweep(a.clone(), Sweep::Drop(called_off())).await, Ok(3));
+        assert_eq!((queue.depth().waiting, queue.depth().held), (0, 1));
+        assert_eq!(queue.sweep(LAUNCH, Sweep::Drop(called_off())).await, Ok(1));
+        let mut ended: Vec<u32> = queue.outbox(999).await.unwrap().1.iter().map(|o| o.envelope.contact().0).collect();
+        ended.sort_unstable();
+        assert_eq!(ended, [1, 2, 3, 4]);
+        admit(&queue, vec![(b.clone(), copy(5, Lane::Bulk, START))]).await;
+        queue.claim().await.unwrap();
+        assert!(queue.lease(&b, 9).await.unwrap().is_empty(), "the launch is still held");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn whoever_rests_is_woken_together() {
+    on_both(|queue, _| async move {
+        let copies =
+            ["a.example", "b.example"].into_iter().zip(1..).map(|(at, n)| (domain(at), copy(n, Lane::Bulk, START)));
+        admit(&queue, copies.collect()).await;
+        for _ in 0..2 {
+            let claimed = queue.claim().await.unwrap();
+            queue.rest(&claimed.domain, START + Duration::from_secs(600)).await.unwrap();
+        }
+        assert!(queue.is_idle(START).await.unwrap());
+        queue.wake().await.unwrap();
+        let (one, other) = (queue.claim().await.unwrap(), queue.claim().await.unwrap());
+        assert_ne!(one.domain, other.domain);
+    })
+    .await;
+}

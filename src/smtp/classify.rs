@@ -4,6 +4,7 @@
 //! Precedence: provider rule, text pattern, enhanced code, basic code with stage. The same text means different things
 //! at different stages: a 550 to the greeting is about us, to RCPT about the recipient, to DATA about the message.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -59,16 +60,21 @@ pub struct Finding {
 /// What is wrong with a file of rules.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RulesError {
-    /// Not TOML, an unknown key, a value of the wrong kind, or a pattern that is no regular expression.
-    #[error("rules.toml: {0}")]
-    Text(String),
-    /// A rule that contradicts itself.
+    /// Not TOML, an unknown key, or a value of the wrong kind.
+    #[error("rules.toml: {what}")]
+    Text {
+        /// What the parser said.
+        what: String,
+        /// Where, in octets.
+        at: Option<Range<usize>>,
+    },
+    /// A rule that contradicts itself, or whose pattern is no regular expression.
     #[error("rules.toml: rule `{rule}`: {what}")]
     Rule {
         /// Its name.
         rule: String,
         /// What is wrong.
-        what: &'static str,
+        what: String,
     },
     /// A rule that its own sample does not reach: it would never do what it was written for.
     #[error("rules.toml: rule `{rule}` does not fire on its own sample `{sample}`: {other} does")]
@@ -80,6 +86,19 @@ pub enum RulesError {
         /// What fires instead.
         other: String,
     },
+}
+
+impl RulesError {
+    /// Where it stands in the text of the file, in octets.
+    pub fn place(&self, text: &str) -> Option<Range<usize>> {
+        match self {
+            RulesError::Text { at, .. } => at.clone(),
+            RulesError::Rule { rule, .. } | RulesError::Silent { rule, .. } => {
+                let name = format!("\"{rule}\"");
+                text.find(&name).map(|at| at..at + name.len())
+            }
+        }
+    }
 }
 
 /// What a reply means at a site, at a stage, by the built-in rules.
@@ -245,7 +264,7 @@ impl Rules {
             .size_limit(64 << 20)
             .dfa_size_limit(16 << 20)
             .build()
-            .map_err(|error| RulesError::Text(error.to_string()))?;
+            .map_err(|error| unfit(&entries, &error))?;
         let rules = entries.into_iter().map(Rule::make).collect::<Result<_, _>>()?;
         Ok(Rules { rules, patterns })
     }
@@ -270,7 +289,7 @@ impl Rules {
 
 impl Rule {
     fn make(entry: Entry) -> Result<Rule, RulesError> {
-        let wrong = |what| RulesError::Rule { rule: entry.name.clone(), what };
+        let wrong = |what: &str| RulesError::Rule { rule: entry.name.clone(), what: what.to_owned() };
         let class = Class::parse(&entry.class).ok_or_else(|| wrong("no such class"))?;
         if entry.sample.is_empty() {
             return Err(wrong("a rule without a sample proves nothing"));
@@ -305,7 +324,19 @@ impl Rule {
 }
 
 fn entries(text: &str) -> Result<Vec<Entry>, RulesError> {
-    toml::from_str(text).map(|file: File| file.rule).map_err(|error| RulesError::Text(error.to_string()))
+    let wrong = |error: toml::de::Error| RulesError::Text { what: error.message().to_owned(), at: error.span() };
+    toml::from_str(text).map(|file: File| file.rule).map_err(wrong)
+}
+
+/// The rule whose pattern cannot be compiled; all together they may also be too large.
+fn unfit(entries: &[Entry], error: &regex::Error) -> RulesError {
+    let is_unfit = |entry: &&Entry| regex::bytes::RegexBuilder::new(&entry.pattern).unicode(false).build().is_err();
+    match entries.iter().find(is_unfit) {
+        Some(entry) => {
+            RulesError::Rule { rule: entry.name.clone(), what: format!("its pattern cannot be used: {error}") }
+        }
+        None => RulesError::Text { what: error.to_string(), at: None },
+    }
 }
 
 /// A reply from one line of text: `550 5.1.1 TEXT`, `550-5.1.1 TEXT`, or text alone (code 0).

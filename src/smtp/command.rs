@@ -3,10 +3,13 @@
 
 use std::io::Write;
 
-use crate::base::{Address, EnvelopeId};
+use crate::base::Address;
 
 /// Octets of a path without its angle brackets (RFC 5321 §4.5.3.1.3).
 const PATH_MAX: usize = 254;
+/// Octets of an envelope id before it is encoded. That of a copy of ours has 35 and needs no encoding; RFC 3461 §4.4
+/// allows 100 encoded.
+const ENVID_MAX: usize = 35;
 /// Octets of a command line, CRLF included (RFC 5321 §4.5.3.1.4).
 const LINE_MAX: usize = 512;
 
@@ -107,8 +110,9 @@ pub struct MailOptions {
     pub eight_bit: bool,
     /// SMTPUTF8 (RFC 6531).
     pub utf8: bool,
-    /// Reports carry this id and only the headers (RFC 3461).
-    pub report: Option<EnvelopeId>,
+    /// Reports carry only the headers, and the local part of the return path as the id (RFC 3461): it names the copy, and
+    /// nobody can make one up.
+    pub report: bool,
 }
 
 /// A command with its arguments.
@@ -170,8 +174,12 @@ fn write_mail(from: Path<'_>, options: MailOptions, line: &mut Vec<u8>) {
     if options.utf8 {
         line.extend_from_slice(b" SMTPUTF8");
     }
-    if let Some(id) = options.report {
-        put(line, format_args!(" RET=HDRS ENVID={id}"));
+    if options.report {
+        line.extend_from_slice(b" RET=HDRS");
+        if !from.local.is_empty() && from.local.len() <= ENVID_MAX && from.local.bytes().all(|b| b.is_ascii_graphic()) {
+            line.extend_from_slice(b" ENVID=");
+            write_xtext(from.local.as_bytes(), line);
+        }
     }
 }
 
@@ -188,7 +196,9 @@ fn write_rcpt(to: Path<'_>, report: bool, line: &mut Vec<u8>) {
     match to.needs_smtputf8() {
         false => {
             line.extend_from_slice(b" ORCPT=rfc822;");
-            write_xtext(to, line);
+            let mut bare = Vec::with_capacity(PATH_MAX);
+            to.write_bare(&mut bare);
+            write_xtext(&bare, line);
         }
         true => {
             line.extend_from_slice(b" ORCPT=utf-8;");
@@ -201,13 +211,11 @@ fn write_rcpt(to: Path<'_>, report: bool, line: &mut Vec<u8>) {
 }
 
 /// RFC 3461 §4: `+`, `=` and what is not printable ASCII become `+XX`.
-fn write_xtext(path: Path<'_>, line: &mut Vec<u8>) {
-    let mut bare = Vec::with_capacity(PATH_MAX);
-    path.write_bare(&mut bare);
-    for byte in bare {
+fn write_xtext(text: &[u8], line: &mut Vec<u8>) {
+    for byte in text {
         match byte {
             b'+' | b'=' => put(line, format_args!("+{byte:02X}")),
-            b'!'..=b'~' => line.push(byte),
+            b'!'..=b'~' => line.push(*byte),
             _ => put(line, format_args!("+{byte:02X}")),
         }
     }
@@ -229,7 +237,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::base::{ContactId, LaunchId};
 
     fn line(command: Command<'_>) -> String {
         let mut line = Vec::new();
@@ -243,16 +250,13 @@ mod tests {
 
     #[test]
     fn commands_are_written_as_the_standard_has_them() {
-        let options = MailOptions {
-            size: Some(4096),
-            eight_bit: true,
-            utf8: true,
-            report: Some(EnvelopeId::new(LaunchId(7), ContactId(42))),
-        };
+        let options = MailOptions { size: Some(4096), eight_bit: true, utf8: true, report: true };
         let written = line(Command::Mail(path("b+t@n.example.com"), options));
-        let expected = "MAIL FROM:<b+t@n.example.com> SIZE=4096 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=7-42\r\n";
+        let expected = "MAIL FROM:<b+t@n.example.com> SIZE=4096 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=b+2Bt\r\n";
         assert_eq!(written, expected);
         assert_eq!(line(Command::Mail(Path::NONE, MailOptions::default())), "MAIL FROM:<>\r\n");
+        let nameless = MailOptions { report: true, ..MailOptions::default() };
+        assert_eq!(line(Command::Mail(Path::NONE, nameless)), "MAIL FROM:<> RET=HDRS\r\n");
         assert_eq!(line(Command::Rcpt { to: path("a@x"), report: false }), "RCPT TO:<a@x>\r\n");
         assert_eq!(line(Command::Ehlo(Name::parse("[192.0.2.1]").unwrap())), "EHLO [192.0.2.1]\r\n");
     }

@@ -1,6 +1,7 @@
 //! A session carried over a stream: greeting, TLS and login, then copies, each phase with its time limit (RFC 5321
 //! §4.5.3.2). What is said when, `session` decides; what a refusal means, `delivery`.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,6 +121,35 @@ pub struct Hello {
     pub login: Option<Login>,
     /// How long each phase may take.
     pub timeouts: Timeouts,
+    /// Who listens in.
+    pub tap: Option<Arc<dyn Tap>>,
+}
+
+/// Who spoke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Speaker {
+    /// We.
+    Us,
+    /// The host.
+    Host,
+    /// Neither: something that happened, as a handshake.
+    Nobody,
+}
+
+/// Listens in on the dialogue of a connection: commands and replies, never what a login or a message says.
+pub trait Tap: fmt::Debug + Send + Sync {
+    /// Whether anybody wants to hear it now.
+    fn is_open(&self) -> bool;
+    /// One line.
+    fn line(&self, speaker: Speaker, line: &str);
+}
+
+/// Tells a line to whoever listens.
+fn tell(tap: Option<&Arc<dyn Tap>>, speaker: Speaker, line: impl FnOnce() -> String) {
+    if let Some(tap) = tap.filter(|tap| tap.is_open()) {
+        tap.line(speaker, &line());
+    }
 }
 
 /// Why no session came about.
@@ -140,6 +170,7 @@ pub struct Connection {
     session: Session,
     timeouts: Timeouts,
     tls: Option<TlsFacts>,
+    tap: Option<Arc<dyn Tap>>,
 }
 
 impl Connection {
@@ -156,7 +187,8 @@ impl Connection {
             door.log_in(login).await?;
         }
         let Door { wire, extensions, tls, .. } = door;
-        Ok(Connection { wire, session: Session::new(extensions), timeouts: hello.timeouts.clone(), tls })
+        let (timeouts, tap) = (hello.timeouts.clone(), hello.tap.clone());
+        Ok(Connection { wire, session: Session::new(extensions), timeouts, tls, tap })
     }
 
     /// Runs copies until the source has none, `most` were sent, or the connection ends. While it waits for the source it
@@ -211,6 +243,14 @@ impl Connection {
         }
         let flight = self.session.flight();
         tracing::trace!(target: "mailshot::smtp", octets = flight.octets(), "> {}", excerpt(flight.lines()));
+        let tap = self.tap.as_ref();
+        let message = flight.octets() - flight.lines().len();
+        if message > 0 {
+            tell(tap, Speaker::Us, || format!("({message} octets of message)"));
+        }
+        for line in flight.lines().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            tell(tap, Speaker::Us, || excerpt(line));
+        }
         match self.wire.say(|| flight.pieces(), self.timeouts.block).await {
             Ok(()) => self.session.said(),
             Err((octets, error)) => {
@@ -228,9 +268,13 @@ impl Connection {
         match self.wire.hear(limit).await {
             Ok(reply) => {
                 tracing::trace!(target: "mailshot::smtp", "< {}", reply);
+                tell(self.tap.as_ref(), Speaker::Host, || reply.to_reply().to_string());
                 self.session.heard(&reply, Instant::now());
             }
-            Err(error) => self.session.lost(error, Instant::now()),
+            Err(error) => {
+                tell(self.tap.as_ref(), Speaker::Nobody, || format!("({error})"));
+                self.session.lost(error, Instant::now());
+            }
         }
     }
 
@@ -274,6 +318,7 @@ impl<'h> Door<'h> {
     /// Nothing is said before the whole greeting has come (C-14).
     async fn greeting(&mut self) -> Result<(), Refused> {
         let heard = self.wire.hear(self.hello.timeouts.greeting).await.map_err(at(Stage::Greet))?;
+        tell(self.hello.tap.as_ref(), Speaker::Host, || heard.to_reply().to_string());
         match heard.code() {
             220 => Ok(()),
             _ => {
@@ -355,6 +400,7 @@ impl<'h> Door<'h> {
             other => other,
         }
         .map_err(at(Stage::Secure))?;
+        tell(self.hello.tap.as_ref(), Speaker::Nobody, || "(inside TLS from here)".to_owned());
         Ok(Door { wire: Wire::new(stream), hello: self.hello, extensions: Extensions::default(), tls: Some(facts) })
     }
 
@@ -366,9 +412,14 @@ impl<'h> Door<'h> {
         }
         let limit = self.hello.timeouts.auth;
         let (mut dialogue, mut line) = Dialogue::begin(login, &self.extensions.auth).map_err(at(Stage::Secure))?;
+        let tap = self.hello.tap.as_ref();
+        tell(tap, Speaker::Us, || "AUTH (a login, not shown)".to_owned());
         for _ in 0..CHALLENGES_MAX {
             line.push_str("\r\n");
             let heard = say_and_hear(&mut self.wire, line.as_bytes(), limit).await.map_err(at(Stage::Secure))?;
+            if heard.code() != 334 {
+                tell(tap, Speaker::Host, || heard.to_reply().to_string());
+            }
             match heard.code() {
                 334 => line = dialogue.answer(heard.lines().next().unwrap_or_default()).map_err(at(Stage::Secure))?,
                 200..=299 if dialogue.may_end() => return Ok(()),
@@ -389,8 +440,11 @@ impl<'h> Door<'h> {
         let mut line = Vec::with_capacity(64);
         command.write(&mut line);
         tracing::trace!(target: "mailshot::smtp", "> {}", excerpt(&line));
+        let tap = self.hello.tap.as_ref();
+        tell(tap, Speaker::Us, || excerpt(&line));
         let heard = say_and_hear(&mut self.wire, &line, limit).await?;
         tracing::trace!(target: "mailshot::smtp", "< {}", heard);
+        tell(tap, Speaker::Host, || heard.to_reply().to_string());
         Ok(heard)
     }
 

@@ -22,7 +22,7 @@ use std::io;
 use std::time::Duration;
 
 pub use auth::Login;
-pub use connection::{Connection, CopySource, Hello, Refused, Security, Timeouts};
+pub use connection::{Connection, CopySource, Hello, Refused, Security, Speaker, Tap, Timeouts};
 pub use dane::Associations;
 pub use extensions::Extensions;
 pub use session::{Copy, Ending, Patience, Receipt};

@@ -356,8 +356,7 @@ impl Session {
         if eight_bit && !self.host.eight_bit_mime {
             return Err(unsent(554, EnhancedCode(5, 6, 3), "the host takes no eight-bit messages (8BITMIME)"));
         }
-        let options =
-            MailOptions { size: self.host.size.map(|_| octets), eight_bit, utf8, report: self.host.dsn.then_some(id) };
+        let options = MailOptions { size: self.host.size.map(|_| octets), eight_bit, utf8, report: self.host.dsn };
         Ok(Open {
             id,
             opening: Opening::new(from, rcpt, options, self.host.dsn),

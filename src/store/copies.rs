@@ -426,6 +426,18 @@ impl Store {
         })
     }
 
+    /// The domains of copies that are neither final nor in doubt and are counted under a site.
+    pub fn domains_at(&self, site: &str) -> Result<Vec<String>, Error> {
+        self.backend.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT DISTINCT substr(c.address, instr(c.address, '@') + 1) FROM sites s \
+                 JOIN copies p ON p.site = s.id AND p.standing IN (0, 1) JOIN contacts c ON c.id = p.contact \
+                 WHERE s.name = ?1 ORDER BY 1",
+            )?;
+            rows.query_map([site], |row| row.get(0))?.collect()
+        })
+    }
+
     /// One copy, if it was planned.
     pub fn copy(&self, copy: EnvelopeId) -> Result<Option<CopyRow>, Error> {
         let before = ContactId(copy.contact().0.wrapping_sub(1));

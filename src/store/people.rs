@@ -536,23 +536,6 @@ impl Store {
         })
     }
 
-    /// Takes a contact off a list, or off all; durable when it returns. Gives whether anything changed.
-    pub async fn unsubscribe(&self, contact: ContactId, list: Option<ListId>, now: Timestamp) -> Result<bool, Error> {
-        self.backend
-            .write(move |db| {
-                let changed = db.execute(
-                    "UPDATE memberships SET status = 1, since = ?3 \
-                     WHERE contact = ?1 AND (?2 IS NULL OR list = ?2) AND status <> 1",
-                    params![contact.0, list.map(|l| l.0), now.as_ms()],
-                )?;
-                if changed > 0 {
-                    note(db, contact, "unsubscribed", "", now)?;
-                }
-                Ok(changed > 0)
-            })
-            .await
-    }
-
     /// Forgets a contact: profile, memberships and events go; of its copies only the figures stay. `hash` keeps an import
     /// from bringing it back. Gives whether there was such a contact. What was erased is gone from the files as well.
     pub async fn erase(&self, address: String, hash: Vec<u8>, now: Timestamp) -> Result<bool, Error> {

@@ -80,7 +80,8 @@ async fn an_import_run_twice_changes_nothing_and_brings_nobody_back() {
         let first = import(&store, "news", people(), OnConflict::Fill).await;
         assert_eq!((first.added, first.joined), (2, 2));
         let ann = store.contact("ANN@example.com").unwrap().unwrap().id;
-        assert!(store.unsubscribe(ann, None, NOW).await.unwrap());
+        let news = store.list("news").unwrap().unwrap();
+        assert_eq!(store.leave(EnvelopeId::new(LaunchId(0), ann), vec![news], NOW).await, Ok(1));
         let again = import(&store, "news", people(), OnConflict::Fill).await;
         assert_eq!((again.added, again.unchanged, again.joined, again.left), (0, 2, 0, 1));
         assert_eq!(store.memberships(ann).unwrap()[0].status, MembershipStatus::Unsubscribed);
@@ -126,7 +127,7 @@ async fn the_last_look_sees_suppression_departure_and_pause_at_once() {
         };
         store.suppress(vec![complaint]).await.unwrap();
         assert_eq!(store.look(copy).unwrap().suppressed, Some(Reason::Complaint));
-        store.unsubscribe(ann, None, NOW).await.unwrap();
+        store.leave(copy, vec![store.list("news").unwrap().unwrap()], NOW).await.unwrap();
         assert!(!store.look(copy).unwrap().subscribed);
         store.set_launch_state(launch, LaunchState::Paused, NOW).await.unwrap();
         assert_eq!(store.look(copy).unwrap().launch, Some(LaunchState::Paused));

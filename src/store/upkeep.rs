@@ -22,6 +22,19 @@ pub struct StoreMarks {
     pub last_outcome: u64,
 }
 
+/// A copy that was held in doubt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoubtRow {
+    /// Whose.
+    pub contact: ContactId,
+    /// The contact's address.
+    pub address: String,
+    /// Attempts so far.
+    pub tries: u16,
+    /// How often it will have been sent after a lost answer.
+    pub doubtful: u8,
+}
+
 impl Store {
     /// The marks, as of one instant.
     pub fn marks(&self) -> Result<StoreMarks, Error> {
@@ -65,6 +78,54 @@ impl Store {
     /// Makes every copy of a launch that is not final one in doubt, for a person to decide; gives how many there were.
     pub async fn hold_unsettled(&self, launch: LaunchId, why: &'static str, now: Timestamp) -> Result<u64, Error> {
         self.close_unsettled(launch, 7, why, now).await
+    }
+
+    /// Takes every copy of a launch that is held in doubt up again, as deferred and sent once more, and pauses the launch
+    /// until they are on the road. Gives them; those whose contact was erased stay as they are.
+    pub async fn take_up_doubts(
+        &self,
+        launch: LaunchId,
+        why: &'static str,
+        now: Timestamp,
+    ) -> Result<Vec<DoubtRow>, Error> {
+        self.backend
+            .write(move |db| {
+                let mut rows = db.prepare(
+                    "SELECT p.contact, c.address, p.tries, p.doubtful FROM copies p JOIN contacts c ON c.id = p.contact \
+                     WHERE p.launch = ?1 AND p.standing = 7",
+                )?;
+                let doubts = rows.query_map([launch.0], |row| {
+                    let doubtful = row.get::<_, u8>(3)?.saturating_add(1);
+                    Ok(DoubtRow { contact: ContactId(row.get(0)?), address: row.get(1)?, tries: row.get(2)?, doubtful })
+                })?;
+                let doubts: Vec<DoubtRow> = doubts.collect::<Result<_, _>>()?;
+                let mut take_up = db.prepare(
+                    "UPDATE copies SET standing = 1, class = 'soft.system', text = ?3, doubtful = ?4, at = ?5 \
+                     WHERE launch = ?1 AND contact = ?2",
+                )?;
+                for doubt in &doubts {
+                    take_up.execute(params![launch.0, doubt.contact.0, why, doubt.doubtful, now.as_ms()])?;
+                }
+                if !doubts.is_empty() {
+                    db.execute("UPDATE launches SET state = 1, finished = NULL WHERE id = ?1", [launch.0])?;
+                }
+                Ok(doubts)
+            })
+            .await
+    }
+
+    /// Puts copies back in doubt that were taken up and are nowhere on the road: a crash came between.
+    pub async fn doubt_strays(&self, launch: LaunchId, why: &'static str, now: Timestamp) -> Result<u64, Error> {
+        self.backend
+            .write(move |db| {
+                let changed = db.execute(
+                    "UPDATE copies SET standing = 7, text = ?2, at = ?3 \
+                     WHERE launch = ?1 AND standing = 1 AND doubtful > 0",
+                    params![launch.0, why, now.as_ms()],
+                )?;
+                Ok(changed as u64)
+            })
+            .await
     }
 
     /// Bars every copy of a launch that is not final: only for those that are known to be nowhere on the road, because

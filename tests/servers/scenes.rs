@@ -584,6 +584,6 @@ pub fn imap() {
     std::thread::sleep(Duration::from_secs(2));
     for at in [3, 4] {
         mailboxes.drop_in("dora", &format!("new/170{at}.M{at}.host"), &report(at));
-        wait_for("news of a report", || late() == Value::from(at + 1));
+        wait_for("news of a report", || late() == (at + 1));
     }
 }

@@ -127,7 +127,14 @@ async fn again_is_harmless_and_nobody_who_left_comes_back() {
     let first = import_text(&store, text, options()).await.unwrap();
     assert_eq!((first.list_made, counts(&first).added, counts(&first).joined), (true, 2, 2));
     let ada = store.contact("ada@example.org").unwrap().unwrap().id;
-    store.unsubscribe(ada, None, NOW).await.unwrap();
+    store
+        .leave(
+            crate::base::EnvelopeId::new(crate::base::LaunchId(0), ada),
+            vec![store.list("news").unwrap().unwrap()],
+            NOW,
+        )
+        .await
+        .unwrap();
     let bar = crate::store::SuppressionRow {
         address: "bob@example.org".into(),
         reason: Reason::Complaint,

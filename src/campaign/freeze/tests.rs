@@ -82,3 +82,52 @@ fn sender_ids_keep_their_length() {
         assert!(id(Some(bad), "x.de").is_err());
     }
 }
+
+#[test]
+fn a_tag_that_mjml_does_not_have_is_shown_where_it_stands() {
+    let body = "<mj-section>\n  <mj-column>\n    <mj-txt>Hello {{name}}</mj-txt>\n  </mj-column>\n</mj-section>\n";
+    let layout = "<mjml><mj-body>{{> head}}{{{content}}}</mj-body></mjml>";
+    let head = "<mj-section>\n<mj-colum><mj-text>x</mj-text></mj-colum></mj-section>";
+    let whole = "<mj-section><mj-column><mj-text>x</mj-text></mj-column></mj-section>";
+    for (body, head, file, line, help) in
+        [(body, whole, "body.mjml", 3, "<mj-text>"), (whole, head, "head.mjml", 2, "<mj-column>")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            (
+                "campaigns/c/campaign.toml",
+                "subject = \"x\"\nfrom = \"a@example.com\"\nlists = [\"news\"]\ntemplate = \"l\"\n",
+            ),
+            ("campaigns/c/body.mjml", body),
+            ("templates/l.mjml", layout),
+            ("templates/head.mjml", head),
+        ] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let campaign = Campaign::load(folder.path(), &crate::base::CampaignName::parse("c").unwrap()).unwrap();
+        let Err(Error::Place { message, file: shown, place, help: told }) =
+            campaign.freeze(folder.path(), &Settings::default())
+        else {
+            panic!("{file}: accepted, or without its place");
+        };
+        let text = if file == "body.mjml" { body } else { head };
+        let before = &text[..place.unwrap().offset()];
+        assert!(shown.name().ends_with(file) && message.contains("broken MJML"), "{message}");
+        assert_eq!(before.matches('\n').count() + 1, line, "{file}");
+        assert!(told.unwrap().contains(help), "{file}");
+    }
+}
+
+#[test]
+fn a_tag_that_is_not_closed_is_found() {
+    for (text, found) in [
+        ("<mjml><mj-body></mj-body></mjml>", None),
+        ("<mj-section><mj-column a=\"x>y\"><mj-text/></mj-section>", Some("mj-column")),
+        ("<mj-section></mj-column></mj-section>", Some("mj-column")),
+        ("<!-- <mj-text> --><mj-section>", Some("mj-section")),
+    ] {
+        assert_eq!(crate::compose::unpaired_tag(text).map(|(_, name)| name), found, "{text}");
+    }
+}

@@ -1017,3 +1017,48 @@ async fn copies_deferred_together_do_not_come_back_as_one_wave() {
     let most = back.iter().map(within).max().unwrap();
     assert!(most < 80, "{most} of 500 within 20 seconds");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_launch_holds_up_no_other_in_its_domain_and_keeps_its_own_rate() {
+    let (yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    let mut sending = yard.open().await;
+    let slow = LaunchOptions { rate: Some("1/min".into()), ..LaunchOptions::default() };
+    let slow = sending.launch(slow, InDoubt::Resend).await;
+    let other = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(slow, "a.example", 200).await;
+    sending.start();
+    sending.pass(secs(30)).await;
+    sending.admit(other, "a.example", 50).await;
+    sending.pass(secs(30)).await;
+    let delivered = |sending: &Sending, launch: LaunchId| {
+        let of = |outcome: &&Outcome| outcome.envelope.launch() == launch && outcome.state == Standing::Delivered;
+        sending.last().values().filter(of).count()
+    };
+    assert_eq!(delivered(&sending, other), 50, "nobody waits behind a launch's own rate");
+    sending.pass(secs(99 * 60)).await;
+    let slowly = delivered(&sending, slow);
+    assert!((90..=101).contains(&slowly), "{slowly} in a hundred minutes");
+    assert_eq!(host.taken().len(), 50 + slowly);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_holds_a_domain_whatever_way_its_mail_goes() {
+    let relay = Host::new(Manner::Takes);
+    let yard = Yard::new().door("127.0.0.1:2525".parse().unwrap(), &relay);
+    let mut sending = yard.open().await;
+    let via =
+        LaunchOptions { via: Some("smtp://127.0.0.1:2525".into()), rate: Some("2/s".into()), ..Default::default() };
+    let launch = sending.launch(via, InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 20).await;
+    sending.admit(launch, "b.example", 20).await;
+    sending.start();
+    sending.sites.suspend("a.example", "complaints").await;
+    sending.pass(secs(60)).await;
+    let to = |at: &str| relay.taken().iter().filter(|taken| taken.to.ends_with(at)).count();
+    assert_eq!((to("a.example"), to("b.example")), (0, 20));
+    let still = crate::delivery::sites::standing_still(&sending.queue, sending.world.clock.now()).await.unwrap();
+    assert!(still.iter().any(|row| row.name == "a.example" && row.source.is_none() && row.held), "{still:?}");
+    sending.sites.resume("a.example").await;
+    sending.pass(secs(60)).await;
+    assert_eq!(to("a.example"), 20);
+}

@@ -162,7 +162,7 @@ fn what_was_learned_survives_a_restart_and_binds_before_the_first_dial() {
     limits.closed_after(3, now);
     let learned = limits.learned(now + MINUTE, wall).unwrap();
     let bytes = learned.to_bytes();
-    assert!(bytes.len() <= 84);
+    assert!(bytes.len() <= 92);
     assert_eq!(Learned::from_bytes(&bytes), Some(learned.clone()));
 
     let (reborn, after) = (now + 2 * MINUTE, wall + MINUTE);
@@ -258,6 +258,6 @@ fn what_binds_is_shown_without_being_spent() {
     let no = limits.may_send(now).unwrap_err();
     assert_eq!((limits.binds(0, now), &no.binds), (Some(no.clone()), &Binding::MessageRate));
     assert_eq!(limits.binds(0, now + no.wait.unwrap()), None);
-    limits.hold("by hand");
+    limits.hold("by hand", now);
     assert_eq!(limits.binds(0, now).unwrap().binds, Binding::Held("by hand".into()));
 }

@@ -59,6 +59,15 @@ async fn without_mx_the_domain_is_its_own_host() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_address_literal_is_its_own_host_and_nothing_is_looked_up() {
+    for (literal, address) in [("[192.0.2.1]", "192.0.2.1"), ("[IPv6:2001:db8::1]", "2001:db8::1")] {
+        let route = router(Zone::default()).route(&name(literal)).await.unwrap();
+        assert_eq!((names(&route), &*route.site), (vec![address], address));
+        assert_eq!(route.hosts[0].address, Some(address.parse().unwrap()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_leads_nowhere_is_ruled_by_why() {
     let bad = (Verdict::Failed, Class::HardBadDomain);
     let soft = (Verdict::Deferred, Class::SoftSystem);

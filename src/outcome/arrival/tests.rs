@@ -255,6 +255,15 @@ fn the_copy_is_proven_by_whatever_token_came_back() {
         (format!("{report}Message-ID: <{}@sender.example>\n\n", token(Purpose::Message)), Purpose::Message),
         (format!("In-Reply-To: <{}@sender.example>\n\n", token(Purpose::Message)), Purpose::Message),
         (format!("To: u.{}@sender.example\n\n", token(Purpose::Unsubscribe)), Purpose::Unsubscribe),
+        (
+            format!(
+                "Content-Type: multipart/report; report-type=delivery-status; boundary=b\n\n--b\n\
+                 Content-Type: message/delivery-status\n\nReporting-MTA: dns; mx.example\n\
+                 Original-Envelope-Id: b.{bounce}\n\nFinal-Recipient: rfc822; x@y.example\nAction: failed\n\
+                 Status: 5.1.1\n\n--b--\n"
+            ),
+            Purpose::Bounce,
+        ),
         (format!("Subject: x\n\nwe tried b.{bounce}@bounce.example in vain\n"), Purpose::Bounce),
     ] {
         let arrival = read(raw.as_bytes());

@@ -105,7 +105,9 @@ impl CampaignReport {
             LaunchState::Paused => format!("mailshot resume {campaign}"),
             _ if self.counts.open() > 0 => format!("mailshot send {campaign} --yes (goes on with what is left)"),
             _ if self.counts.in_doubt > 0 => {
-                format!("mailshot export outcomes {campaign} --only in_doubt, then mailshot retry {campaign}")
+                format!(
+                    "mailshot export outcomes {campaign} --only in_doubt; mailshot retry {campaign} --in-doubt sends them again"
+                )
             }
             _ if self.counts.failed > 0 => format!("mailshot export outcomes {campaign} --only failed"),
             LaunchState::Running | LaunchState::Done | LaunchState::Cancelled => {

@@ -341,14 +341,14 @@ fn parameters_are_those_the_host_offers_and_the_copy_needs() {
     assert_eq!(
         one(all, copy(1 << 32 | 7, "a+b@x.org", "m\r\n")).0,
         [
-            "MAIL FROM:<b4294967303@news.example.com> SIZE=3 RET=HDRS ENVID=1-7",
+            "MAIL FROM:<b4294967303@news.example.com> SIZE=3 RET=HDRS ENVID=b4294967303",
             "RCPT TO:<a+b@x.org> NOTIFY=FAILURE ORCPT=rfc822;a+2Bb@x.org",
             "DATA",
         ]
     );
     assert_eq!(
         one(all, copy(1, "ü@x.org", "m")).0[0],
-        "MAIL FROM:<b1@news.example.com> SIZE=3 SMTPUTF8 RET=HDRS ENVID=0-1"
+        "MAIL FROM:<b1@news.example.com> SIZE=3 SMTPUTF8 RET=HDRS ENVID=b1"
     );
     let eight_bit = one("PIPELINING 8BITMIME", copy(1, "a@exämple.com", "S: x\r\n\r\nü\r\n")).0;
     assert_eq!(eight_bit, ["MAIL FROM:<b1@news.example.com> BODY=8BITMIME", "RCPT TO:<a@xn--exmple-cua.com>", "DATA"]);

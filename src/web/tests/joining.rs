@@ -70,7 +70,8 @@ async fn a_list_is_joined_by_confirming_once_and_the_proof_is_kept() {
 
     // it works once: whoever left later is not brought back by an old link
     let bob = house.pages.store.contact("bob@example.net").unwrap().unwrap().id;
-    house.pages.store.unsubscribe(bob, None, NOW).await.unwrap();
+    let news = house.pages.store.list("news").unwrap().unwrap();
+    house.pages.store.leave(crate::base::EnvelopeId::new(launch, bob), vec![news], NOW).await.unwrap();
     house.ask(Method::POST, &link, "").await;
     assert_eq!(house.lists_of("bob@example.net"), [("news".to_owned(), Unsubscribed)]);
     let proof = house.pages.store.signups(bob).unwrap().remove(0);

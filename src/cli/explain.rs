@@ -1,0 +1,383 @@
+//! `queue explain`: what holds the mail of an address, a campaign, a domain or a site back now. The limits are read from
+//! the tables that enforce them, the present state from whoever sends.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::base::{Address, CampaignName, Domain, EnvelopeId, Live};
+use crate::cli::owner::Owner;
+use crate::cli::{Desk, Error, Exit};
+use crate::config::shaping::SiteShape;
+use crate::delivery::route::Router;
+use crate::delivery::source::{Sources, host_name};
+use crate::delivery::via::Via;
+use crate::engine::{CopyView, Crew, DomainView, QueueView, SiteView, StillView};
+use crate::mail::Standing;
+use crate::store::{LaunchRow, LaunchState, MembershipStatus, Store, Threads};
+
+/// How long the way of a domain is looked for.
+const LOOKUP_TAKES: Duration = Duration::from_secs(5);
+/// Sites of a campaign that are explained one by one.
+const SITES_MAX: usize = 10;
+/// Limits shown to a person; `--json` has all.
+const SHOWN: [&str; 6] = [
+    "connection_limit",
+    "connection_start",
+    "max_deliveries_per_connection",
+    "max_message_rate",
+    "max_connection_rate",
+    "tls",
+];
+
+/// The answer, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Explained {
+    name: String,
+    kind: Kind,
+    /// What holds its mail back now; none: only the hosts' own speed.
+    holds: Vec<Hold>,
+    /// An address's copies that are not final.
+    copies: Vec<Copy>,
+    /// What is on the road to its domain.
+    domain: Option<DomainView>,
+    sites: Vec<Site>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Address,
+    Campaign,
+    Domain,
+    Site,
+}
+
+/// One thing that holds mail back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Hold {
+    /// What.
+    what: String,
+    /// Since when; null: not known.
+    since: Option<String>,
+    /// Until when; null: until a person or something else changes it.
+    until: Option<String>,
+    /// Why, and what lets it go.
+    why: String,
+}
+
+/// A copy that is not final.
+#[derive(Debug, Serialize)]
+struct Copy {
+    campaign: CampaignName,
+    standing: Standing,
+    /// Since when it stands so.
+    since: String,
+    /// What was said last.
+    text: String,
+    /// As the queue has it; null: it is not planned into it yet.
+    queue: Option<CopyView>,
+}
+
+/// A site from one source: how it stands, and its limits with where each comes from.
+#[derive(Debug, Serialize)]
+struct Site {
+    site: String,
+    source: String,
+    /// Null while nothing is sent there.
+    now: Option<SiteView>,
+    /// Copies a second that the limits allow at most, whatever the hosts' speed; null: nothing bounds it.
+    ceiling: Option<f64>,
+    limits: Vec<Limit>,
+}
+
+#[derive(Debug, Serialize)]
+struct Limit {
+    key: &'static str,
+    value: String,
+    from: String,
+}
+
+/// Explains whatever the name stands for.
+pub async fn run(desk: &Desk, name: &str) -> Result<Exit, Error> {
+    let store = desk.workspace().store(Threads::Own)?;
+    let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
+    let found = explain(desk, &store, &owner, name).await;
+    owner.leave().await;
+    let found = found?;
+    desk.give(&found);
+    show(desk, &found);
+    Ok(Exit::Done)
+}
+
+async fn explain(desk: &Desk, store: &Store, owner: &Owner, name: &str) -> Result<Explained, Error> {
+    let sources = Sources::new(desk.settings(), &host_name());
+    let case = Case { desk, store, owner, view: owner.queue().await?, sources };
+    if name.contains('@') && Via::parse(name).is_err() {
+        let address = Address::parse(name).map_err(|why| Error::usage(why.to_string()))?;
+        return case.address(&address).await;
+    }
+    if let Some(campaign) = CampaignName::parse(name)
+        && let Some(launch) = store.launch_of(&campaign)?
+    {
+        return case.campaign(&launch);
+    }
+    let is_site = case.view.sites.iter().any(|row| row.site == name)
+        || case.view.still.iter().any(|row| row.name == name && row.source.is_some())
+        || Via::parse(name).is_ok();
+    match Domain::parse(name).ok().filter(|domain| domain.as_str().contains('.')) {
+        Some(domain) if !is_site => case.domain(&domain, Kind::Domain).await,
+        _ => case.site(name),
+    }
+}
+
+/// What is known when something is to be explained.
+struct Case<'a> {
+    desk: &'a Desk,
+    store: &'a Store,
+    owner: &'a Owner,
+    view: QueueView,
+    sources: Sources,
+}
+
+impl Case<'_> {
+    async fn address(&self, address: &Address) -> Result<Explained, Error> {
+        let text = address.to_string();
+        let Some(contact) = self.store.contact(&text)? else {
+            return Err(Error::usage(format!("{text} is no contact; `mailshot contacts` lists those there are")));
+        };
+        let mut holds = Vec::new();
+        if let Some(bar) = self.store.suppression(&text)? {
+            holds.push(Hold {
+                what: "the address is suppressed".to_owned(),
+                since: Some(bar.since.rfc3339()),
+                until: None,
+                why: format!("{} {}; `mailshot suppress remove {text}` lifts it", bar.reason.word(), bar.detail),
+            });
+        }
+        for row in self.store.memberships(contact.id)? {
+            if row.status != MembershipStatus::Subscribed {
+                holds.push(Hold {
+                    what: format!("not subscribed to `{}`", row.list),
+                    since: Some(row.since.rfc3339()),
+                    until: None,
+                    why: "whoever left a list gets nothing of it".to_owned(),
+                });
+            }
+        }
+        let mut copies = Vec::new();
+        for launch in self.store.open_launches()? {
+            let id = EnvelopeId::new(launch.id, contact.id);
+            let Some(row) = self.store.copy(id)? else { continue };
+            if !matches!(row.standing, Standing::Waiting | Standing::Deferred | Standing::InDoubt) {
+                continue;
+            }
+            let queue = self.owner.copy(id).await?;
+            if let Some(place) = queue.as_ref().filter(|place| place.due > self.desk.now().rfc3339()) {
+                holds.push(Hold {
+                    what: format!("its copy of `{}` is due later", launch.campaign),
+                    since: Some(row.at.rfc3339()),
+                    until: Some(place.due.clone()),
+                    why: row.text.clone(),
+                });
+            }
+            holds.extend(state(&launch));
+            let (campaign, since) = (launch.campaign.clone(), row.at.rfc3339());
+            copies.push(Copy { campaign, standing: row.standing, since, text: row.text, queue });
+        }
+        let mut found = self.domain(address.domain(), Kind::Address).await?;
+        holds.append(&mut found.holds);
+        Ok(Explained { name: text, holds, copies, ..found })
+    }
+
+    fn campaign(&self, launch: &LaunchRow) -> Result<Explained, Error> {
+        let mut holds: Vec<Hold> = state(launch).into_iter().collect();
+        holds.extend(self.idle());
+        if let Some(rate) = &launch.options.rate {
+            holds.push(standing(format!("the campaign's own rate, {rate}"), "recorded with the launch".to_owned()));
+        }
+        if !launch.planned && launch.state == LaunchState::Running {
+            let why = "those at full buckets wait until copies before them are settled (queue.max_waiting)".to_owned();
+            holds.push(standing("not everybody is planned yet".to_owned(), why));
+        }
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        match &launch.options.via {
+            Some(via) => names.extend([via.clone()]),
+            None => {
+                let open = |standing| matches!(standing, Standing::Waiting | Standing::Deferred);
+                let mut figures = self.store.figures(launch.id)?;
+                figures.retain(|figure| open(figure.standing));
+                figures.sort_by_key(|figure| std::cmp::Reverse(figure.copies));
+                names.extend(figures.iter().map(|figure| figure.site.to_string()).take(SITES_MAX));
+            }
+        }
+        holds.extend(self.still(|row| row.source.is_none() || names.contains(&row.name)));
+        let mut sites = Vec::new();
+        for name in &names {
+            sites.extend(self.sites(name)?);
+        }
+        let name = launch.campaign.to_string();
+        Ok(Explained { name, kind: Kind::Campaign, holds, copies: Vec::new(), domain: None, sites })
+    }
+
+    async fn domain(&self, domain: &Domain, kind: Kind) -> Result<Explained, Error> {
+        let view = self.owner.domain(domain).await?;
+        let mut holds: Vec<Hold> = self.idle().into_iter().collect();
+        let now = self.desk.now().rfc3339();
+        if let Some(next) = view.as_ref().and_then(|view| view.next.clone()).filter(|next| *next > now) {
+            let why = "its copies wait for another attempt, or for its site".to_owned();
+            holds.push(Hold { what: format!("nothing for {domain} is due"), since: None, until: Some(next), why });
+        }
+        let mut names: BTreeSet<String> =
+            self.store.open_launches()?.into_iter().filter_map(|launch| launch.options.via).collect();
+        names.extend(self.site_of(domain).await?);
+        holds.extend(self.still(|row| row.name == domain.as_str() || names.contains(&row.name)));
+        let mut sites = Vec::new();
+        for name in &names {
+            sites.extend(self.sites(name)?);
+        }
+        Ok(Explained { name: domain.to_string(), kind, holds, copies: Vec::new(), domain: view, sites })
+    }
+
+    fn site(&self, name: &str) -> Result<Explained, Error> {
+        let name = Via::parse(name).map_or_else(|_| name.to_owned(), |via| via.to_string());
+        let mut holds: Vec<Hold> = self.idle().into_iter().collect();
+        holds.extend(self.still(|row| row.name == name));
+        let sites = self.sites(&name)?;
+        Ok(Explained { name, kind: Kind::Site, holds, copies: Vec::new(), domain: None, sites })
+    }
+
+    /// The site of a domain, when its way is found in time.
+    async fn site_of(&self, domain: &Domain) -> Result<Option<String>, Error> {
+        let workspace = self.desk.workspace();
+        let (shaping, port) = (Live::new(workspace.shaping()?), self.desk.settings().smtp_port);
+        let router = Router::new(&self.desk.world()?, shaping, port).with_relays(workspace.relays()?);
+        let found = tokio::time::timeout(LOOKUP_TAKES, router.route(domain)).await;
+        Ok(found.ok().and_then(Result::ok).map(|route| route.site.to_string()))
+    }
+
+    /// A site from each source: a relay from the first one only, as it is sent to.
+    fn sites(&self, name: &str) -> Result<Vec<Site>, Error> {
+        let shaping = self.desk.workspace().shaping()?;
+        let is_relay = Via::parse(name).is_ok();
+        let row = |source: &str| {
+            let shape = match is_relay {
+                true => shaping.relay(self.desk.settings()),
+                false => shaping.shape(name, source),
+            };
+            let now = self.view.sites.iter().find(|row| row.site == name && row.source == source).cloned();
+            Site {
+                site: name.to_owned(),
+                source: source.to_owned(),
+                now,
+                ceiling: shape.ceiling(),
+                limits: limits(&shape),
+            }
+        };
+        let most = if is_relay { 1 } else { usize::MAX };
+        Ok(self.sources.iter().take(most).map(|source| row(&source.name)).collect())
+    }
+
+    fn still(&self, is_meant: impl Fn(&StillView) -> bool) -> Vec<Hold> {
+        let hold = |row: &StillView| {
+            let from = row.source.as_ref().map(|source| format!(" from {source}")).unwrap_or_default();
+            let why = match row.held {
+                true => format!("{}; `mailshot queue resume {}` lets it go", row.why, row.name),
+                false => row.why.clone(),
+            };
+            let what = format!("{} {}{from}", row.name, if row.held { "is held" } else { "rests" });
+            Hold { what, since: row.since.clone(), until: row.until.clone(), why }
+        };
+        self.view.still.iter().filter(|row| is_meant(row)).map(hold).collect()
+    }
+
+    fn idle(&self) -> Option<Hold> {
+        let why = "`mailshot serve`, or `mailshot send CAMPAIGN --yes`, goes on".to_owned();
+        matches!(self.owner, Owner::Here(_)).then(|| standing("nobody is sending".to_owned(), why))
+    }
+}
+
+fn standing(what: String, why: String) -> Hold {
+    Hold { what, since: None, until: None, why }
+}
+
+/// What the state of a launch holds back.
+fn state(launch: &LaunchRow) -> Option<Hold> {
+    let LaunchRow { campaign, state, .. } = launch;
+    let hold = |what: &str, why: String| Some(standing(format!("the campaign `{campaign}` {what}"), why));
+    match state {
+        LaunchState::Running => None,
+        LaunchState::Paused => hold("is paused", format!("`mailshot resume {campaign}` puts it back to work")),
+        LaunchState::Cancelled => hold("was cancelled", "what was not sent never will be".to_owned()),
+        LaunchState::Done => hold("is finished", "every copy is final".to_owned()),
+    }
+}
+
+fn limits(shape: &SiteShape) -> Vec<Limit> {
+    let uncapped = u32::MAX.to_string();
+    let limit = |(key, value, from): (&'static str, String, &str)| {
+        let value = if value == uncapped { "none".to_owned() } else { value };
+        Limit { key, value, from: from.to_owned() }
+    };
+    shape.explain().into_iter().map(limit).collect()
+}
+
+fn show(desk: &Desk, found: &Explained) {
+    desk.say(&found.name);
+    if found.holds.is_empty() {
+        desk.say("  nothing holds it back but the hosts' own speed, and the limits below");
+    }
+    for Hold { what, since, until, why } in &found.holds {
+        let since = since.as_ref().map(|since| format!(", since {since}")).unwrap_or_default();
+        let until = until.as_ref().map(|until| format!(", until {until}")).unwrap_or_default();
+        desk.say(desk.addressed(format!("  {what}{since}{until}: {why}")));
+    }
+    for Copy { campaign, standing, since, text, queue } in &found.copies {
+        let due = match queue {
+            None => "not in the queue".to_owned(),
+            Some(place) if place.leased => "in the hands of a connection".to_owned(),
+            Some(place) => format!("due {}, {} tries, given up {}", place.due, place.tries, place.expires),
+        };
+        desk.say(format!("  copy of {campaign}: {} since {since}; {due}{}", standing.word(), said(text)));
+    }
+    if let Some(DomainView { domain, waiting, leased, next }) = &found.domain {
+        let next = next.as_deref().unwrap_or("now");
+        desk.say(format!("  {domain}: {waiting} copies waiting, {leased} in the hands of connections, next {next}"));
+    }
+    for site in &found.sites {
+        show_site(desk, site);
+    }
+}
+
+fn said(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("; it said: {text}") }
+}
+
+fn show_site(desk: &Desk, site: &Site) {
+    desk.say(format!("\n{} from {}", site.site, site.source));
+    match &site.now {
+        None => desk.say("  nothing is sent there now"),
+        Some(now) => {
+            let allowed = now.rate_allowed.map_or("no limit".to_owned(), |most| format!("{most:.1} allowed"));
+            desk.say(format!(
+                "  {} of {} useful connections, {} copies in hand",
+                now.connections, now.window, now.leased
+            ));
+            desk.say(format!("  {:.1} copies a second, {allowed}", now.rate_now));
+            let binds = now.binds.as_deref().unwrap_or("nothing but the hosts' own speed");
+            desk.say(format!("  held back by: {binds}"));
+            if let Some(day) = now.warmup.as_ref().filter(|day| day.as_str() != binds) {
+                desk.say(format!("  {day}"));
+            }
+            if let Some(reply) = &now.last_reply {
+                desk.say(format!("  it said last: {reply}"));
+            }
+        }
+    }
+    let ceiling = site.ceiling.map_or("no ceiling".to_owned(), |most| format!("at most {most:.1} copies a second"));
+    desk.say(format!("  by its limits {ceiling}:"));
+    for Limit { key, value, from } in site.limits.iter().filter(|limit| SHOWN.contains(&limit.key)) {
+        desk.say(format!("    {key:<30} {value:<12} {from}"));
+    }
+}

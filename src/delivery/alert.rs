@@ -17,6 +17,7 @@ use crate::delivery::dial::{Dialled, Dialler};
 use crate::delivery::knock::knock;
 use crate::delivery::route::{Route, Router};
 use crate::delivery::source::{Sources, host_name};
+use crate::delivery::taps::Taps;
 use crate::delivery::trouble::Fault;
 use crate::delivery::via::Via;
 use crate::mail::{Message, NoticeKind, Reply};
@@ -193,7 +194,10 @@ impl Ways {
         };
         let tls = self.tls()?;
         let dialler = Dialler::new(self.world.clone(), settings.allow_private);
-        let dialled = knock(&dialler, &tls, settings, &route, source, &shape).await;
+        // nobody listens in
+        let taps = Taps::new(self.world.clock.clone());
+        let tap = |host| taps.on(route.site.clone(), source.name.clone(), 0, host);
+        let dialled = knock(&dialler, &tls, settings, &route, source, &shape, tap).await;
         let Dialled { mut connection, .. } = dialled.map_err(|no| said(no.heard))?;
         let mut errand = Errand { copy: Some(copy), receipt: None };
         connection.drive(&mut errand, 1).await;

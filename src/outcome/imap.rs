@@ -271,7 +271,7 @@ async fn read_folder(
             match intake.take(&raw, None).await? {
                 Taken::Ours => {
                     put_away(mailbox, session, uid, offers).await?;
-                    if !(keeps_marks || offers.moves && mailbox.processed.is_some()) {
+                    if !(keeps_marks || leaves) {
                         intake.know(&mailbox.name, &name).await?;
                     }
                     round.taken += 1;

@@ -250,8 +250,7 @@ impl Queue {
 
     /// Takes more copies of a launch in, beside what the planner does: its cursors stay.
     pub async fn admit_more(&self, launch: LaunchId, copies: Vec<(Domain, Envelope)>) -> Result<(), Error> {
-        let admission = Admission { launch, bucket: BESIDE, cursor: Vec::new(), copies };
-        self.ask(|answer| Request::Admit(admission, answer)).await
+        self.admit(Admission { launch, bucket: BESIDE, cursor: Vec::new(), copies }).await
     }
 
     /// Waits until some domain has a copy due, and claims it: nobody else gets it until it is given back.

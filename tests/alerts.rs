@@ -83,8 +83,7 @@ fn named(address: SocketAddr) -> Zone {
 async fn a_webhook_gets_the_alert_as_json() {
     let folder = tempfile::tempdir().unwrap();
     let (address, heard) = hook(folder.path()).await;
-    let mut settings = Settings::default();
-    settings.tls_ca = Some(folder.path().join("ca.pem"));
+    let mut settings = Settings { tls_ca: Some(folder.path().join("ca.pem")), ..Settings::default() };
     settings.alert.webhook = Some(format!("https://hook.example:{}/alerts?x=1", address.port()));
     settings.alert.webhook_private = true;
     let told = tell(&settings, named(address), folder.path()).await;
@@ -100,8 +99,7 @@ async fn a_webhook_gets_the_alert_as_json() {
 async fn a_webhook_does_not_lead_inward_unless_that_is_meant() {
     let folder = tempfile::tempdir().unwrap();
     let (address, heard) = hook(folder.path()).await;
-    let mut settings = Settings::default();
-    settings.tls_ca = Some(folder.path().join("ca.pem"));
+    let mut settings = Settings { tls_ca: Some(folder.path().join("ca.pem")), ..Settings::default() };
     settings.alert.webhook = Some(format!("https://hook.example:{}/", address.port()));
     let told = tell(&settings, named(address), folder.path()).await;
     assert!(told[0].1.as_ref().is_err_and(|why| why.contains("no address that may be dialled")), "{told:?}");

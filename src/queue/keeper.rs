@@ -27,6 +27,8 @@ const AHEAD: usize = 64;
 const PAGE: usize = 1000;
 /// Outcomes in one record of the outbox, so that no value becomes large.
 const OUTBOX_CHUNK: usize = 64;
+/// Records of the outbox read at a time.
+const OUTBOX_PAGE: usize = 32;
 /// A lease dropped this often without an attempt is a bug of ours: its copy is given up.
 const DROPS_MAX: u8 = 3;
 /// Whoever settled copies within this time is sending.
@@ -851,35 +853,31 @@ impl Keeper {
             drop(answer.send(Err(error)));
             return;
         }
-        let page = match self.ledger.scan(&[keys::OUTBOX], &[], most.div_ceil(OUTBOX_CHUNK).max(1)) {
-            Ok(page) if page.is_empty() => {
-                self.clerk = Some(ClerkCall { most, answer });
-                return;
-            }
-            Ok(page) => page,
-            Err(error) => {
-                let _ = answer.send(Err(error));
-                return;
-            }
-        };
-        let last = page.last().and_then(|(key, _)| keys::parse_outbox(key)).unwrap_or_default();
-        let mut outcomes = Vec::with_capacity(page.len() * OUTBOX_CHUNK);
-        for (key, value) in page {
-            match (codec::read_outcomes(&value), keys::parse_number(&key)) {
-                (Some(read), _) => outcomes.extend(read),
-                (None, number) => self.keep_damaged(number.unwrap_or_default(), value),
-            }
+        match self.read_outbox(most) {
+            // records are numbered from 1
+            Ok((0, _)) => self.clerk = Some(ClerkCall { most, answer }),
+            found => drop(answer.send(found)),
         }
-        let _ = answer.send(Ok((last, outcomes)));
     }
 
-    /// A record that cannot be read must not hold up those behind it, nor vanish: it is put where `queue verify` finds it.
-    fn keep_damaged(&mut self, number: u64, value: Vec<u8>) {
-        tracing::error!(
-            number,
-            "a record of outcomes in the queue cannot be read: what became of up to {OUTBOX_CHUNK} copies is unknown; `mailshot queue verify` names it"
-        );
-        self.batch.moves.push(Move::Put(keys::damaged(number), value));
+    /// Outcomes from the front of the outbox, about `most` of them however few each commit had, and the number of their last
+    /// record.
+    fn read_outbox(&self, most: usize) -> Result<(u64, Vec<Outcome>), Error> {
+        let (mut last, mut outcomes, mut from) = (0, Vec::new(), Vec::new());
+        while outcomes.len() < most {
+            let page = self.ledger.scan(&[keys::OUTBOX], &from, OUTBOX_PAGE)?;
+            for (key, value) in &page {
+                if outcomes.len() < most {
+                    outcomes.extend(codec::read_outcomes(value).unwrap_or_default());
+                    last = keys::parse_outbox(key).unwrap_or_default();
+                }
+            }
+            match page.last() {
+                Some((key, _)) if page.len() == OUTBOX_PAGE => from = keys::after(key),
+                _ => break,
+            }
+        }
+        Ok((last, outcomes))
     }
 
     fn clear(&mut self, up_to: u64) {

@@ -349,6 +349,24 @@ async fn a_copy_in_doubt_is_held_where_the_campaign_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_clerk_gets_as_many_outcomes_as_it_asks_for_however_few_each_commit_had() {
+    on_both(|queue, clock| async move {
+        let copies = (0..100).map(|n| (domain("a.example"), copy(n, Lane::Bulk, clock.now())));
+        admit(&queue, copies.collect()).await;
+        let claimed = queue.claim().await.unwrap().domain;
+        for lease in queue.lease(&claimed, 100).await.unwrap() {
+            let outcome = outcome(&lease, Standing::Delivered);
+            queue.settle(vec![lease.settle(outcome, Next::Gone)]).await.unwrap();
+        }
+        let (last, outcomes) = queue.outbox(70).await.unwrap();
+        assert_eq!(outcomes.len(), 70);
+        queue.clear_outbox(last).await.unwrap();
+        assert_eq!(queue.outbox(2000).await.unwrap().1.len(), 30);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn copies_that_come_up_while_their_launch_is_held_are_put_aside_once() {
     on_both(|queue, clock| async move {
         queue.sweep(LAUNCH, Sweep::Hold).await.unwrap();

@@ -13,6 +13,7 @@ use crate::base::Span;
 use crate::cli::owner::raise_file_limit;
 use crate::cli::{Desk, Error, Exit};
 use crate::proving::bench::{Bench, Load, Run, SigningKey, median};
+use crate::proving::peers::{self, Mail, Peer};
 
 /// What the receiver is told: to take everything, over one personality of its own.
 const PERSONALITY: &str = "bench";
@@ -30,6 +31,12 @@ pub struct Arguments {
     /// Domains of the recipients.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     domains: u32,
+    /// Domains as unequal as in the world: few large ones, many small ones.
+    #[arg(long)]
+    skewed: bool,
+    /// Refuse this share of the recipients, in per cent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    refused: u8,
     /// Connections at once.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
@@ -52,8 +59,12 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
     /// Send to this receiver instead of our own; one that takes everything and throws it away.
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["tls", "delay"])]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["tls", "delay", "refused"])]
     to: Option<String>,
+    /// Beside it, what Postfix's smtp-source and nodemailer do here, as far as they are installed: same receiver, same
+    /// number and size of messages, as many connections; without queue, record and signature.
+    #[arg(long)]
+    peers: bool,
 }
 
 /// What `--json` prints.
@@ -81,6 +92,7 @@ struct Settings<'a> {
     load: &'a Load,
     message_octets: usize,
     tls: bool,
+    refused_percent: u8,
     delay_ms: u64,
     runs: u32,
     receiver: &'a str,
@@ -104,6 +116,8 @@ async fn measure(desk: &Desk, folder: &Path, arguments: &Arguments) -> Result<Ex
     let load = Load {
         messages: arguments.messages,
         domains: arguments.domains,
+        skewed: arguments.skewed,
+        refused: arguments.refused > 0,
         connections: arguments.connections,
         size: arguments.size,
         key: arguments.key,
@@ -128,17 +142,22 @@ async fn measure(desk: &Desk, folder: &Path, arguments: &Arguments) -> Result<Ex
         desk.note(format!("run {number} of {}: {:.0} messages/s, {:.0} µs", arguments.runs, run.rate(), run.cpu_us()));
         runs.push(run);
     }
+    let mail = Mail { messages: load.messages, size: bench.size(), connections: load.connections, receiver: &receiver };
+    let peers = if arguments.peers { peers::measure(folder, mail).await } else { Vec::new() };
     let settings = Settings {
         version: env!("CARGO_PKG_VERSION"),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         load: &load,
         message_octets: bench.size(),
         tls: arguments.tls,
+        refused_percent: arguments.refused,
         delay_ms: arguments.delay.map_or(0, |delay| delay.duration().as_millis() as u64),
         runs: arguments.runs,
         receiver: if arguments.to.is_some() { &receiver } else { "mailshot sink" },
     };
     show(desk, &settings, &runs);
+    show_peers(desk, &peers);
+    desk.next("mailshot bench --key none, to see everything but the signature");
     desk.give(&answer(settings, &runs));
     Ok(Exit::Done)
 }
@@ -198,7 +217,20 @@ fn show(desk: &Desk, settings: &Settings<'_>, runs: &[Run]) {
     row("lease to settled, ms", 1, &|run| run.p50_ms);
     row("  one in a hundred above", 1, &|run| run.p99_ms);
     row("messages per commit", 1, &|run| run.messages as f64 / run.commits.max(1) as f64);
-    desk.next("mailshot bench --key none, to see everything but the signature");
+    row("  one commit, ms", 2, &|run| run.commit_ms);
+    row("to the disk, bytes/message", 0, &|run| run.written_mb * 1e6 / run.messages as f64);
+}
+
+fn show_peers(desk: &Desk, peers: &[Peer]) {
+    for peer in peers {
+        match &peer.done {
+            Ok(done) => {
+                let (rate, cpu) = (done.messages as f64 / done.seconds, done.cpu * 1e6 / done.messages as f64);
+                desk.say(format!("{}: {rate:.0} messages/s, {cpu:.1} µs of processor per message", peer.name));
+            }
+            Err(why) => desk.say(format!("{}: not measured: {why}", peer.name)),
+        }
+    }
 }
 
 /// Our own receiver as another process, and where it listens. It ends with the handle.
@@ -206,8 +238,15 @@ async fn start_sink(folder: &Path, arguments: &Arguments) -> Result<(String, Chi
     let script = folder.join("sink.toml");
     let hide = if arguments.tls { "" } else { "hide = [\"STARTTLS\"]\n" };
     let delay = arguments.delay.map_or(String::new(), |delay| format!("delay = {{ round_trip = \"{delay}\" }}\n"));
+    let refused = match arguments.refused {
+        0 => String::new(),
+        percent => format!(
+            "\n[[personality.{PERSONALITY}.fault]]\nat = \"to\"\nshare = {:.2}\nreply = \"550 5.1.1 no such user\"\n",
+            f64::from(percent) / 100.0
+        ),
+    };
     let text = format!(
-        "session = \"{PERSONALITY}\"\n\n[domains]\n\"*\" = \"{PERSONALITY}\"\n\n[personality.{PERSONALITY}]\n{hide}{delay}"
+        "session = \"{PERSONALITY}\"\n\n[domains]\n\"*\" = \"{PERSONALITY}\"\n\n[personality.{PERSONALITY}]\n{hide}{delay}{refused}"
     );
     fs::write(&script, text).map_err(Error::failed)?;
     let program = std::env::current_exe().map_err(Error::failed)?;

@@ -6,8 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ use crate::proving::people::Crowd;
 use crate::queue::{self, Durability, Ledger, Move, Pair, SledLedger};
 use crate::sign::{self, Algorithm, create_key};
 use crate::store::{self, LaunchOptions, OnConflict, Store, Threads};
-use crate::world::{World, machine_clock};
+use crate::world::{Dice, SeededDice, World, machine_clock};
 
 /// The list everybody is on.
 const LIST: &str = "bench";
@@ -103,12 +102,12 @@ pub enum BenchError {
         after: Duration,
     },
     /// Some copies were not delivered.
-    #[error("{delivered} of {messages} copies were delivered; what the receiver refuses or defers is no measure")]
+    #[error("{settled} of {messages} copies were delivered or refused as told; what the receiver defers is no measure")]
     Refused {
         /// How many were to be.
         messages: u64,
         /// How many were.
-        delivered: u64,
+        settled: u64,
     },
 }
 
@@ -129,8 +128,12 @@ pub enum SigningKey {
 pub struct Load {
     /// Recipients of each run.
     pub messages: u64,
-    /// Their domains, each with as many.
+    /// Their domains.
     pub domains: u32,
+    /// Whether the domains are as unequal as in the world; else each has as many.
+    pub skewed: bool,
+    /// Whether the receiver refuses some of them.
+    pub refused: bool,
     /// Connections at most.
     pub connections: u16,
     /// Octets of a finished message, as far as the letter can be filled up to it.
@@ -158,8 +161,12 @@ pub struct Run {
     pub p50_ms: f64,
     /// The same, which one copy in a hundred exceeds.
     pub p99_ms: f64,
-    /// Commits of the queue.
+    /// Commits of the queue, each synced to the disk.
     pub commits: u64,
+    /// How long one of them took, in ms: the median.
+    pub commit_ms: f64,
+    /// Octets this process gave to the disk, in MB.
+    pub written_mb: f64,
     /// Microseconds of one bare signature with all signing threads busy: the median. 0 without signatures.
     pub sign_us: f64,
 }
@@ -190,6 +197,7 @@ pub struct Bench {
     via: String,
     body: String,
     size: usize,
+    signing: Signing,
 }
 
 impl Bench {
@@ -199,7 +207,8 @@ impl Bench {
         let workspace = Workspace::create(folder)?.workspace;
         replace_key(&workspace, load.key)?;
         let store = workspace.store(Threads::Own)?;
-        let mut bench = Bench { workspace, store, load, via, body: String::new(), size: 0 };
+        let signing = Signing::new(load.key)?;
+        let mut bench = Bench { workspace, store, load, via, body: String::new(), size: 0, signing };
         bench.fill_up()?;
         bench.import().await?;
         Ok(bench)
@@ -215,24 +224,26 @@ impl Bench {
         let name = self.campaign(number)?;
         let options = LaunchOptions { via: Some(self.via.clone()), limit: Some(messages), ..LaunchOptions::default() };
         let ready = Ready::check(&self.workspace, &self.store, &name, &options)?;
-        let before = sign_us(self.load.key)?;
+        let before = self.signing.measure()?;
         let _hold = self.workspace.hold()?;
         let (engine, commits) = self.start().await?;
         let handle = engine.handle();
         let launch = ready.launch(&self.store, machine_clock().now()).await?.id;
         forget_peak();
-        let (began, used, committed) = (Instant::now(), Used::now()?, commits.load(Ordering::Relaxed));
+        commits.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let (began, used, written) = (Instant::now(), Used::now()?, written_mb()?);
         handle.take_up(launch);
         let finished = self.finished(&handle, launch, messages).await;
         let (took, used) = (began.elapsed(), Used::now()?.since(used));
-        let (spans, commits) = (handle.queue().spans(), commits.load(Ordering::Relaxed) - committed);
-        let rss_peak_mb = peak_mb()?;
+        let (spans, rss_peak_mb, written_mb) = (handle.queue().spans(), peak_mb()?, written_mb()? - written);
+        let mut commits = commits.lock().unwrap_or_else(PoisonError::into_inner).clone();
         engine.stop(GRACE).await;
         finished?;
-        let after = sign_us(self.load.key)?;
-        let delivered = report(&self.store, launch)?.map_or(0, |report| report.counts.delivered);
-        if delivered != messages {
-            return Err(BenchError::Refused { messages, delivered });
+        let after = self.signing.measure()?;
+        let counts = report(&self.store, launch)?.map(|report| report.counts).unwrap_or_default();
+        let settled = counts.delivered + if self.load.refused { counts.failed } else { 0 };
+        if settled != messages {
+            return Err(BenchError::Refused { messages, settled });
         }
         let ms = |share| spans.quantile(share).map_or(0.0, |span| span.as_secs_f64() * 1e3);
         Ok(Run {
@@ -243,7 +254,9 @@ impl Bench {
             rss_peak_mb,
             p50_ms: ms(0.5),
             p99_ms: ms(0.99),
-            commits,
+            commits: commits.len() as u64,
+            commit_ms: median(&mut commits),
+            written_mb,
             sign_us: (before + after) / 2.0,
         })
     }
@@ -265,10 +278,10 @@ impl Bench {
         Err(BenchError::Unfinished { via: self.via.clone(), after: patience })
     }
 
-    async fn start(&self) -> Result<(Engine, Arc<AtomicU64>), BenchError> {
+    async fn start(&self) -> Result<(Engine, Times), BenchError> {
         let folder = self.workspace.queue_folder();
         let durability = if self.load.durable { Durability::Synced } else { Durability::Unsynced };
-        let commits = Arc::<AtomicU64>::default();
+        let commits = Times::default();
         let ledger = SledLedger::open(&folder, self.workspace.settings().queue.cache_mb, durability)?;
         let parts = Parts {
             workspace: self.workspace.clone(),
@@ -347,16 +360,22 @@ impl Bench {
     }
 }
 
-/// A ledger whose commits are counted.
+/// How long each commit took, in ms.
+type Times = Arc<Mutex<Vec<f64>>>;
+
+/// A ledger whose commits are timed.
 struct Counted {
     ledger: SledLedger,
-    commits: Arc<AtomicU64>,
+    commits: Times,
 }
 
 impl Ledger for Counted {
     fn commit(&mut self, moves: &[Move]) -> Result<(), queue::Error> {
-        self.commits.fetch_add(1, Ordering::Relaxed);
-        self.ledger.commit(moves)
+        let began = Instant::now();
+        let done = self.ledger.commit(moves);
+        let took = began.elapsed().as_secs_f64() * 1e3;
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner).push(took);
+        done
     }
 
     fn scan(&self, prefix: &[u8], from: &[u8], most: usize) -> Result<Vec<Pair>, queue::Error> {
@@ -406,6 +425,13 @@ fn peak_mb() -> Result<f64, BenchError> {
     Ok(kib * 1024.0 / 1e6)
 }
 
+/// Octets given to the disk so far, in MB, as the system counts them for this process.
+fn written_mb() -> Result<f64, BenchError> {
+    let io = read("/proc/self/io")?;
+    let octets = io.lines().find_map(|line| line.strip_prefix("write_bytes:"));
+    Ok(octets.and_then(|octets| octets.trim().parse::<f64>().ok()).unwrap_or_default() / 1e6)
+}
+
 fn read(path: &str) -> Result<String, BenchError> {
     fs::read_to_string(path).map_err(|why| BenchError::File { path: path.into(), why })
 }
@@ -414,39 +440,54 @@ fn write(path: &Path, text: &str) -> Result<(), BenchError> {
     fs::write(path, text).map_err(|why| BenchError::File { path: path.to_owned(), why })
 }
 
-/// Microseconds of one signature over a short text with a thread on every core busy: the median.
-fn sign_us(key: SigningKey) -> Result<f64, BenchError> {
-    type Sign = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
-    let sign: Sign = match key {
-        SigningKey::None => return Ok(0.0),
-        SigningKey::Rsa => {
-            let key = RsaKey::generate(KeySize::Rsa2048).map_err(|_| BenchError::Signature)?;
-            let random = SystemRandom::new();
-            Box::new(move |text| {
+/// A key, to find out what one signature costs.
+enum Signing {
+    Rsa(RsaKey),
+    Ed25519(Ed25519KeyPair),
+    None,
+}
+
+impl Signing {
+    fn new(key: SigningKey) -> Result<Signing, BenchError> {
+        let no_key = |_| BenchError::Signature;
+        Ok(match key {
+            SigningKey::Rsa => Signing::Rsa(RsaKey::generate(KeySize::Rsa2048).map_err(no_key)?),
+            SigningKey::Ed25519 => Signing::Ed25519(Ed25519KeyPair::generate().map_err(no_key)?),
+            SigningKey::None => Signing::None,
+        })
+    }
+
+    fn sign(&self, text: &[u8]) -> Option<()> {
+        match self {
+            Signing::Rsa(key) => {
                 let mut signature = vec![0; key.public_modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &random, text, &mut signature).is_ok()
-            })
+                key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text, &mut signature).ok()
+            }
+            Signing::Ed25519(key) => (!key.sign(text).as_ref().is_empty()).then_some(()),
+            Signing::None => None,
         }
-        SigningKey::Ed25519 => {
-            let key = Ed25519KeyPair::generate().map_err(|_| BenchError::Signature)?;
-            Box::new(move |text| !key.sign(text).as_ref().is_empty())
+    }
+
+    /// Microseconds of one signature over a short text with a thread on every core busy: the median. 0 without a key.
+    fn measure(&self) -> Result<f64, BenchError> {
+        if let Signing::None = self {
+            return Ok(0.0);
         }
-    };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let mut times: Vec<f64> = thread::scope(|scope| {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
         let timed = || -> Option<Vec<f64>> {
             let time = |number: usize| {
                 let began = Instant::now();
-                sign(&number.to_be_bytes()).then(|| began.elapsed().as_secs_f64() * 1e6)
+                self.sign(&number.to_be_bytes()).map(|()| began.elapsed().as_secs_f64() * 1e6)
             };
             (0..SIGNATURES).map(time).collect()
         };
-        let working: Vec<_> = (0..threads).map(|_| scope.spawn(timed)).collect();
-        let done = working.into_iter().map(|thread| thread.join().ok().flatten());
-        done.collect::<Option<Vec<_>>>().map(|all| all.concat())
-    })
-    .ok_or(BenchError::Signature)?;
-    Ok(median(&mut times))
+        let times = thread::scope(|scope| {
+            let working: Vec<_> = (0..threads).map(|_| scope.spawn(timed)).collect();
+            let done = working.into_iter().map(|thread| thread.join().ok().flatten());
+            done.collect::<Option<Vec<_>>>()
+        });
+        Ok(median(&mut times.ok_or(BenchError::Signature)?.concat()))
+    }
 }
 
 /// The middle one of an odd number, the upper middle one of an even number; 0 of none.
@@ -474,9 +515,15 @@ fn replace_key(workspace: &Workspace, key: SigningKey) -> Result<(), BenchError>
 fn write_people(path: &Path, load: &Load) -> io::Result<()> {
     let mut file = BufWriter::new(fs::File::create(path)?);
     writeln!(file, "email,name,city,joined")?;
+    let dice = SeededDice::new(SEED);
     for (number, person) in (0..load.messages).zip(Crowd::new(SEED)) {
         let local = person.email.split('@').next().unwrap_or_default();
-        let domain = number % u64::from(load.domains.max(1));
+        let domains = load.domains.max(1);
+        let domain = match load.skewed {
+            // the n-th largest has about 1/n of the largest
+            true => (f64::from(domains).powf(dice.fraction()) as u32 - 1).into(),
+            false => number % u64::from(domains),
+        };
         writeln!(file, "{local}.{number}@d{domain}.bench.test,{},{},{}", person.name, person.city, person.joined)?;
     }
     file.flush()
@@ -534,7 +581,7 @@ mod tests {
     use super::*;
 
     fn load(size: usize, key: SigningKey) -> Load {
-        Load { messages: 10, domains: 3, connections: 2, size, key, durable: true }
+        Load { messages: 10, domains: 3, skewed: false, refused: false, connections: 2, size, key, durable: true }
     }
 
     #[tokio::test]
@@ -559,7 +606,7 @@ mod tests {
     #[test]
     fn what_this_process_uses_is_told_by_the_system() {
         let before = Used::now().unwrap();
-        assert!(sign_us(SigningKey::Ed25519).unwrap() > 0.0);
+        assert!(Signing::new(SigningKey::Ed25519).unwrap().measure().unwrap() > 0.0);
         let used = Used::now().unwrap().since(before);
         assert!(used.user >= 0.0 && used.sys >= 0.0 && peak_mb().unwrap() > 1.0);
     }

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod counts;
 pub mod demo;
+pub mod peers;
 pub mod people;
 pub mod receiver;
 pub mod script;

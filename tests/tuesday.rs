@@ -1,7 +1,7 @@
 //! A bad Tuesday: a newsletter to the world's large providers and forty smaller sites, in simulated time, on a day on which
 //! Google throttles, Yahoo greylists everything, Outlook blocks one of our two addresses and iCloud is down for two hours.
 //! Everybody else keeps the full rate, nobody is suppressed wrongly, every limit holds at every instant, and the report
-//! tells the story. `TUESDAY=200000 cargo test --test tuesday` is the full size; CI runs it.
+//! tells the story. `TUESDAY=20000 cargo test --test tuesday` makes it larger.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;

@@ -862,22 +862,36 @@ impl Keeper {
 
     /// Outcomes from the front of the outbox, about `most` of them however few each commit had, and the number of their last
     /// record.
-    fn read_outbox(&self, most: usize) -> Result<(u64, Vec<Outcome>), Error> {
+    fn read_outbox(&mut self, most: usize) -> Result<(u64, Vec<Outcome>), Error> {
         let (mut last, mut outcomes, mut from) = (0, Vec::new(), Vec::new());
         while outcomes.len() < most {
             let page = self.ledger.scan(&[keys::OUTBOX], &from, OUTBOX_PAGE)?;
-            for (key, value) in &page {
-                if outcomes.len() < most {
-                    outcomes.extend(codec::read_outcomes(value).unwrap_or_default());
-                    last = keys::parse_outbox(key).unwrap_or_default();
+            let (is_last, after) = (page.len() < OUTBOX_PAGE, page.last().map(|(key, _)| keys::after(key)));
+            for (key, value) in page {
+                if outcomes.len() >= most {
+                    break;
+                }
+                last = keys::parse_outbox(&key).unwrap_or_default();
+                match codec::read_outcomes(&value) {
+                    Some(read) => outcomes.extend(read),
+                    None => self.keep_damaged(last, value),
                 }
             }
-            match page.last() {
-                Some((key, _)) if page.len() == OUTBOX_PAGE => from = keys::after(key),
+            match after {
+                Some(after) if !is_last => from = after,
                 _ => break,
             }
         }
         Ok((last, outcomes))
+    }
+
+    /// A record that cannot be read must not hold up those behind it, nor vanish: it is put where `queue verify` finds it.
+    fn keep_damaged(&mut self, number: u64, value: Vec<u8>) {
+        tracing::error!(
+            number,
+            "a record of outcomes in the queue cannot be read: what became of up to {OUTBOX_CHUNK} copies is unknown; `mailshot queue verify` names it"
+        );
+        self.batch.moves.push(Move::Put(keys::damaged(number), value));
     }
 
     fn clear(&mut self, up_to: u64) {

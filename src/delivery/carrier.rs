@@ -132,6 +132,9 @@ pub(super) struct Load {
     broken: bool,
 }
 
+/// How long a carrier holds its place after the queue or the store has failed.
+const MENDED_AFTER: Duration = Duration::from_secs(10);
+
 /// The next copy on its way to the session; kept over a dropped call.
 #[derive(Default)]
 enum Coming {
@@ -174,8 +177,8 @@ impl Carrier {
         let most = self.most;
         let ending = connection.drive(&mut self, most).await;
         if self.load.broken {
-            // whoever takes over would only fail in the same way
-            sleep(Duration::from_secs(1)).await;
+            // whoever takes over would only fail in the same way, and press the host with connections meanwhile
+            sleep(MENDED_AFTER).await;
         }
         match ending {
             Ending::Idle | Ending::Enough | Ending::Full => self.end(Some(connection), None).await,
@@ -282,9 +285,9 @@ impl Carrier {
             Ok(None) => match look(&self.kit.road.store, envelope.id, self.kit.entries.now()) {
                 Ok(Look::Go) => self.turn_away(*job, Look::Barred("the contact was erased".to_owned())),
                 Ok(other) => self.turn_away(*job, other),
-                Err(why) => self.store_failed(&why),
+                Err(why) => self.store_failed(*job, &why),
             },
-            Err(why) => self.store_failed(&why),
+            Err(why) => self.store_failed(*job, &why),
         }
     }
 
@@ -308,7 +311,7 @@ impl Carrier {
                 None
             }
             Err(why) => {
-                self.store_failed(&why);
+                self.store_failed(job, &why);
                 None
             }
         }
@@ -354,8 +357,10 @@ impl Carrier {
         self.load.settled.push(settled);
     }
 
-    fn store_failed(&mut self, why: &crate::store::Error) {
+    /// Nothing goes out that could not be looked up; the copy was not tried.
+    fn store_failed(&mut self, job: Job, why: &crate::store::Error) {
         tracing::error!(error = %why, "a copy could not be looked up");
+        job.lease.home();
         self.load.broken = true;
     }
 

@@ -1,0 +1,152 @@
+//! Every form of a process's end: told to stop, told twice, out of memory, killed again and again; and a second process where
+//! there is one already.
+
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::scene::{CONNECTIONS, Scene, wait_until};
+
+/// Takes its time over every message.
+const SLOW: &str =
+    "session = \"slow\"\ndomains = { \"*\" = \"slow\" }\n[personality.slow]\ndelay = { dot = \"20ms\" }\n";
+/// Takes every message, and never says so.
+const MUTE: &str = "session = \"mute\"\ndomains = { \"*\" = \"mute\" }\n[personality.mute]\n\
+    fault = [{ at = \"dot\", then = \"silence\", keeps = true }]\n";
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args(["-s", name]).arg(child.id().to_string()).status();
+    assert!(sent.is_ok_and(|status| status.success()), "kill -s {name}");
+}
+
+fn ended(mut child: Child, log: &Path) -> ExitStatus {
+    wait_until("its end", log, || child.try_wait().unwrap().is_some());
+    child.wait().unwrap()
+}
+
+/// Sends to the end; gives how many copies may have come twice.
+fn finish(scene: &Scene, log: &Path) -> u64 {
+    let status = ended(scene.send(&[], log), log);
+    assert!(matches!(status.code(), Some(0 | 4)), "{status}: {}", std::fs::read_to_string(log).unwrap());
+    let (report, counts) = (scene.report(), scene.receiver.counts());
+    let listed = report["possible_doubles"].as_u64().unwrap();
+    assert_eq!(
+        (report["delivered"].as_u64(), counts.recipients),
+        (Some(scene.recipients), scene.recipients),
+        "{report}"
+    );
+    assert!(counts.doubles <= listed, "{} doubles, {listed} listed", counts.doubles);
+    listed
+}
+
+#[test]
+fn a_signal_lets_what_is_on_the_wire_finish_and_the_next_start_sends_the_rest() {
+    for name in ["TERM", "INT"] {
+        let folder = tempfile::tempdir().unwrap();
+        let scene = Scene::with(folder.path(), 300, SLOW);
+        let log = folder.path().join("log");
+        let child = scene.send(&[], &log);
+        wait_until("a first part", &log, || scene.taken() > 50);
+        signal(&child, name);
+        let status = ended(child, &log);
+        assert!(status.code().is_some(), "SIG{name}: {status}");
+        let (taken, report) = (scene.taken(), scene.report());
+        assert!(taken < scene.recipients, "it stopped");
+        assert_eq!(report["delivered"].as_u64(), Some(taken), "SIG{name}: {report}");
+        assert_eq!(finish(&scene, &log), 0, "SIG{name}");
+        scene.check_all_once();
+    }
+}
+
+#[test]
+fn hosts_that_never_answer_hold_up_the_end_no_longer_than_the_grace_and_a_second_signal_not_at_all() {
+    for twice in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let scene = Scene::with(folder.path(), 50, MUTE);
+        let log = folder.path().join("log");
+        let child = scene.send(&[], &log);
+        wait_until("a message", &log, || scene.taken() >= 1);
+        let since = Instant::now();
+        signal(&child, "TERM");
+        if twice {
+            let said = || std::fs::read_to_string(&log).unwrap();
+            wait_until("its word", &log, || said().contains("once more stops at once"));
+            signal(&child, "TERM");
+        }
+        ended(child, &log);
+        let most = if twice { 5 } else { 45 };
+        assert!(since.elapsed() < Duration::from_secs(most), "{:?}", since.elapsed());
+        // what is in doubt is known: still as an intent, or listed already
+        let output = scene.ran(&["--json", "queue", "verify"]);
+        let whole: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let report = scene.report();
+        let open = ["intents", "outbox"].map(|name| whole[name].as_u64().unwrap()).iter().sum::<u64>();
+        let doubtful = open + report["possible_doubles"].as_u64().unwrap();
+        assert!((1..=CONNECTIONS as u64).contains(&doubtful), "{whole} {report}");
+        assert!(scene.taken() <= doubtful, "{} taken: {whole} {report}", scene.taken());
+    }
+}
+
+#[test]
+fn a_process_that_is_out_of_memory_leaves_what_any_crash_leaves() {
+    // a failed allocation ends in an abort, the system's remedy in SIGKILL
+    for name in ["ABRT", "KILL"] {
+        let folder = tempfile::tempdir().unwrap();
+        let scene = Scene::with(folder.path(), 300, SLOW);
+        let log = folder.path().join("log");
+        let child = scene.send(&[], &log);
+        wait_until("a first part", &log, || scene.taken() > 50);
+        signal(&child, name);
+        assert_eq!(ended(child, &log).code(), None);
+        let listed = finish(&scene, &log);
+        assert!(listed <= CONNECTIONS as u64, "SIG{name}: {listed} in doubt");
+    }
+}
+
+#[test]
+fn a_second_process_is_refused_and_learns_the_pid_of_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::set(folder.path(), 3);
+    let mut serve = scene.command(&[], &["serve"]);
+    let first = serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let log = folder.path().join("log");
+    wait_until("the first", &log, || folder.path().join("state/control.sock").exists());
+    for arguments in [&["serve"][..], &["queue", "verify"], &["queue", "rebuild"]] {
+        let second = scene.command(&[], arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&second.stderr).into_owned();
+        assert_eq!(second.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains(&format!("process {}", first.id())), "{arguments:?}: {said}");
+    }
+    signal(&first, "TERM");
+    assert_eq!(ended(first, &log).code(), Some(0));
+}
+
+/// What `export outcomes` tells of a copy.
+#[derive(serde::Deserialize)]
+struct Row {
+    address: String,
+    attempts: u32,
+}
+
+#[test]
+fn a_crash_loop_burns_no_attempts() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::with(folder.path(), 200, SLOW);
+    let log = folder.path().join("log");
+    let mut dice = fastrand::Rng::with_seed(3);
+    let mut kills = 0;
+    for _ in 0..12 {
+        let child = scene.send(&[], &log);
+        std::thread::sleep(Duration::from_millis(dice.u64(50..500)));
+        kills += u64::from(scene.taken() < scene.recipients);
+        let _ = Command::new("kill").args(["-s", "KILL"]).arg(child.id().to_string()).status();
+        ended(child, &log);
+    }
+    let listed = finish(&scene, &log);
+    assert!(listed <= kills * CONNECTIONS as u64, "{listed} in doubt after {kills} kills");
+    let output = scene.ran(&["--json", "export", "outcomes", "welcome"]);
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let row: Row = serde_json::from_str(line).unwrap();
+        assert_eq!(row.attempts, 1, "{} after {kills} kills", row.address);
+    }
+}

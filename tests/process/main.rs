@@ -1,0 +1,5 @@
+//! The real process, its system calls and every form of its end. It sends to a receiver inside the test.
+
+mod ends;
+mod scene;
+mod synced;

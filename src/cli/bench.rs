@@ -240,8 +240,10 @@ async fn start_sink(folder: &Path, arguments: &Arguments) -> Result<(String, Chi
     let delay = arguments.delay.map_or(String::new(), |delay| format!("delay = {{ round_trip = \"{delay}\" }}\n"));
     let refused = match arguments.refused {
         0 => String::new(),
+        // refused so that nobody is suppressed for the next run, and by a receiver that does not hang up over it
         percent => format!(
-            "\n[[personality.{PERSONALITY}.fault]]\nat = \"to\"\nshare = {:.2}\nreply = \"550 5.1.1 no such user\"\n",
+            "errors_max = {}\n\n[[personality.{PERSONALITY}.fault]]\nat = \"to\"\nshare = {:.2}\nreply = \"552 5.2.2 mailbox full\"\n",
+            u16::MAX,
             f64::from(percent) / 100.0
         ),
     };

@@ -81,6 +81,7 @@ impl Receiver {
                 extensions: personality.extensions.clone(),
                 limits: personality.limits.clone(),
                 size_max: personality.size_max,
+                errors_max: personality.errors_max,
                 ..Offer::new(personality.host.clone().unwrap_or_else(|| format!("{name}.sink.test")))
             })
         };

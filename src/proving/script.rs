@@ -163,6 +163,8 @@ pub struct Personality {
     pub limits: Option<String>,
     /// Largest message, in octets.
     pub size_max: usize,
+    /// Refused commands until it hangs up.
+    pub errors_max: u16,
     /// How long things take.
     pub delays: Delays,
     /// What it does instead of what is expected; the first that holds is committed.
@@ -179,6 +181,7 @@ struct Written {
     hide: Vec<Extension>,
     limits: Option<String>,
     size_max: Option<usize>,
+    errors_max: Option<u16>,
     delay: Option<Delays>,
     fault: Vec<Fault>,
 }
@@ -332,6 +335,7 @@ fn resolve(name: &str, written: &BTreeMap<String, Written>, depth: usize) -> Res
             extensions: Extension::ALL.to_vec(),
             limits: None,
             size_max: 50 << 20,
+            errors_max: 20,
             delays: Delays::default(),
             faults: Vec::new(),
         },
@@ -352,6 +356,7 @@ fn resolve(name: &str, written: &BTreeMap<String, Written>, depth: usize) -> Res
         extensions,
         limits: own.limits.clone().or(base.limits),
         size_max: own.size_max.unwrap_or(base.size_max),
+        errors_max: own.errors_max.unwrap_or(base.errors_max),
         delays: own.delay.unwrap_or(base.delays),
         faults: own.fault.iter().cloned().chain(base.faults).collect(),
     })
@@ -480,10 +485,11 @@ mod tests {
             [personality.b]
             like = \"a\"
             hide = [\"CHUNKING\"]
+            errors_max = 3
             fault = [{ at = \"to\", reply = \"550 b\" }]";
         let script = Script::parse(text).unwrap();
         let b = script.personality(script.find("b").unwrap());
-        assert_eq!((b.size_max, b.extensions.len()), (5, 7));
+        assert_eq!((b.size_max, b.errors_max, b.extensions.len()), (5, 3, 7));
         let replies: Vec<_> = b.faults.iter().filter_map(|fault| fault.reply.as_deref()).collect();
         assert_eq!(replies, ["550 b", "550 a"]);
     }

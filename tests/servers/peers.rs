@@ -559,8 +559,8 @@ impl Mailboxes {
                 fs::remove_file(file).expect("a file of Dovecot's");
             }
         }
-        // A new UIDVALIDITY is the time in seconds.
-        std::thread::sleep(Duration::from_millis(1100));
+        // A new UIDVALIDITY is the time in seconds, or one more than that of the folder made before.
+        std::thread::sleep(Duration::from_millis(3100));
     }
 
     /// The messages in a folder of a user, their flags in the names.

@@ -269,7 +269,7 @@ section! {
         address: Option<IpAddr> = None,
         /// The name said in EHLO: a host name that resolves to the address; unset: the machine's host name.
         ehlo_name: Option<String> = None,
-        /// The day of the calendar in [warmup] that the address begins with at every provider, 1 for one that is new;
+        /// The day of the calendar in `[warmup]` that the address begins with at every provider, 1 for one that is new;
         /// unset: it is known everywhere.
         warmup: Option<u16> = None,
     }

@@ -120,11 +120,23 @@ impl Settings {
 
     /// Refuses values that their types allow but that cannot be meant.
     fn check(&self) -> Result<(), Error> {
-        let wrong = |key, value: &dyn std::fmt::Display, message| {
-            Err(Error::Value { key, value: format!("\"{value}\""), message })
-        };
+        self.check_addresses()?;
+        self.check_sending()?;
+        self.check_routes()?;
+        self.check_listener()?;
+        self.check_web()?;
+        self.check_signup()?;
+        self.check_mailboxes()?;
+        self.check_sources()?;
+        self.check_pools()?;
+        self.check_warmup()?;
+        self.check_alert()
+    }
+
+    /// Where names are asked, and where links lead.
+    fn check_addresses(&self) -> Result<(), Error> {
         if self.smtp_port == 0 {
-            return wrong("smtp_port", &self.smtp_port, "there is no port 0; mail hosts listen on 25");
+            return wrong("smtp_port", self.smtp_port, "there is no port 0; mail hosts listen on 25");
         }
         for server in &self.resolver {
             if server.parse::<IpAddr>().is_err() && server.parse::<SocketAddr>().is_err() {
@@ -135,19 +147,43 @@ impl Settings {
         if !url.starts_with("https://") && !url.starts_with("http://") || url.ends_with('/') {
             return wrong("links.base_url", url, "write \"https://HOST\" without a final slash");
         }
+        Ok(())
+    }
+
+    /// How much waits, how many connections there are, when a copy is tried again, and where the record is.
+    fn check_sending(&self) -> Result<(), Error> {
         if self.queue.max_waiting < 64 {
             return wrong(
                 "queue.max_waiting",
-                &self.queue.max_waiting,
+                self.queue.max_waiting,
                 "must be 64 or more: one for each bucket of domains",
             );
         }
         if self.relay.connection_limit == 0 {
-            return wrong("relay.connection_limit", &0, "must be 1 or more; to stop sending use `mailshot pause`");
+            return wrong("relay.connection_limit", 0, "must be 1 or more; to stop sending use `mailshot pause`");
         }
         if self.shape.connection_limit == Some(0) {
-            return wrong("shape.connection_limit", &0, "must be 1 or more; to stop sending use `mailshot pause`");
+            return wrong("shape.connection_limit", 0, "must be 1 or more; to stop sending use `mailshot pause`");
         }
+        if self.retry.first.duration().is_zero() {
+            return wrong(
+                "retry.first",
+                self.retry.first,
+                "must be longer than zero, or a refused copy would be sent without pause",
+            );
+        }
+        if !self.store.url.starts_with("sqlite:") {
+            return wrong(
+                "store.url",
+                &self.store.url,
+                "this version keeps its record in SQLite: write \"sqlite:PATH\"",
+            );
+        }
+        Ok(())
+    }
+
+    /// Fixed routes and their relays.
+    fn check_routes(&self) -> Result<(), Error> {
         for route in &self.route {
             if route.domains.is_empty() || route.relays.is_empty() {
                 let domains = route.domains.join(", ");
@@ -170,34 +206,38 @@ impl Settings {
                 }
             }
         }
-        if self.retry.first.duration().is_zero() {
-            return wrong(
-                "retry.first",
-                &self.retry.first,
-                "must be longer than zero, or a refused copy would be sent without pause",
-            );
-        }
-        if !self.store.url.starts_with("sqlite:") {
-            return wrong(
-                "store.url",
-                &self.store.url,
-                "this version keeps its record in SQLite: write \"sqlite:PATH\"",
-            );
-        }
+        Ok(())
+    }
+
+    /// The door for what comes back.
+    fn check_listener(&self) -> Result<(), Error> {
         for address in self.listener.smtp.iter().chain(&self.listener.lmtp) {
             if address.parse::<SocketAddr>().is_err() {
                 return wrong("listener.smtp", address, "write an address to listen on as \"IP:PORT\"");
             }
         }
+        if self.listener.tls_cert.is_some() != self.listener.tls_key.is_some() {
+            return wrong("listener.tls_cert", "", "tls_cert and tls_key belong together: set both, or neither");
+        }
+        Ok(())
+    }
+
+    /// The pages.
+    fn check_web(&self) -> Result<(), Error> {
         if let Some(address) = self.web.listen.as_ref().filter(|address| address.parse::<SocketAddr>().is_err()) {
             return wrong("web.listen", address, "write an address to listen on as \"IP:PORT\"");
         }
         if self.web.tls_cert.is_some() != self.web.tls_key.is_some() {
-            return wrong("web.tls_cert", &"", "tls_cert and tls_key belong together: set both, or neither");
+            return wrong("web.tls_cert", "", "tls_cert and tls_key belong together: set both, or neither");
         }
         if let Some(proxy) = self.web.trusted_proxies.iter().find(|text| Network::parse(text).is_none()) {
             return wrong("web.trusted_proxies", proxy, "write addresses or networks, as in [\"10.0.0.0/8\"]");
         }
+        Ok(())
+    }
+
+    /// The form by which lists are joined.
+    fn check_signup(&self) -> Result<(), Error> {
         if !self.signup.lists.is_empty() && Address::parse(&self.signup.from).is_err() {
             return wrong("signup.from", &self.signup.from, "write the address that requests to confirm come from");
         }
@@ -210,9 +250,11 @@ impl Settings {
                 "a list to join stands in an address: letters, digits, `-`, `_` and `.`",
             );
         }
-        if self.listener.tls_cert.is_some() != self.listener.tls_key.is_some() {
-            return wrong("listener.tls_cert", &"", "tls_cert and tls_key belong together: set both, or neither");
-        }
+        Ok(())
+    }
+
+    /// Mailboxes that are read.
+    fn check_mailboxes(&self) -> Result<(), Error> {
         for (at, mailbox) in self.mailbox.iter().enumerate() {
             if mailbox.name.is_empty() || self.mailbox[..at].iter().any(|other| other.name == mailbox.name) {
                 return wrong("mailbox.name", &mailbox.name, "every [[mailbox]] needs a name of its own");
@@ -221,6 +263,11 @@ impl Settings {
                 return wrong("mailbox.host", &mailbox.host, "every [[mailbox]] needs a host and a user");
             }
         }
+        Ok(())
+    }
+
+    /// The addresses to send from.
+    fn check_sources(&self) -> Result<(), Error> {
         if let Some(source) = self.source.iter().find(|source| source.name.is_empty()) {
             let value = source.address.map(|a| a.to_string()).unwrap_or_default();
             return wrong("source.name", &value, "every [[source]] needs a name");
@@ -230,14 +277,16 @@ impl Settings {
                 return wrong("source.name", &source.name, "every [[source]] needs a name of its own");
             }
             if source.warmup == Some(0) {
-                return wrong("source.warmup", &0, "the first day of the calendar is 1");
+                return wrong("source.warmup", 0, "the first day of the calendar is 1");
             }
         }
-        self.check_pools()?;
-        self.check_warmup()?;
-        self.check_alert()?;
         Ok(())
     }
+}
+
+/// A value that cannot be meant, and what to write instead.
+fn wrong(key: &'static str, value: impl std::fmt::Display, message: &'static str) -> Result<(), Error> {
+    Err(Error::Value { key, value: format!("\"{value}\""), message })
 }
 
 fn first_line(path: &Path) -> Result<Secret, Error> {
@@ -248,7 +297,6 @@ fn first_line(path: &Path) -> Result<Secret, Error> {
 impl Settings {
     /// A pool names sources that there are, with weights that mean something.
     fn check_pools(&self) -> Result<(), Error> {
-        let wrong = |key, value: &str, message| Err(Error::Value { key, value: format!("\"{value}\""), message });
         for (at, pool) in self.pool.iter().enumerate() {
             if pool.name.is_empty() || self.pool[..at].iter().any(|other| other.name == pool.name) {
                 return wrong("pool.name", &pool.name, "every [[pool]] needs a name of its own");
@@ -270,7 +318,6 @@ impl Settings {
 
     /// A calendar grows, and its gates are shares.
     fn check_warmup(&self) -> Result<(), Error> {
-        let wrong = |key, value: f64, message| Err(Error::Value { key, value: format!("\"{value}\""), message });
         let Warmup { start, start_at, growth, slow_growth, target, deferred, bounced, complained, .. } = &self.warmup;
         if let Some(zero) = start_at.values().chain([start, target]).find(|most| **most == 0) {
             return wrong("warmup.start", f64::from(*zero), "a day allows 1 message or more");
@@ -300,7 +347,6 @@ impl Settings {
 
     /// Alerts go to addresses that can be meant.
     fn check_alert(&self) -> Result<(), Error> {
-        let wrong = |key, value: &str, message| Err(Error::Value { key, value: format!("\"{value}\""), message });
         if let Some(bad) =
             self.alert.mail.iter().chain(&self.alert.mail_from).find(|text| Address::parse(text).is_err())
         {

@@ -78,3 +78,18 @@ fn a_backup_holds_the_record_and_the_keys_and_never_the_queue() {
     assert!(to.join("audience.db").exists() && to.join("keys/seal.keys").exists() && !to.join("queue").exists());
     check(at, &["backup", to_text], 2, &["is not empty"]);
 }
+
+#[test]
+fn a_log_in_a_pipe_has_no_colours() {
+    let workspace = workspace();
+    let contacts = workspace.path().join("campaigns/welcome/contacts.csv");
+    assert!(
+        mailshot(workspace.path(), &["import", &contacts.display().to_string(), "--list", "news"]).status.success()
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailshot"));
+    command.arg("-C").arg(workspace.path()).env_clear().env("MAILSHOT_LOG", "trace").env("TERM", "xterm");
+    // nobody listens there
+    command.args(["send", "welcome", "--limit", "1", "--via", "smtp://127.0.0.1:1", "--yes"]);
+    let log = String::from_utf8_lossy(&command.output().expect("the binary runs").stderr).into_owned();
+    assert!(log.contains("TRACE") && !log.contains('\u{1b}'), "{log}");
+}

@@ -94,11 +94,9 @@ impl Desk {
         std::io::stderr().is_terminal()
     }
 
-    /// Whether the answer may be coloured: on a terminal that has colours, unless `NO_COLOR` is set (no-color.org).
+    /// Whether the answer may be coloured.
     pub fn ink(&self) -> Ink {
-        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let plain = set("NO_COLOR") || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        if std::io::stdout().is_terminal() && !plain { Ink::Colour } else { Ink::Black }
+        if may_be_coloured(&std::io::stdout()) { Ink::Colour } else { Ink::Black }
     }
 
     /// A line of the plain answer; nothing when JSON is wanted.
@@ -201,6 +199,13 @@ pub(super) fn print(line: &str) {
     }
     let _ = writeln!(std::io::stderr(), "cannot write the answer: {why}");
     std::process::exit(1);
+}
+
+/// Whether what goes there may be coloured: to a terminal that has colours, unless `NO_COLOR` is set (no-color.org).
+pub(super) fn may_be_coloured(output: &impl IsTerminal) -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_plain = is_set("NO_COLOR") || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    output.is_terminal() && !is_plain
 }
 
 #[cfg(test)]

@@ -261,5 +261,6 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MAILSHOT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,hickory_net=error,hickory_resolver=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let is_coloured = desk::may_be_coloured(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_coloured).with_writer(std::io::stderr).init();
 }

@@ -4,38 +4,41 @@
 //! Domains whose hosts are the same share a *door*: a connection is made to a door, and carries mail of any domain behind
 //! it. Doors that have work and no connection wait in line for one.
 
+mod door;
+mod hearing;
+mod meter;
+mod orders;
+mod standstill;
+mod warming;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Domain, LaunchId, Timestamp};
-use crate::delivery::carrier::{Answer, Carrier, End, Heard, Job, Load, Word};
+use crate::base::Domain;
+use crate::delivery::carrier::{Answer, End, Job, Word};
 use crate::delivery::courier::{Back, Kit, Post};
-use crate::delivery::dial::Trouble;
 use crate::delivery::entry::Said;
 use crate::delivery::launches::{Bound, Way};
 use crate::delivery::limits::{Binding, Learned, Limits, NotNow};
-use crate::delivery::notices::About;
-use crate::delivery::route::{NoRoute, Route};
+use crate::delivery::route::Route;
 use crate::delivery::sites::{SiteStatus, in_words};
 use crate::delivery::source::Source;
-use crate::delivery::stops::{Scope, Stop};
-use crate::delivery::trouble::{Fault, Judgement, judge_by};
-use crate::delivery::warmup::{Calendar, Gate, Warming, Warmth};
-use crate::mail::{Blame, NoticeKind, Reply, Verdict, impersonal};
+use crate::delivery::steward::door::{Door, door_of};
+use crate::delivery::steward::meter::Meter;
+use crate::delivery::steward::orders::{Chores, Order};
+use crate::delivery::stops::Stop;
+use crate::mail::{NoticeKind, Reply};
 use crate::queue::{Error, Lease, Settlement};
 use crate::smtp::Patience;
-use crate::smtp::classify::Reaction;
-use crate::store::WarmupRow;
 
 /// Most copies leased at once from one domain.
 pub(super) const HANDFUL: usize = 20;
@@ -49,18 +52,10 @@ const KEPT: usize = 4;
 const NAP: Duration = Duration::from_secs(1);
 /// Words of carriers that may wait.
 const WORDS_MAX: usize = 256;
-/// How long a relay that could not be reached is passed over for the others.
-const RELAY_REST: Duration = Duration::from_secs(60);
 /// A held site is looked at again after this time: for expired copies, and for what belongs elsewhere.
 const RECHECK: Duration = Duration::from_secs(5 * 60);
-/// The longest rest of domains whose hosts cannot be reached while the site as a whole is in order.
-const DOOR_REST_MAX: Duration = Duration::from_secs(5 * 60);
 /// How long a steward stays without work, beside the interval of its paces.
 const LINGER: Duration = Duration::from_secs(1);
-/// Domains put to rest that are remembered, so that a person's `resume` reaches them at once.
-const RESTED_MAX: usize = 1000;
-/// The rate is shown as measured over one to two times this span.
-const METER: Duration = Duration::from_secs(5);
 /// A turn of the calendar that is further away than this closes the connections meanwhile.
 const COLD_MIN: Duration = Duration::from_secs(30);
 /// A pace that keeps a copy waiting for longer than this leaves the claims to other sources meanwhile.
@@ -84,24 +79,6 @@ pub(super) enum Work {
     SetAside(Domain),
 }
 
-/// What a steward's loop is to do.
-enum Order {
-    Lease(Arc<str>, Domain, usize),
-    Open(u32, Arc<Route>),
-    /// The domain rests; then the copies go home.
-    Rest(Domain, Timestamp, Vec<Job>),
-    Settle(Vec<Settlement>),
-    Learn(Vec<u8>),
-    /// The warm-up's record, with what may be sent once it is written.
-    KeepWarm(String),
-    /// The warm-up's record, as it is.
-    Record(String),
-    /// The complaints since then are asked for.
-    EndDay(Timestamp),
-    Tell(Back),
-    Show(mpsc::Sender<SiteStatus>, Box<SiteStatus>),
-}
-
 /// What happened.
 enum Event {
     Work(Option<Work>),
@@ -123,41 +100,6 @@ struct Leased {
     domain: Domain,
     most: usize,
     leases: Result<Vec<Lease>, Error>,
-}
-
-/// Domains behind the same hosts.
-struct Door {
-    route: Arc<Route>,
-    /// Of the last claim.
-    pool: Option<Arc<str>>,
-    claims: VecDeque<Domain>,
-    stock: VecDeque<Job>,
-    leasing: usize,
-    lines: usize,
-}
-
-impl Door {
-    fn is_done(&self) -> bool {
-        self.lines == 0 && self.leasing == 0 && self.claims.is_empty() && self.stock.is_empty()
-    }
-}
-
-impl Door {
-    /// Copies that lie ready. Beside other launches those that their own launch's rate holds back do not count: more is
-    /// leased, so that nobody waits behind them.
-    fn ready(&self, kit: &Kit, now: Instant) -> usize {
-        let bound = self.stock.iter().filter(|job| job.facts.is_bound(now)).count();
-        let is_shared = bound > 0 && kit.road.queue.launches() > 1;
-        self.stock.len() - if is_shared { bound } else { 0 }
-    }
-}
-
-/// Which of a door's domains are put to rest.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Claims {
-    All,
-    /// Those whose first copies were looked at.
-    Looked,
 }
 
 /// A connection, as the steward sees it.
@@ -273,7 +215,7 @@ impl Steward {
     async fn work(&mut self, mut work: mpsc::Receiver<Work>, stop: CancellationToken) {
         let (words, mut heard) = mpsc::channel(WORDS_MAX);
         let mut carriers = JoinSet::new();
-        let mut chores: FuturesUnordered<BoxFuture<'static, Event>> = FuturesUnordered::new();
+        let mut chores = Chores::new();
         while !self.is_over(chores.is_empty()) {
             let event = tokio::select! {
                 biased;
@@ -294,112 +236,6 @@ impl Steward {
         }
     }
 
-    /// Starts what was decided. Nothing here waits.
-    fn carry_out(
-        &self,
-        order: Order,
-        words: &mpsc::Sender<(u32, Word)>,
-        carriers: &mut JoinSet<u32>,
-        chores: &FuturesUnordered<BoxFuture<'static, Event>>,
-        stop: &CancellationToken,
-    ) {
-        let queue = self.kit.road.queue.clone();
-        match order {
-            Order::Lease(door, domain, most) => chores.push(
-                async move {
-                    let leases = queue.lease(&domain, most).await;
-                    Event::Leased(Leased { door, domain, most, leases })
-                }
-                .boxed(),
-            ),
-            Order::Open(number, route) => {
-                let carrier = Carrier {
-                    kit: self.kit.clone(),
-                    number,
-                    route,
-                    source: self.source.clone(),
-                    shape: Arc::new(self.limits.shape().clone()),
-                    steward: words.clone(),
-                    most: self.limits.session_max(Instant::now()),
-                    load: Load::default(),
-                };
-                let run = AssertUnwindSafe(carrier.run(stop.clone())).catch_unwind();
-                carriers.spawn(async move {
-                    if run.await.is_err() {
-                        tracing::error!("a carrier broke down; its copies go home; this is a bug");
-                    }
-                    number
-                });
-            }
-            Order::Rest(domain, until, home) => chores.push(
-                async move {
-                    let _ = queue.rest(&domain, until).await;
-                    home.into_iter().for_each(|job| job.lease.home());
-                    Event::Wake
-                }
-                .boxed(),
-            ),
-            Order::Settle(batch) => chores.push(
-                async move {
-                    let _ = queue.settle(batch).await;
-                    Event::Wake
-                }
-                .boxed(),
-            ),
-            Order::Learn(record) => {
-                let (source, site) = (self.source.id, self.post.1.clone());
-                chores.push(
-                    async move {
-                        let _ = queue.learn(source, &site, record).await;
-                        Event::Wake
-                    }
-                    .boxed(),
-                );
-            }
-            Order::KeepWarm(record) => {
-                let put = self.put_warmup(record);
-                chores.push(async move { Event::Kept(put.await) }.boxed());
-            }
-            Order::Record(record) => {
-                let put = self.put_warmup(record);
-                chores.push(
-                    async move {
-                        put.await;
-                        Event::Wake
-                    }
-                    .boxed(),
-                );
-            }
-            Order::EndDay(since) => {
-                let counted = self.kit.road.store.complaints_since(&self.post.1, since);
-                // what cannot be read is no reason to go faster, nor to stop: the day is judged by what was heard
-                let complaints = counted.unwrap_or(0);
-                chores.push(std::future::ready(Event::DayEnded(complaints)).boxed());
-            }
-            Order::Tell(back) => self.tell(back, chores),
-            Order::Show(to, status) => drop(to.try_send(*status)),
-        }
-    }
-
-    /// Tells the courier. A courier that is behind is not waited for: the copy or domain is put off instead.
-    fn tell(&self, back: Back, chores: &FuturesUnordered<BoxFuture<'static, Event>>) {
-        let Err(refused) = self.kit.back.try_send(back) else { return };
-        let (queue, soon) = (self.kit.road.queue.clone(), self.kit.entries.in_about(LINGER));
-        match refused.into_inner() {
-            Back::Stray(lease) => {
-                let site = self.post.1.clone();
-                let aside = self.kit.entries.aside(*lease, soon, "waits for its own way".to_owned(), site);
-                chores
-                    .push(async move { queue.settle(vec![aside]).await.map_or(Event::Wake, |()| Event::Wake) }.boxed());
-            }
-            Back::Claim(domain, _) | Back::Refused(domain, _) => {
-                chores
-                    .push(async move { queue.rest(&domain, soon).await.map_or(Event::Wake, |()| Event::Wake) }.boxed());
-            }
-            Back::Still(..) | Back::Busy(..) | Back::Idle(..) => {}
-        }
-    }
-
     async fn restore(&mut self) {
         let kept = self.kit.road.queue.learned(self.source.id, &self.post.1).await;
         if let Some(learned) = kept.ok().flatten().and_then(|bytes| Learned::from_bytes(&bytes)) {
@@ -407,23 +243,6 @@ impl Steward {
             self.learned = Some(learned);
         }
         self.take_up_warmup();
-    }
-
-    /// Goes on with the warm-up where the record stands; a relay knows us.
-    fn take_up_warmup(&mut self) {
-        let Some(day) = self.source.warmup.filter(|_| self.is_direct) else { return };
-        let road = &self.kit.road;
-        let kept = road.store.warmup(&self.source.name, &self.post.1).ok().flatten();
-        let warmth = kept.and_then(|text| Warmth::from_text(&text)).unwrap_or_else(|| Warmth::beginning(day));
-        let calendar = Calendar::new(&road.settings.warmup);
-        let warming = Warming::new(calendar, &self.post.1, warmth, Instant::now(), self.kit.entries.now());
-        self.limits.warm_up(warming);
-    }
-
-    fn put_warmup(&self, state: String) -> impl Future<Output = bool> + Send + 'static {
-        let (store, now) = (self.kit.road.store.clone(), self.kit.entries.now());
-        let row = WarmupRow { source: self.source.name.to_string(), site: self.post.1.to_string(), state };
-        async move { store.put_warmup(row, now).await.is_ok() }
     }
 
     fn is_over(&self, no_chores: bool) -> bool {
@@ -548,161 +367,6 @@ impl Steward {
                 }
             }
         }
-    }
-
-    /// Takes in how one copy ended.
-    fn note(&mut self, heard: Heard, now: Instant) {
-        let Heard { launch, judgement, words, took } = heard;
-        self.limits.took(took);
-        match judgement.ruling.verdict {
-            Verdict::Delivered => self.meter.count(now),
-            Verdict::Deferred | Verdict::Failed => self.note_trouble(&judgement, &words, Some(launch)),
-        }
-        if let Reaction::Pause(span) = judgement.reaction {
-            self.pause_narrow(launch, judgement.ruling.blame, span, &words);
-        }
-        self.hear_out(&judgement, &words, now);
-    }
-
-    /// A pause that names a launch's links or a From domain holds for these at this site, from every source, and for nobody
-    /// else (C-49).
-    fn pause_narrow(&mut self, launch: LaunchId, blame: Blame, span: Duration, words: &str) {
-        let road = &self.kit.road;
-        let scope = match blame {
-            Blame::Campaign => Some(Scope::Launch(launch)),
-            Blame::Stream => {
-                let from = self.kit.launches.facts(launch).ok().and_then(|facts| facts.from.clone());
-                Some(from.map_or(Scope::Launch(launch), Scope::Stream))
-            }
-            Blame::Recipient | Blame::Message | Blame::Host | Blame::Site | Blame::Source | Blame::Ourselves => None,
-        };
-        let Some(scope) = scope else { return };
-        road.stops.pause(scope, self.post.1.clone(), impersonal(words).into(), self.kit.entries.now() + span);
-        let mut batch = Vec::new();
-        for key in self.doors.keys().cloned().collect::<Vec<_>>() {
-            let stock = self.doors.get_mut(&key).map(|door| std::mem::take(&mut door.stock)).unwrap_or_default();
-            for job in stock {
-                let from = job.facts.from.as_ref();
-                let now = self.kit.entries.now();
-                match self.kit.road.stops.why(job.lease.envelope.id.launch(), from, &self.post.1, now) {
-                    Some(Stop { why, until }) => {
-                        let site = self.counted_under(&key, &job);
-                        let at = self.kit.entries.in_about(until.map_or(RECHECK, |until| until.since(now)));
-                        batch.push(self.kit.entries.aside(job.lease, at, why.to_string(), site));
-                    }
-                    None => {
-                        if let Some(door) = self.doors.get_mut(&key) {
-                            door.stock.push_back(job);
-                        }
-                    }
-                }
-            }
-        }
-        if !batch.is_empty() {
-            self.orders.push(Order::Settle(batch));
-        }
-    }
-
-    fn note_trouble(&mut self, judgement: &Judgement, words: &str, launch: Option<LaunchId>) {
-        self.news |= judgement.ruling.blame != Blame::Recipient || judgement.reaction != Reaction::None;
-        self.last_reply = Some(words.to_owned());
-        let Some(kind) = judgement.notice() else { return };
-        let lasts = match judgement.reaction {
-            Reaction::Pause(span) | Reaction::Slow(span) => Some(span),
-            Reaction::None
-            | Reaction::Hold
-            | Reaction::Halt
-            | Reaction::OneConnection(_)
-            | Reaction::ShortSession(_)
-            | Reaction::OverIpv4 => None,
-        };
-        let about = About { launch: launch.filter(|_| kind == NoticeKind::Misconfigured), ..self.about() };
-        // an event is heard on all connections, and told once
-        if self.told.replace((kind, words.to_owned())).is_none_or(|told| told != (kind, words.to_owned())) {
-            self.kit.road.notices.raise(kind, about, words, lasts);
-        }
-    }
-
-    /// Takes a judgement into the limits, and tells when the site is given up for a while.
-    fn hear_out(&mut self, judgement: &Judgement, words: &str, now: Instant) {
-        let was_paused = self.limits.is_paused(now);
-        self.limits.heard(judgement, words, now);
-        if judgement.ruling.verdict == Verdict::Delivered {
-            self.told = None;
-        }
-        let pauses = matches!(judgement.reaction, Reaction::Pause(_));
-        if let Some(rest) = self.limits.is_paused(now).filter(|_| was_paused.is_none() && !pauses) {
-            let words = format!("no success on any connection; the last answer: {words}");
-            self.kit.road.notices.raise(NoticeKind::Paused, self.about(), &words, Some(rest));
-        }
-    }
-
-    fn about(&self) -> About {
-        About { site: Some(self.post.1.clone()), source: Some(self.source.name.clone()), launch: None }
-    }
-
-    /// No connection came about.
-    fn shut(&mut self, key: &Arc<str>, trouble: Trouble, now: Instant) {
-        let Trouble { stage, host, heard } = trouble;
-        let Some(door) = self.doors.get_mut(key) else { return };
-        let site = door.route.via.is_none().then_some(&*self.post.1);
-        let judgement = judge_by(&self.kit.road.rules.now(), site, stage, heard.as_ref()).over(self.source.is_v6());
-        let reply_of = heard.clone();
-        let reply = heard.unwrap_or_else(|fault| fault.as_reply());
-        let words = reply.to_string();
-        if judgement.ruling.verdict == Verdict::Failed {
-            return self.refuse(key, NoRoute { ruling: judgement.ruling, reply });
-        }
-        let gone = matches!(&reply_of, Err(Fault::SourceGone(_)));
-        self.note_trouble(&judgement, &words, None);
-        if gone {
-            self.kit.road.notices.raise(NoticeKind::SourceGone, About { site: None, ..self.about() }, &words, None);
-        }
-        self.hear_out(&judgement, &words, now);
-        if self.doors.get(key).is_some_and(|door| door.route.relay.as_ref().is_some_and(|relay| relay.has_others)) {
-            return self.stand_in(key, now);
-        }
-        let rest = DOOR_REST_MAX.min(self.kit.road.settings.retry.first.duration());
-        let until = match self.limits.binds(0, now) {
-            Some(NotNow { binds: Binding::Held(_), .. }) => self.kit.entries.in_about(RECHECK),
-            Some(NotNow { binds: Binding::Paused(_), wait: Some(wait) }) => self.kit.entries.now() + wait,
-            _ => self.kit.entries.in_about(rest),
-        };
-        // the copy whose turn it was tells in the book why it waits
-        if let Some(job) = self.doors.get_mut(key).and_then(|door| door.stock.pop_front()) {
-            let site = self.counted_under(key, &job);
-            let said = Said { stage: Some(stage), reply: Some(reply), host, site, channel: None };
-            let again = self.kit.entries.again(job.lease, judgement.ruling.class, until, said);
-            self.orders.push(Order::Settle(vec![again]));
-        }
-        if self.doors.get(key).is_some_and(|door| door.lines == 0) {
-            self.rest_door(key, until, Claims::All);
-        }
-    }
-
-    /// The other relays take over for a while; what may be tried here meanwhile tells whether it is back.
-    fn stand_in(&mut self, key: &Arc<str>, now: Instant) {
-        self.orders.push(Order::Tell(Back::Still(self.post.clone(), Some(now + RELAY_REST))));
-        self.pass_on(key);
-        let soon = self.kit.entries.now() + RELAY_REST;
-        self.rest_door(key, soon, Claims::All);
-    }
-
-    /// Nobody behind this door can be reached, ever: the courier settles every copy of its domains.
-    fn refuse(&mut self, key: &Arc<str>, why: NoRoute) {
-        let Some(door) = self.doors.get_mut(key) else { return };
-        let (claims, stock) = (std::mem::take(&mut door.claims), std::mem::take(&mut door.stock));
-        let mut batch = Vec::new();
-        for job in stock {
-            let site = self.counted_under(key, &job);
-            let stage = Some(crate::mail::Stage::Route);
-            let said = Said { stage, reply: Some(why.reply.clone()), host: None, site, channel: None };
-            batch.push(self.kit.entries.failed(job.lease, why.ruling.class, said));
-        }
-        if !batch.is_empty() {
-            self.orders.push(Order::Settle(batch));
-        }
-        self.orders.extend(claims.into_iter().map(|domain| Order::Tell(Back::Refused(domain, why.clone()))));
     }
 
     fn leased(&mut self, leased: Leased) {
@@ -935,37 +599,6 @@ impl Steward {
         }
     }
 
-    /// Ends a day of the warm-up that is over, and puts on record what may be sent next.
-    fn keep_warm(&mut self, now: Instant) {
-        if self.turning {
-            return;
-        }
-        let is_idle = self.doors.is_empty();
-        let Some(warming) = self.limits.warming() else { return };
-        if let Some(since) = warming.ends_day(now) {
-            self.turning = true;
-            self.orders.push(Order::EndDay(since));
-        } else if !is_idle && let Some(record) = warming.reserve(now) {
-            self.orders.push(Order::KeepWarm(record));
-        }
-    }
-
-    /// A day of the warm-up is over.
-    fn end_day(&mut self, complaints: u64, now: Instant) {
-        self.turning = false;
-        let Some(warming) = self.limits.warming() else { return };
-        let gate = warming.turn(complaints, now);
-        let (record, day) = (warming.record(), warming.in_words(now).unwrap_or_else(|| "known by now".to_owned()));
-        tracing::info!(site = %self.post.1, source = %self.source.name, ?gate, "{day}");
-        if gate == Gate::Stop {
-            let words = "two bad days of its warm-up in a row: too many deferrals, bounces or complaints";
-            self.limits.hold(words, now);
-            self.news = true;
-            self.kit.road.notices.raise(NoticeKind::WarmupStopped, self.about(), words, None);
-        }
-        self.orders.push(Order::Record(record));
-    }
-
     /// Opens connections where more copies lie than carriers come for them.
     fn open_more(&mut self, now: Instant) {
         for key in self.manned.clone() {
@@ -1008,89 +641,6 @@ impl Steward {
             }
             !over
         });
-    }
-
-    /// Nothing moves for a while: connections close, domains rest, copies go home.
-    fn stand_still(&mut self, wait: Duration, now: Instant) {
-        let until = self.kit.entries.now() + wait;
-        if !std::mem::replace(&mut self.still, true) {
-            self.orders.push(Order::Tell(Back::Still(self.post.clone(), Some(now + wait))));
-        }
-        self.close_asks();
-        let keys: Vec<Arc<str>> = self.doors.keys().cloned().collect();
-        for key in keys {
-            if self.doors.get(&key).is_some_and(|door| self.kit.takes_turns(&door.route)) {
-                self.pass_on(&key);
-            } else {
-                self.look_over(&key);
-            }
-            self.rest_door(&key, until, Claims::Looked);
-        }
-        self.wake = Some(now + wait);
-    }
-
-    /// Other sources may be in order: the domains are theirs meanwhile. The courier knows that this one stands still.
-    fn pass_on(&mut self, key: &Arc<str>) {
-        let Some(door) = self.doors.get_mut(key) else { return };
-        let (strays, own): (VecDeque<Job>, VecDeque<Job>) = door.stock.drain(..).partition(|job| job.stray);
-        door.stock = strays;
-        own.into_iter().for_each(|job| job.lease.home());
-        let pool = door.pool.clone();
-        self.orders.extend(door.claims.drain(..).map(|domain| Order::Tell(Back::Claim(domain, pool.clone()))));
-    }
-
-    /// Before its domains rest, their first copies are looked at: those that have expired end here, those of another way
-    /// go on.
-    fn look_over(&mut self, key: &Arc<str>) {
-        let Some(door) = self.doors.get_mut(key) else { return };
-        let looked: BTreeSet<&Domain> = door.stock.iter().map(|job| job.lease.domain()).collect();
-        let new: Vec<Domain> = door.claims.iter().filter(|domain| !looked.contains(domain)).cloned().collect();
-        let room = LEASING_MAX.saturating_sub(door.leasing);
-        for domain in new.into_iter().take(room) {
-            door.claims.retain(|claimed| *claimed != domain);
-            door.leasing += 1;
-            self.orders.push(Order::Lease(key.clone(), domain, HANDFUL));
-        }
-    }
-
-    /// The domains behind a door rest, and what was leased of them goes home; strays, whose domains are not ours, are put
-    /// off one by one.
-    fn rest_door(&mut self, key: &Arc<str>, until: Timestamp, claims: Claims) {
-        let Some(door) = self.doors.get_mut(key) else { return };
-        let route = door.route.clone();
-        let mut resting: BTreeMap<Domain, Vec<Job>> = BTreeMap::new();
-        let mut batch = Vec::new();
-        for job in std::mem::take(&mut door.stock) {
-            if job.stray {
-                let site = self.kit.counted_under(&route, job.lease.domain());
-                let text = self.last_reply.clone().unwrap_or_else(|| "its site stands still".to_owned());
-                batch.push(self.kit.entries.aside(job.lease, until, text, site));
-            } else {
-                resting.entry(job.lease.domain().clone()).or_default().push(job);
-            }
-        }
-        match claims {
-            Claims::All => {
-                for domain in door.claims.drain(..) {
-                    resting.entry(domain).or_default();
-                }
-            }
-            Claims::Looked => door.claims.retain(|domain| !resting.contains_key(domain)),
-        }
-        if !batch.is_empty() {
-            self.orders.push(Order::Settle(batch));
-        }
-        for (domain, home) in resting {
-            if self.rested.len() < RESTED_MAX {
-                self.rested.insert(domain.clone());
-            }
-            self.orders.push(Order::Rest(domain, until, home));
-        }
-        if self.doors.get(key).is_some_and(Door::is_done) {
-            self.doors.remove(key);
-            self.manned.remove(key);
-            self.unmanned.retain(|waiting| waiting != key);
-        }
     }
 
     fn close_asks(&mut self) {
@@ -1163,51 +713,5 @@ impl Steward {
             binds: binds.as_ref().map(in_words),
             warmup: self.limits.warming().and_then(|warming| warming.in_words(now)),
         }
-    }
-}
-
-/// What tells doors apart: the hosts in their order, whether they are proved, and the policy that binds them.
-fn door_of(route: &Route) -> Arc<str> {
-    let hosts = route.hosts.iter().map(|host| format!("{}:{}", host.preference, host.name));
-    let mut key: Vec<String> = hosts.collect();
-    if route.proved {
-        key.push("proved".to_owned());
-    }
-    if let Some(policy) = &route.policy {
-        key.push(format!("{policy:?}"));
-    }
-    key.join(" ").into()
-}
-
-/// Counts over a span and the one before it.
-struct Meter {
-    since: Instant,
-    count: u32,
-    before: u32,
-}
-
-impl Meter {
-    fn new(now: Instant) -> Meter {
-        Meter { since: now, count: 0, before: 0 }
-    }
-
-    fn turn(&mut self, now: Instant) {
-        let spans = now.saturating_duration_since(self.since).as_secs_f64() / METER.as_secs_f64();
-        if spans >= 1.0 {
-            self.before = if spans < 2.0 { self.count } else { 0 };
-            (self.count, self.since) = (0, self.since + METER.mul_f64(spans.floor()));
-        }
-    }
-
-    fn count(&mut self, now: Instant) {
-        self.turn(now);
-        self.count += 1;
-    }
-
-    /// Per second.
-    fn rate(&mut self, now: Instant) -> f64 {
-        self.turn(now);
-        let span = METER + now.saturating_duration_since(self.since);
-        f64::from(self.before + self.count) / span.as_secs_f64()
     }
 }

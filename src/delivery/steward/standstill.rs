@@ -1,0 +1,102 @@
+//! What becomes of a site's copies while it stands still: they go home, and their domains rest or pass to other sources.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::base::{Domain, Timestamp};
+use crate::delivery::carrier::Job;
+use crate::delivery::courier::Back;
+use crate::delivery::steward::door::{Claims, Door};
+use crate::delivery::steward::orders::Order;
+use crate::delivery::steward::{HANDFUL, LEASING_MAX, Steward};
+
+/// Domains put to rest that are remembered, so that a person's `resume` reaches them at once.
+const RESTED_MAX: usize = 1000;
+
+impl Steward {
+    /// Nothing moves for a while: connections close, domains rest, copies go home.
+    pub(super) fn stand_still(&mut self, wait: Duration, now: Instant) {
+        let until = self.kit.entries.now() + wait;
+        if !std::mem::replace(&mut self.still, true) {
+            self.orders.push(Order::Tell(Back::Still(self.post.clone(), Some(now + wait))));
+        }
+        self.close_asks();
+        let keys: Vec<Arc<str>> = self.doors.keys().cloned().collect();
+        for key in keys {
+            if self.doors.get(&key).is_some_and(|door| self.kit.takes_turns(&door.route)) {
+                self.pass_on(&key);
+            } else {
+                self.look_over(&key);
+            }
+            self.rest_door(&key, until, Claims::Looked);
+        }
+        self.wake = Some(now + wait);
+    }
+
+    /// Other sources may be in order: the domains are theirs meanwhile. The courier knows that this one stands still.
+    pub(super) fn pass_on(&mut self, key: &Arc<str>) {
+        let Some(door) = self.doors.get_mut(key) else { return };
+        let (strays, own): (VecDeque<Job>, VecDeque<Job>) = door.stock.drain(..).partition(|job| job.stray);
+        door.stock = strays;
+        own.into_iter().for_each(|job| job.lease.home());
+        let pool = door.pool.clone();
+        self.orders.extend(door.claims.drain(..).map(|domain| Order::Tell(Back::Claim(domain, pool.clone()))));
+    }
+
+    /// Before its domains rest, their first copies are looked at: those that have expired end here, those of another way
+    /// go on.
+    pub(super) fn look_over(&mut self, key: &Arc<str>) {
+        let Some(door) = self.doors.get_mut(key) else { return };
+        let looked: BTreeSet<&Domain> = door.stock.iter().map(|job| job.lease.domain()).collect();
+        let new: Vec<Domain> = door.claims.iter().filter(|domain| !looked.contains(domain)).cloned().collect();
+        let room = LEASING_MAX.saturating_sub(door.leasing);
+        for domain in new.into_iter().take(room) {
+            door.claims.retain(|claimed| *claimed != domain);
+            door.leasing += 1;
+            self.orders.push(Order::Lease(key.clone(), domain, HANDFUL));
+        }
+    }
+
+    /// The domains behind a door rest, and what was leased of them goes home; strays, whose domains are not ours, are put
+    /// off one by one.
+    pub(super) fn rest_door(&mut self, key: &Arc<str>, until: Timestamp, claims: Claims) {
+        let Some(door) = self.doors.get_mut(key) else { return };
+        let route = door.route.clone();
+        let mut resting: BTreeMap<Domain, Vec<Job>> = BTreeMap::new();
+        let mut batch = Vec::new();
+        for job in std::mem::take(&mut door.stock) {
+            if job.stray {
+                let site = self.kit.counted_under(&route, job.lease.domain());
+                let text = self.last_reply.clone().unwrap_or_else(|| "its site stands still".to_owned());
+                batch.push(self.kit.entries.aside(job.lease, until, text, site));
+            } else {
+                resting.entry(job.lease.domain().clone()).or_default().push(job);
+            }
+        }
+        match claims {
+            Claims::All => {
+                for domain in door.claims.drain(..) {
+                    resting.entry(domain).or_default();
+                }
+            }
+            Claims::Looked => door.claims.retain(|domain| !resting.contains_key(domain)),
+        }
+        if !batch.is_empty() {
+            self.orders.push(Order::Settle(batch));
+        }
+        for (domain, home) in resting {
+            if self.rested.len() < RESTED_MAX {
+                self.rested.insert(domain.clone());
+            }
+            self.orders.push(Order::Rest(domain, until, home));
+        }
+        if self.doors.get(key).is_some_and(Door::is_done) {
+            self.doors.remove(key);
+            self.manned.remove(key);
+            self.unmanned.retain(|waiting| waiting != key);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The steward's part in the warm-up of its source: days are ended, and what may be sent is on record before it is.
+
+use tokio::time::Instant;
+
+use crate::delivery::steward::Steward;
+use crate::delivery::steward::orders::Order;
+use crate::delivery::warmup::{Calendar, Gate, Warming, Warmth};
+use crate::mail::NoticeKind;
+use crate::store::WarmupRow;
+
+impl Steward {
+    /// Goes on with the warm-up where the record stands; a relay knows us.
+    pub(super) fn take_up_warmup(&mut self) {
+        let Some(day) = self.source.warmup.filter(|_| self.is_direct) else { return };
+        let road = &self.kit.road;
+        let kept = road.store.warmup(&self.source.name, &self.post.1).ok().flatten();
+        let warmth = kept.and_then(|text| Warmth::from_text(&text)).unwrap_or_else(|| Warmth::beginning(day));
+        let calendar = Calendar::new(&road.settings.warmup);
+        let warming = Warming::new(calendar, &self.post.1, warmth, Instant::now(), self.kit.entries.now());
+        self.limits.warm_up(warming);
+    }
+
+    pub(super) fn put_warmup(&self, state: String) -> impl Future<Output = bool> + Send + 'static {
+        let (store, now) = (self.kit.road.store.clone(), self.kit.entries.now());
+        let row = WarmupRow { source: self.source.name.to_string(), site: self.post.1.to_string(), state };
+        async move { store.put_warmup(row, now).await.is_ok() }
+    }
+
+    /// Ends a day of the warm-up that is over, and puts on record what may be sent next.
+    pub(super) fn keep_warm(&mut self, now: Instant) {
+        if self.turning {
+            return;
+        }
+        let is_idle = self.doors.is_empty();
+        let Some(warming) = self.limits.warming() else { return };
+        if let Some(since) = warming.ends_day(now) {
+            self.turning = true;
+            self.orders.push(Order::EndDay(since));
+        } else if !is_idle && let Some(record) = warming.reserve(now) {
+            self.orders.push(Order::KeepWarm(record));
+        }
+    }
+
+    /// A day of the warm-up is over.
+    pub(super) fn end_day(&mut self, complaints: u64, now: Instant) {
+        self.turning = false;
+        let Some(warming) = self.limits.warming() else { return };
+        let gate = warming.turn(complaints, now);
+        let (record, day) = (warming.record(), warming.in_words(now).unwrap_or_else(|| "known by now".to_owned()));
+        tracing::info!(site = %self.post.1, source = %self.source.name, ?gate, "{day}");
+        if gate == Gate::Stop {
+            let words = "two bad days of its warm-up in a row: too many deferrals, bounces or complaints";
+            self.limits.hold(words, now);
+            self.news = true;
+            self.kit.road.notices.raise(NoticeKind::WarmupStopped, self.about(), words, None);
+        }
+        self.orders.push(Order::Record(record));
+    }
+}

@@ -51,6 +51,11 @@ pub fn verify(workspace: &Workspace, store: &Store) -> Result<Verified, Error> {
         let what = "cannot be read: what became of their copies is unknown, and they count as waiting";
         complaints.push(format!("records of outcomes (number {numbers}) {what}"));
     }
+    if !all.damaged_intents.is_empty() {
+        let copies = all.damaged_intents.iter().map(EnvelopeId::to_string).collect::<Vec<_>>().join(", ");
+        complaints
+            .push(format!("intents (of copies {copies}) could not be read: those copies were taken for in doubt"));
+    }
     let mut complain = |count: u64, words: &str| {
         if count > 0 {
             complaints.push(format!("{count} {words}"));

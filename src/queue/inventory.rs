@@ -26,6 +26,8 @@ pub struct Inventory {
     pub unreadable: u64,
     /// The numbers of records of the outbox that cannot be read: what they said became of their copies is lost.
     pub damaged: BTreeSet<u64>,
+    /// Copies whose intent could not be read when it was recovered: each is in doubt.
+    pub damaged_intents: BTreeSet<EnvelopeId>,
 }
 
 impl Inventory {
@@ -50,7 +52,10 @@ impl Inventory {
             Some(outcomes) => all.outbox.extend(outcomes.iter().map(|outcome| outcome.envelope)),
             None => all.damaged.extend(keys::parse_number(key)),
         })?;
-        walk(ledger, keys::DAMAGED, |key, _| all.damaged.extend(keys::parse_number(key)))?;
+        walk(ledger, keys::DAMAGED, |key, _| match keys::parse_damaged_intent(key) {
+            Some(id) => drop(all.damaged_intents.insert(id)),
+            None => all.damaged.extend(keys::parse_number(key)),
+        })?;
         Ok(all)
     }
 }

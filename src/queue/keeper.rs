@@ -35,6 +35,9 @@ const DROPS_MAX: u8 = 3;
 const SENDING_SINCE: Duration = Duration::from_millis(100);
 /// The longest wait for a due time at once; wall time may be set meanwhile.
 const NAP_MAX: Duration = Duration::from_secs(60);
+/// Why a copy is in doubt.
+const PROCESS_ENDED: &str = "the process ended between the final dot and the record of the answer";
+const TASK_ENDED: &str = "its task ended between the final dot and the record of the answer";
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
@@ -85,6 +88,7 @@ pub struct Keeper {
     shown: Arc<Mutex<Depth>>,
     spans: Arc<Mutex<Spans>>,
     held: BTreeSet<LaunchId>,
+    in_doubt: Box<dyn Fn(LaunchId) -> InDoubt + Send>,
     drops: BTreeMap<EnvelopeId, u8>,
     /// Each with who is to be told once it is written.
     admissions: VecDeque<(Admission, Option<Reply<()>>)>,
@@ -153,6 +157,7 @@ impl Keeper {
             shown,
             spans,
             held: opening.held,
+            in_doubt: opening.in_doubt,
             drops: BTreeMap::new(),
             admissions: VecDeque::new(),
             settled: None,
@@ -458,7 +463,8 @@ impl Keeper {
     }
 
     fn settle(&mut self, settlement: Settlement) {
-        let Settlement { domain, mut envelope, leased_due, since, action } = settlement;
+        let Settlement { lease, action } = settlement;
+        let (domain, mut envelope, leased_due, since) = lease.into_parts();
         let id = envelope.id;
         let was = keys::due_at(&domain, envelope.lane, leased_due, id);
         match action {
@@ -607,8 +613,43 @@ impl Keeper {
                 known
             });
             if known && back.manner == Manner::Dropped {
-                self.count_drop(&back.domain, back.id, now);
+                self.take_dropped(&back.domain, back.id, now);
             }
+        }
+    }
+
+    /// A copy whose task ended over it. With an intent on the ledger its final dot may be out: it is in doubt, as after a
+    /// crash.
+    fn take_dropped(&mut self, domain: &Domain, id: EnvelopeId, now: Timestamp) {
+        let intent = match self.ledger.value(&keys::intent(id)) {
+            Ok(intent) => intent,
+            Err(error) => return self.broken = Some(error),
+        };
+        let Some(record) = intent else { return self.count_drop(domain, id, now) };
+        match codec::read_parked(id, &record) {
+            Some((_, envelope)) => self.doubt(domain, envelope, now),
+            None => {
+                self.batch.moves.push(Move::Put(keys::damaged_intent(&keys::intent(id)), record));
+                match self.find(domain, id) {
+                    Ok(Some((_, envelope))) => self.doubt(domain, envelope, now),
+                    Ok(None) => {}
+                    Err(error) => self.broken = Some(error),
+                }
+            }
+        }
+    }
+
+    /// Lists a copy as one that may have been sent; it leaves the queue, or is due again.
+    fn doubt(&mut self, domain: &Domain, mut envelope: Envelope, now: Timestamp) {
+        tracing::warn!(copy = %envelope.id, "in doubt: {TASK_ENDED}");
+        self.batch.moves.push(Move::Remove(keys::due(domain, &envelope)));
+        self.batch.moves.push(Move::Remove(keys::intent(envelope.id)));
+        self.left(domain, envelope.id);
+        let mode = (self.in_doubt)(envelope.id.launch());
+        let outcome = doubt(&mut envelope, mode, TASK_ENDED, now);
+        self.batch.outcomes.push(outcome);
+        if mode == InDoubt::Resend {
+            self.put_due(domain, &envelope);
         }
     }
 
@@ -974,12 +1015,24 @@ fn recover(
         }
         let (mut moves, mut outcomes) = (Vec::new(), Vec::new());
         for (key, value) in page {
-            let id = key[1..].try_into().map(u64::from_be_bytes).map(EnvelopeId::from_u64).ok();
-            if let Some((id, (domain, envelope))) = id.and_then(|id| Some((id, codec::read_parked(id, &value)?))) {
+            let read = keys::parse_intent(&key).and_then(|id| codec::read_parked(id, &value));
+            let copy = match read {
+                Some(copy) => Some(copy),
+                None => {
+                    tracing::error!(
+                        "the record of an intent cannot be read; it is kept, and `mailshot queue verify` names it"
+                    );
+                    moves.push(Move::Put(keys::damaged_intent(&key), value));
+                    keys::parse_intent(&key).map(|id| find_anywhere(ledger, id)).transpose()?.flatten()
+                }
+            };
+            if let Some((domain, mut envelope)) = copy {
                 moves.push(Move::Remove(keys::due(&domain, &envelope)));
-                let (put, outcome) = doubt(&domain, envelope, mode(id.launch()), now);
-                moves.extend(put);
-                outcomes.push(outcome);
+                let mode = mode(envelope.id.launch());
+                outcomes.push(doubt(&mut envelope, mode, PROCESS_ENDED, now));
+                if mode == InDoubt::Resend {
+                    moves.push(Move::Put(keys::due(&domain, &envelope), codec::write_envelope(&envelope)));
+                }
             }
             moves.push(Move::Remove(key));
         }
@@ -989,18 +1042,33 @@ fn recover(
     }
 }
 
-/// What becomes of a copy whose answer was lost with the process.
-fn doubt(domain: &Domain, mut envelope: Envelope, mode: InDoubt, now: Timestamp) -> (Option<Move>, Outcome) {
-    let text = "the process ended between the final dot and the record of the answer".to_owned();
-    match mode {
+/// The due copy of an id whose domain nothing tells: everything is read for it.
+fn find_anywhere(ledger: &dyn Ledger, id: EnvelopeId) -> Result<Option<(Domain, Envelope)>, Error> {
+    let mut from = Vec::new();
+    loop {
+        let page = ledger.scan(&[keys::DUE], &from, PAGE)?;
+        let found = page.iter().find_map(|(key, value)| {
+            let (domain, _, _) = keys::parse_due(key).filter(|(_, _, found)| *found == id)?;
+            Some((Domain::parse(domain).ok()?, codec::read_envelope(id, value)?))
+        });
+        match page.last() {
+            Some((key, _)) if page.len() == PAGE && found.is_none() => from = keys::after(key),
+            _ => return Ok(found),
+        }
+    }
+}
+
+/// What becomes of a copy whose answer was lost; one to be sent again is due now.
+fn doubt(envelope: &mut Envelope, mode: InDoubt, why: &str, now: Timestamp) -> Outcome {
+    let state = match mode {
         InDoubt::Resend => {
             envelope.doubtful = envelope.doubtful.saturating_add(1);
             envelope.due = now;
-            let put = Move::Put(keys::due(domain, &envelope), codec::write_envelope(&envelope));
-            (Some(put), decided(&envelope, Standing::Deferred, Class::SoftSystem, text, now))
+            Standing::Deferred
         }
-        InDoubt::Hold => (None, decided(&envelope, Standing::InDoubt, Class::SoftSystem, text, now)),
-    }
+        InDoubt::Hold => Standing::InDoubt,
+    };
+    decided(envelope, state, Class::SoftSystem, why.to_owned(), now)
 }
 
 /// An outcome that no host gave.

@@ -9,6 +9,7 @@
 //! | `s` source site | what was learned of a site |
 //! | `o` number | outbox: the outcomes of a commit |
 //! | `x` number | a record of the outbox that could not be read, kept for a person |
+//! | `x` `i` envelope | the same of an intent |
 //! | `m` name | marks: the epoch, and the highest number cleared from the outbox |
 
 use crate::base::{Domain, EnvelopeId, LaunchId, SourceId, Timestamp};
@@ -99,6 +100,12 @@ pub(super) fn intent(id: EnvelopeId) -> Vec<u8> {
     key
 }
 
+/// The envelope of an intent's key.
+pub(super) fn parse_intent(key: &[u8]) -> Option<EnvelopeId> {
+    let id = key.strip_prefix(&[INTENT])?.try_into().ok()?;
+    Some(EnvelopeId::from_u64(u64::from_be_bytes(id)))
+}
+
 pub(super) fn cursor(launch: LaunchId, bucket: u8) -> Vec<u8> {
     let mut key = vec![b'p'];
     key.extend_from_slice(&launch.0.to_be_bytes());
@@ -124,6 +131,16 @@ pub(super) fn damaged(number: u64) -> Vec<u8> {
     let mut key = vec![DAMAGED];
     key.extend_from_slice(&number.to_be_bytes());
     key
+}
+
+/// Where an intent is kept that could not be read.
+pub(super) fn damaged_intent(intent: &[u8]) -> Vec<u8> {
+    [&[DAMAGED], intent].concat()
+}
+
+/// The envelope of an intent that could not be read.
+pub(super) fn parse_damaged_intent(key: &[u8]) -> Option<EnvelopeId> {
+    parse_intent(key.strip_prefix(&[DAMAGED])?)
 }
 
 /// The number of a record of the outbox, or of one that could not be read.

@@ -73,16 +73,18 @@ impl Lease {
 
     /// Records that the copy's final dot may go out. Only once this settlement is durable may it be written.
     pub fn intend(&self) -> Settlement {
-        self.settlement(Action::Intend)
+        let Lease { envelope, domain, leased_due, since, home: _ } = self;
+        let (envelope, domain, leased_due, since) = (envelope.clone(), domain.clone(), *leased_due, *since);
+        Settlement { lease: Lease { envelope, domain, leased_due, since, home: None }, action: Action::Intend }
     }
 
     /// Ends the lease with an outcome.
-    pub fn settle(mut self, outcome: Outcome, next: Next) -> Settlement {
-        self.home = None;
-        self.settlement(match next {
+    pub fn settle(self, outcome: Outcome, next: Next) -> Settlement {
+        let action = match next {
             Next::Gone => Action::Gone(outcome),
             Next::Again(at) => Action::Again(at, outcome),
-        })
+        };
+        Settlement { lease: self, action }
     }
 
     /// Gives the copy back untried: its turn did not come.
@@ -90,15 +92,11 @@ impl Lease {
         self.go(Manner::Sent);
     }
 
-    fn settlement(&self, action: Action) -> Settlement {
-        let Lease { domain, envelope, leased_due, since, .. } = self;
-        Settlement {
-            domain: domain.clone(),
-            envelope: envelope.clone(),
-            leased_due: *leased_due,
-            since: *since,
-            action,
-        }
+    /// The domain, the copy, the due time in the key it was leased under, and when it was leased; it goes home no more.
+    pub(super) fn into_parts(mut self) -> (Domain, Envelope, Timestamp, Instant) {
+        self.home = None;
+        let Lease { envelope, domain, leased_due, since, .. } = &self;
+        (domain.clone(), envelope.clone(), *leased_due, *since)
     }
 
     fn go(&mut self, manner: Manner) {
@@ -123,15 +121,10 @@ pub enum Next {
     Again(Timestamp),
 }
 
-/// A change to one copy, to be committed.
+/// A change to one copy, to be committed. One that never reaches the keeper takes its lease home.
 #[derive(Debug)]
 pub struct Settlement {
-    pub(super) domain: Domain,
-    pub(super) envelope: Envelope,
-    /// The due time in the key it was leased under.
-    pub(super) leased_due: Timestamp,
-    /// When it was leased.
-    pub(super) since: Instant,
+    pub(super) lease: Lease,
     pub(super) action: Action,
 }
 

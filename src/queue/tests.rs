@@ -349,6 +349,61 @@ async fn a_copy_in_doubt_is_held_where_the_campaign_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_dropped_after_its_intent_is_in_doubt_and_listed() {
+    for (mode, state, waiting) in [(InDoubt::Resend, Standing::Deferred, 1), (InDoubt::Hold, Standing::InDoubt, 0)] {
+        let (ledger, clock) = (MemoryLedger::default(), clock());
+        let queue = start(ledger.clone(), &clock, mode);
+        let a = domain("a.example");
+        admit(&queue, vec![(a.clone(), copy(1, Lane::Bulk, START))]).await;
+        let claimed = queue.claim().await.unwrap().domain;
+        let lease = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
+        queue.settle(vec![lease.intend()]).await.unwrap();
+        drop(lease);
+        let (_, outcomes) = queue.outbox(9).await.unwrap();
+        let listed = (outcomes.len(), outcomes[0].state, outcomes[0].doubtful);
+        assert_eq!(listed, (1, state, waiting as u8), "{mode:?}");
+        let intent = keys::intent(outcomes[0].envelope);
+        assert_eq!((queue.depth().waiting, ledger.value(&intent)), (waiting, Ok(None)), "{mode:?}");
+        let again = queue.lease(&claimed, 9).await.unwrap();
+        assert_eq!(again.iter().map(|lease| u64::from(lease.envelope.doubtful)).sum::<u64>(), waiting, "{mode:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settlement_that_never_reaches_the_keeper_takes_its_lease_home() {
+    let clock = clock();
+    let queue = start(MemoryLedger::default(), &clock, InDoubt::Resend);
+    admit(&queue, (1..=2).map(|number| (domain("a.example"), copy(number, Lane::Bulk, START))).collect()).await;
+    let claimed = queue.claim().await.unwrap().domain;
+    let mut leases = queue.lease(&claimed, 2).await.unwrap();
+    queue.settle(vec![leases[0].intend()]).await.unwrap();
+    for lease in leases.drain(..) {
+        let gone = outcome(&lease, Standing::Delivered);
+        drop(lease.settle(gone, Next::Gone));
+    }
+    let again = queue.lease(&claimed, 9).await.unwrap();
+    let mut doubtful: Vec<u8> = again.iter().map(|lease| lease.envelope.doubtful).collect();
+    doubtful.sort_unstable();
+    assert_eq!(doubtful, [0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_intent_that_cannot_be_read_is_kept_and_its_copy_is_in_doubt() {
+    let (mut ledger, clock) = (MemoryLedger::default(), clock());
+    let queue = start(ledger.clone(), &clock, InDoubt::Resend);
+    admit(&queue, (1..=3).map(|number| (domain("a.example"), copy(number, Lane::Bulk, START))).collect()).await;
+    let id = copy(2, Lane::Bulk, START).id;
+    ledger.commit(&[Move::Put(keys::intent(id), b"?".to_vec()), Move::Put(b"ix".to_vec(), Vec::new())]).unwrap();
+    let again = start(ledger.fork(), &clock, InDoubt::Hold);
+    let (_, outcomes) = again.outbox(9).await.unwrap();
+    assert_eq!(outcomes.iter().map(|outcome| outcome.envelope).collect::<Vec<_>>(), [id]);
+    assert_eq!((outcomes[0].state, again.depth().waiting), (Standing::InDoubt, 2));
+    let after = ledger.fork();
+    start(after.clone(), &clock, InDoubt::Hold);
+    assert_eq!(Inventory::take(&after).unwrap().damaged_intents, [id].into());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_clerk_gets_as_many_outcomes_as_it_asks_for_however_few_each_commit_had() {
     on_both(|queue, clock| async move {
         let copies = (0..100).map(|n| (domain("a.example"), copy(n, Lane::Bulk, clock.now())));

@@ -1,6 +1,7 @@
 //! Settings: every key optional, typed, documented and checked; an unknown key is refused. A key's meaning, type and
 //! default stand in one place, [`settings`](self), and the reference printed by `mailshot config` is made from it.
 
+mod check;
 mod load;
 mod reference;
 mod secret;

@@ -1,0 +1,256 @@
+//! What settings may not say, section by section, though their types allow it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Settings, Warmup};
+use crate::base::{Address, Network};
+
+/// A value of the right type that cannot be meant.
+pub(super) struct Wrong {
+    /// The key with its section.
+    pub key: &'static str,
+    /// The value as given; empty where something is missing.
+    pub value: String,
+    /// What is wrong, and what to do.
+    pub message: &'static str,
+}
+
+impl Settings {
+    /// Refuses values that their types allow but that cannot be meant.
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        self.check_addresses()?;
+        self.check_sending()?;
+        self.check_routes()?;
+        self.check_listener()?;
+        self.check_web()?;
+        self.check_signup()?;
+        self.check_mailboxes()?;
+        self.check_sources()?;
+        self.check_pools()?;
+        self.check_warmup()?;
+        self.check_alert()
+    }
+
+    /// Where names are asked, and where links lead.
+    fn check_addresses(&self) -> Result<(), Wrong> {
+        if self.smtp_port == 0 {
+            return wrong("smtp_port", self.smtp_port, "there is no port 0; mail hosts listen on 25");
+        }
+        for server in &self.resolver {
+            if server.parse::<IpAddr>().is_err() && server.parse::<SocketAddr>().is_err() {
+                return wrong("resolver", server, "write a name server as \"IP\" or \"IP:PORT\"");
+            }
+        }
+        let url = &self.links.base_url;
+        if !url.starts_with("https://") && !url.starts_with("http://") || url.ends_with('/') {
+            return wrong("links.base_url", url, "write \"https://HOST\" without a final slash");
+        }
+        Ok(())
+    }
+
+    /// How much waits, how many connections there are, when a copy is tried again, and where the record is.
+    fn check_sending(&self) -> Result<(), Wrong> {
+        if self.queue.max_waiting < 64 {
+            return wrong(
+                "queue.max_waiting",
+                self.queue.max_waiting,
+                "must be 64 or more: one for each bucket of domains",
+            );
+        }
+        if self.relay.connection_limit == 0 {
+            return wrong("relay.connection_limit", 0, "must be 1 or more; to stop sending use `mailshot pause`");
+        }
+        if self.shape.connection_limit == Some(0) {
+            return wrong("shape.connection_limit", 0, "must be 1 or more; to stop sending use `mailshot pause`");
+        }
+        if self.retry.first.duration().is_zero() {
+            return wrong(
+                "retry.first",
+                self.retry.first,
+                "must be longer than zero, or a refused copy would be sent without pause",
+            );
+        }
+        if !self.store.url.starts_with("sqlite:") {
+            return wrong(
+                "store.url",
+                &self.store.url,
+                "this version keeps its record in SQLite: write \"sqlite:PATH\"",
+            );
+        }
+        Ok(())
+    }
+
+    /// Fixed routes and their relays.
+    fn check_routes(&self) -> Result<(), Wrong> {
+        for route in &self.route {
+            if route.domains.is_empty() || route.relays.is_empty() {
+                let domains = route.domains.join(", ");
+                return wrong(
+                    "route.domains",
+                    &domains,
+                    "every [[route]] needs domains, and relays to send them through",
+                );
+            }
+            for relay in &route.relays {
+                if relay.weight == 0 || relay.connection_limit == 0 {
+                    return wrong("route.relays", &relay.url, "weight and connection_limit must be 1 or more");
+                }
+                if relay.user.is_some() && relay.password.is_none() && relay.token_file.is_none() {
+                    return wrong(
+                        "route.relays",
+                        &relay.url,
+                        "a user needs password_file, password_env or token_file beside it",
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The door for what comes back.
+    fn check_listener(&self) -> Result<(), Wrong> {
+        for address in self.listener.smtp.iter().chain(&self.listener.lmtp) {
+            if address.parse::<SocketAddr>().is_err() {
+                return wrong("listener.smtp", address, "write an address to listen on as \"IP:PORT\"");
+            }
+        }
+        if self.listener.tls_cert.is_some() != self.listener.tls_key.is_some() {
+            return wrong("listener.tls_cert", "", "tls_cert and tls_key belong together: set both, or neither");
+        }
+        Ok(())
+    }
+
+    /// The pages.
+    fn check_web(&self) -> Result<(), Wrong> {
+        if let Some(address) = self.web.listen.as_ref().filter(|address| address.parse::<SocketAddr>().is_err()) {
+            return wrong("web.listen", address, "write an address to listen on as \"IP:PORT\"");
+        }
+        if self.web.tls_cert.is_some() != self.web.tls_key.is_some() {
+            return wrong("web.tls_cert", "", "tls_cert and tls_key belong together: set both, or neither");
+        }
+        if let Some(proxy) = self.web.trusted_proxies.iter().find(|text| Network::parse(text).is_none()) {
+            return wrong("web.trusted_proxies", proxy, "write addresses or networks, as in [\"10.0.0.0/8\"]");
+        }
+        Ok(())
+    }
+
+    /// The form by which lists are joined.
+    fn check_signup(&self) -> Result<(), Wrong> {
+        if !self.signup.lists.is_empty() && Address::parse(&self.signup.from).is_err() {
+            return wrong("signup.from", &self.signup.from, "write the address that requests to confirm come from");
+        }
+        let is_slug =
+            |name: &&String| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if let Some(list) = self.signup.lists.iter().find(|name| name.is_empty() || !is_slug(name)) {
+            return wrong(
+                "signup.lists",
+                list,
+                "a list to join stands in an address: letters, digits, `-`, `_` and `.`",
+            );
+        }
+        Ok(())
+    }
+
+    /// Mailboxes that are read.
+    fn check_mailboxes(&self) -> Result<(), Wrong> {
+        for (at, mailbox) in self.mailbox.iter().enumerate() {
+            if mailbox.name.is_empty() || self.mailbox[..at].iter().any(|other| other.name == mailbox.name) {
+                return wrong("mailbox.name", &mailbox.name, "every [[mailbox]] needs a name of its own");
+            }
+            if mailbox.host.is_empty() || mailbox.user.is_empty() {
+                return wrong("mailbox.host", &mailbox.host, "every [[mailbox]] needs a host and a user");
+            }
+        }
+        Ok(())
+    }
+
+    /// The addresses to send from.
+    fn check_sources(&self) -> Result<(), Wrong> {
+        if let Some(source) = self.source.iter().find(|source| source.name.is_empty()) {
+            let value = source.address.map(|a| a.to_string()).unwrap_or_default();
+            return wrong("source.name", &value, "every [[source]] needs a name");
+        }
+        for (at, source) in self.source.iter().enumerate() {
+            if self.source[..at].iter().any(|other| other.name == source.name) {
+                return wrong("source.name", &source.name, "every [[source]] needs a name of its own");
+            }
+            if source.warmup == Some(0) {
+                return wrong("source.warmup", 0, "the first day of the calendar is 1");
+            }
+        }
+        Ok(())
+    }
+
+    /// A pool names sources that there are, with weights that mean something.
+    fn check_pools(&self) -> Result<(), Wrong> {
+        for (at, pool) in self.pool.iter().enumerate() {
+            if pool.name.is_empty() || self.pool[..at].iter().any(|other| other.name == pool.name) {
+                return wrong("pool.name", &pool.name, "every [[pool]] needs a name of its own");
+            }
+            if pool.sources.is_empty() {
+                return wrong("pool.sources", &pool.name, "a pool needs at least one source");
+            }
+            for share in &pool.sources {
+                if !self.source.iter().any(|source| source.name == share.name) {
+                    return wrong("pool.sources", &share.name, "there is no [[source]] of this name");
+                }
+                if !(1..=1000).contains(&share.weight) {
+                    return wrong("pool.sources", &share.name, "a weight is 1 to 1000; leave out what gets no share");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A calendar grows, and its gates are shares.
+    fn check_warmup(&self) -> Result<(), Wrong> {
+        let Warmup { start, start_at, growth, slow_growth, target, deferred, bounced, complained, .. } = &self.warmup;
+        if let Some(zero) = start_at.values().chain([start, target]).find(|most| **most == 0) {
+            return wrong("warmup.start", f64::from(*zero), "a day allows 1 message or more");
+        }
+        for (key, growth) in [("warmup.growth", growth), ("warmup.slow_growth", slow_growth)] {
+            if !(1.0..=3.0).contains(growth) {
+                return wrong(key, *growth, "each day allows 1 to 3 times as much as the day before");
+            }
+        }
+        let breaker = &self.breaker;
+        for (key, share) in [
+            ("warmup.deferred", *deferred),
+            ("warmup.bounced", *bounced),
+            ("warmup.complained", *complained),
+            ("breaker.bounced_at_site", breaker.bounced_at_site),
+            ("breaker.bounced", breaker.bounced),
+            ("breaker.complained_warn", breaker.complained_warn),
+            ("breaker.complained", breaker.complained),
+            ("breaker.complained_all", breaker.complained_all),
+        ] {
+            if !(share > 0.0 && share <= 100.0) {
+                return wrong(key, share, "is a share in per cent, more than 0 and at most 100");
+            }
+        }
+        Ok(())
+    }
+
+    /// Alerts go to addresses that can be meant.
+    fn check_alert(&self) -> Result<(), Wrong> {
+        if let Some(bad) =
+            self.alert.mail.iter().chain(&self.alert.mail_from).find(|text| Address::parse(text).is_err())
+        {
+            return wrong("alert.mail", bad, "write a mail address as in \"ops@example.com\"");
+        }
+        if !self.alert.mail.is_empty() && self.alert.mail_from.is_none() {
+            return wrong("alert.mail_from", "", "alert mail needs an address it is from");
+        }
+        match &self.alert.webhook {
+            Some(webhook) if !webhook.starts_with("https://") => {
+                wrong("alert.webhook", webhook, "write an https address")
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// A value that cannot be meant, and what to write instead.
+fn wrong(key: &'static str, value: impl std::fmt::Display, message: &'static str) -> Result<(), Wrong> {
+    Err(Wrong { key, value: value.to_string(), message })
+}

@@ -185,7 +185,7 @@ impl CopySource for Shelf {
 fn copy(n: u32, to: &str, text: &str) -> Copy {
     let id = EnvelopeId::new(LaunchId(9), ContactId(n));
     let message = Message { id, bytes: text.as_bytes().to_vec() };
-    Copy { id, return_path: format!("b-{n}@news.example.com"), to: Address::parse(to).unwrap(), message }
+    Copy { id, return_path: format!("b-{n}@news.example.com"), to: Address::parse(to).unwrap(), message, early: true }
 }
 
 fn hello(security: Security) -> Hello {
@@ -194,6 +194,7 @@ fn hello(security: Security) -> Hello {
         ehlo_name: "mta1.example.com".into(),
         host: "mx.example.org".into(),
         security,
+        chunking: true,
         login: None,
         timeouts,
         tap: None,
@@ -650,6 +651,149 @@ async fn s_025_smtputf8_is_asked_for_only_when_it_is_needed() {
 }
 
 // ---- content ---------------------------------------------------------------------------------------------------------
+
+/// The octets of the chunk, counted by what stands in BDAT.
+async fn chunk(host: &mut Host) -> String {
+    let line = host.hear_until("\r\n").await;
+    let octets: usize = line.strip_prefix("BDAT ").unwrap().strip_suffix(" LAST\r\n").unwrap().parse().unwrap();
+    while host.inbox.len() < octets {
+        assert!(host.read().await > 0, "closed in the middle of a chunk");
+    }
+    let rest = host.inbox.split_off(octets);
+    String::from_utf8(std::mem::replace(&mut host.inbox, rest)).unwrap()
+}
+
+#[tokio::test]
+async fn s_026_a_first_copy_goes_out_in_one_flight_counted_and_not_stuffed() {
+    let text = "Subject: 1\r\n\r\n.\r\n..x\r\nno end";
+    let mut shelf = Shelf::of([copy(1, "u1@example.org", text), copy(2, "u2@example.org", "m\r\n")]);
+    let ending = deliver(&mut shelf, async |mut host| {
+        host.greet("PIPELINING,CHUNKING").await;
+        host.expect(MAIL_1).await;
+        host.expect(RCPT_1).await;
+        assert_eq!(chunk(&mut host).await, format!("{text}\r\n"));
+        assert!(host.is_silent().await, "nothing shares its flight");
+        host.say("250 a\r\n250 b\r\n250 c\r\n").await;
+        // from then on DATA is as quick
+        host.expect_flight(&[MAIL_2, RCPT_2, "DATA"]).await;
+        host.say("250 a\r\n250 b\r\n354 c\r\n").await;
+        host.expect_flight(&["m", "."]).await;
+        host.say("250 d\r\n").await;
+        host.goodbye().await;
+    })
+    .await;
+    assert_eq!((ending, shelf.told()), (Ending::Idle, vec!["1 Body 250".to_owned(), "2 Body 250".to_owned()]));
+}
+
+#[tokio::test]
+async fn s_026_without_groups_a_chunk_follows_the_answer_to_rcpt() {
+    let mut shelf = Shelf::numbered(2);
+    deliver(&mut shelf, async |mut host| {
+        host.greet("CHUNKING").await;
+        for (mail, rcpt) in [(MAIL_1, RCPT_1), (MAIL_2, RCPT_2)] {
+            host.expect(mail).await;
+            assert!(host.is_silent().await);
+            host.say("250 a\r\n").await;
+            host.expect(rcpt).await;
+            assert!(host.is_silent().await);
+            host.say("250 b\r\n").await;
+            assert!(chunk(&mut host).await.starts_with("Subject:"));
+            host.say("250 c\r\n").await;
+        }
+        host.goodbye().await;
+    })
+    .await;
+    assert_eq!(shelf.told(), ["1 Body 250", "2 Body 250"]);
+}
+
+#[tokio::test]
+async fn s_026_after_a_refused_chunk_comes_rset() {
+    for (answers, told) in [
+        ("250 a\r\n550 b\r\n503 no recipient\r\n", "1 To 550"),
+        ("250 a\r\n250 b\r\n554 no\r\n", "1 Body 554"),
+        ("250 a\r\n250 b\r\n452 full\r\n", "1 Body 452"),
+    ] {
+        let mut shelf = Shelf::numbered(2);
+        deliver(&mut shelf, async |mut host| {
+            host.greet("PIPELINING,CHUNKING").await;
+            host.expect(MAIL_1).await;
+            host.expect(RCPT_1).await;
+            chunk(&mut host).await;
+            host.say(answers).await;
+            host.expect_flight(&["RSET", MAIL_2, RCPT_2, "DATA"]).await;
+            host.say("250 r\r\n250 a\r\n550 b\r\n503 c\r\n").await;
+            host.goodbye().await;
+        })
+        .await;
+        assert_eq!(shelf.told(), [told, "2 To 550"]);
+    }
+}
+
+#[tokio::test]
+async fn s_026_a_host_that_hangs_up_or_refuses_in_the_middle_of_a_chunk_is_heard() {
+    // larger than what the network holds for a host that does not read
+    let text = format!("Subject: 1\r\n\r\n{}", format!("{}\r\n", "x".repeat(70)).repeat(500_000));
+    for (last_words, told) in [(Some("451 4.3.1 the disk is full\r\n"), "1 Body 451"), (None, "1 Data Closed")] {
+        let mut shelf = Shelf::of([copy(1, "u1@example.org", &text)]);
+        let ending = deliver(&mut shelf, async |mut host| {
+            host.greet("CHUNKING").await;
+            host.expect(MAIL_1).await;
+            host.say("250 a\r\n").await;
+            host.expect(RCPT_1).await;
+            host.say("250 b\r\n").await;
+            host.hear_until("LAST\r\n").await;
+            if let Some(words) = last_words {
+                host.say(words).await;
+            }
+        })
+        .await;
+        assert!(matches!(ending, Ending::Broken(_)), "{ending:?}");
+        assert_eq!(shelf.told(), [told]);
+    }
+}
+
+#[tokio::test]
+async fn s_026_a_connection_lost_behind_an_early_chunk_leaves_the_copy_in_doubt_unless_it_was_refused() {
+    for (answers, told) in [
+        ("", "1 Body Closed"),
+        ("250 a\r\n", "1 Body Closed"),
+        ("250 a\r\n250 b\r\n", "1 Body Closed"),
+        ("250 a\r\n550 b\r\n", "1 To 550"),
+        ("421 not now\r\n", "1 From 421"),
+    ] {
+        let mut shelf = Shelf::numbered(1);
+        deliver(&mut shelf, async |mut host| {
+            host.greet("PIPELINING,CHUNKING").await;
+            host.hear_until("LAST\r\n").await;
+            host.hear_until("hello 1\r\n").await;
+            host.say(answers).await;
+        })
+        .await;
+        assert_eq!(shelf.told(), [told], "{answers:?}");
+    }
+}
+
+#[tokio::test]
+async fn s_026_data_it_is_where_bdat_is_turned_off_the_copy_may_not_be_early_or_is_large() {
+    let large = format!("Subject: 1\r\n\r\n{}", "x\r\n".repeat(30_000));
+    let patient = Copy { early: false, ..copy(1, "u1@example.org", "m\r\n") };
+    let cases =
+        [(false, copy(1, "u1@example.org", "m\r\n")), (true, patient), (true, copy(1, "u1@example.org", &large))];
+    for (chunking, copy) in cases {
+        let (stream, mut host) = sockets().await;
+        let near = async {
+            let hello = Hello { chunking, ..hello(Security::Clear) };
+            let mut connection = open(stream, &hello, &web()).await.unwrap();
+            connection.drive(&mut Shelf::of([copy]), 100).await
+        };
+        let far = async {
+            host.greet("PIPELINING,CHUNKING").await;
+            host.expect_flight(&[MAIL_1, RCPT_1, "DATA"]).await;
+            host.say("250 a\r\n550 b\r\n503 c\r\n").await;
+        };
+        tokio::join!(near, far);
+    }
+}
 
 #[tokio::test]
 async fn s_027_messages_arrive_byte_for_byte() {

@@ -209,6 +209,8 @@ section! {
         max_message_rate: Option<Rate> = None,
         /// Most new connections in a time.
         max_connection_rate: Option<Rate> = None,
+        /// Whether messages go by BDAT where that is offered and saves a round trip; on unless set.
+        chunking: Option<bool> = None,
     }
 }
 

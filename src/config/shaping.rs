@@ -174,6 +174,8 @@ keys! {
     max_connection_rate: Cap,
     /// What is demanded of TLS.
     tls: Tls,
+    /// Whether BDAT may take the place of DATA where it saves a round trip and is offered (RFC 3030).
+    chunking: bool,
     /// Whether a host that fails before MAIL is followed by the next one (C-04).
     try_next_host: bool,
     /// For the TCP connection to one address.
@@ -285,6 +287,7 @@ impl Shaping {
             max_deliveries_per_connection: shape.max_deliveries_per_connection,
             max_message_rate: shape.max_message_rate.map(|rate| Cap(Some(rate))),
             max_connection_rate: shape.max_connection_rate.map(|rate| Cap(Some(rate))),
+            chunking: shape.chunking,
             ..Row::default()
         };
         let mut providers = built_in.provider;
@@ -359,6 +362,7 @@ impl Shaping {
             max_deliveries_per_connection: Some(most.unwrap_or(u32::MAX)),
             max_message_rate: Some(Cap(rate)),
             max_connection_rate: Some(Cap(None)),
+            chunking: self.settings.chunking,
             ..Row::default()
         };
         row.lay(&own, from, &mut origins);

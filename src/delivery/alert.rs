@@ -173,7 +173,7 @@ impl Ways {
             true => self.keyring.sign(from.domain(), message).map_err(|why| words(&why))?,
             false => message,
         };
-        self.deliver(Copy { id, return_path: String::new(), to, message }).await
+        self.deliver(Copy { id, return_path: String::new(), to, message, early: false }).await
     }
 
     async fn deliver(&self, copy: Copy) -> Result<(), String> {

@@ -24,7 +24,7 @@ use crate::delivery::press::{Printed, Spoilt};
 use crate::delivery::route::Route;
 use crate::delivery::source::Source;
 use crate::delivery::trouble::{Fault, Judgement, judge_by};
-use crate::mail::{Blame, Channel, Class, HostProof, NoticeKind, Reply, Stage, Standing, Verdict};
+use crate::mail::{Blame, Channel, Class, HostProof, InDoubt, NoticeKind, Reply, Stage, Standing, Verdict};
 use crate::queue::{Error, Lease, Settlement};
 use crate::smtp::classify::Reaction;
 use crate::smtp::{Connection, Copy, CopySource, Ending, Patience, Receipt, TlsFacts, Verified};
@@ -303,8 +303,10 @@ impl Carrier {
         };
         match look(&self.kit.road.store, id, self.kit.entries.now()) {
             Ok(Look::Go) => {
+                // one in doubt before, or that must never come twice, waits until its recipient is taken
+                let early = job.lease.envelope.doubtful == 0 && job.facts.in_doubt == InDoubt::Resend;
                 self.load.open.push(job);
-                Some(Copy { id, return_path, to, message })
+                Some(Copy { id, return_path, to, message, early })
             }
             Ok(other) => {
                 self.turn_away(job, other);
@@ -315,6 +317,10 @@ impl Carrier {
                 None
             }
         }
+    }
+
+    fn may_still_go(&self, id: EnvelopeId) -> bool {
+        matches!(look(&self.kit.road.store, id, self.kit.entries.now()), Ok(Look::Go))
     }
 
     fn turn_away(&mut self, job: Job, look: Look) {
@@ -488,7 +494,8 @@ impl CopySource for Carrier {
         let Some(job) = self.load.open.iter_mut().find(|job| job.lease.envelope.id == id) else { return false };
         job.intended = true;
         let intent = job.lease.intend();
-        self.commit(Some(intent)).await
+        // the first copy of a connection may say MAIL only now (RFC 3030): the last look is taken again
+        self.commit(Some(intent)).await && (self.load.done > 0 || self.may_still_go(id))
     }
 
     fn done(&mut self, id: EnvelopeId, receipt: Receipt) {

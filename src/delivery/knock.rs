@@ -45,6 +45,7 @@ pub(super) async fn knock(
             ehlo_name: source.ehlo_name.clone(),
             host,
             security: security(demand),
+            chunking: shape.chunking,
             login: login.clone(),
             timeouts: timeouts(shape),
             tap,

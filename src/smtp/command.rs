@@ -135,6 +135,8 @@ pub enum Command<'a> {
     },
     /// Asks to send the message.
     Data,
+    /// Brings the message: so many octets follow, and they are all of it (RFC 3030 §2).
+    Bdat(usize),
     /// Forgets an open transaction.
     Rset,
     /// Says goodbye.
@@ -151,6 +153,7 @@ impl Command<'_> {
             Command::Mail(from, options) => write_mail(from, options, line),
             Command::Rcpt { to, report } => write_rcpt(to, report, line),
             Command::Data => line.extend_from_slice(b"DATA"),
+            Command::Bdat(octets) => put(line, format_args!("BDAT {octets} LAST")),
             Command::Rset => line.extend_from_slice(b"RSET"),
             Command::Quit => line.extend_from_slice(b"QUIT"),
         }

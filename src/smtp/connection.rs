@@ -117,6 +117,8 @@ pub struct Hello {
     pub host: Arc<str>,
     /// What it must have of TLS.
     pub security: Security,
+    /// Whether BDAT may take the place of DATA where the host offers it (RFC 3030).
+    pub chunking: bool,
     /// What to log in with; only inside verified TLS.
     pub login: Option<Login>,
     /// How long each phase may take.
@@ -149,6 +151,13 @@ pub trait Tap: fmt::Debug + Send + Sync {
 fn tell(tap: Option<&Arc<dyn Tap>>, speaker: Speaker, line: impl FnOnce() -> String) {
     if let Some(tap) = tap.filter(|tap| tap.is_open()) {
         tap.line(speaker, &line());
+    }
+}
+
+/// Tells each of our command lines.
+fn tell_lines(tap: Option<&Arc<dyn Tap>>, lines: &[u8]) {
+    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+        tell(tap, Speaker::Us, || excerpt(line));
     }
 }
 
@@ -186,7 +195,8 @@ impl Connection {
         if let Some(login) = &hello.login {
             door.log_in(login).await?;
         }
-        let Door { wire, extensions, tls, .. } = door;
+        let Door { wire, mut extensions, tls, .. } = door;
+        extensions.chunking &= hello.chunking;
         let (timeouts, tap) = (hello.timeouts.clone(), hello.tap.clone());
         Ok(Connection { wire, session: Session::new(extensions), timeouts, tls, tap })
     }
@@ -242,15 +252,14 @@ impl Connection {
             return self.hear(LAST_WORDS).await;
         }
         let flight = self.session.flight();
-        tracing::trace!(target: "mailshot::smtp", octets = flight.octets(), "> {}", excerpt(flight.lines()));
+        let (head, message, lines) = (flight.head(), flight.message(), flight.lines());
+        tracing::trace!(target: "mailshot::smtp", octets = flight.octets(), "> {}{}", excerpt(head), excerpt(lines));
         let tap = self.tap.as_ref();
-        let message = flight.octets() - flight.lines().len();
+        tell_lines(tap, head);
         if message > 0 {
             tell(tap, Speaker::Us, || format!("({message} octets of message)"));
         }
-        for line in flight.lines().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            tell(tap, Speaker::Us, || excerpt(line));
-        }
+        tell_lines(tap, lines);
         match self.wire.say(|| flight.pieces(), self.timeouts.block).await {
             Ok(()) => self.session.said(),
             Err((octets, error)) => {

@@ -1,4 +1,4 @@
-//! A message made fit for DATA: checked, and dot-stuffed (RFC 5321 §4.5.2) without copying it. Refuses what lax hosts
+//! A message made fit for DATA or BDAT: checked, and for DATA dot-stuffed (RFC 5321 §4.5.2) without copying it. Refuses what lax hosts
 //! could take for the end of a message (SMTP smuggling, CVE-2023-51764 and its kin; C-27, C-29).
 
 /// Longest line without its CRLF (RFC 5321 §4.5.3.1.6).
@@ -26,6 +26,15 @@ pub enum Unfit {
 pub struct Body {
     bytes: Vec<u8>,
     dots: Vec<usize>,
+}
+
+/// Whether lines that begin with a dot get another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stuffing {
+    /// They do: the message ends with a lone dot.
+    Dots,
+    /// They do not: its octets are counted (RFC 3030 §2).
+    None,
 }
 
 impl Body {
@@ -57,22 +66,35 @@ impl Body {
         !self.bytes[..end].is_ascii()
     }
 
-    /// The stuffed message, without terminator. Each piece ends with a dot that begins a line and the next begins with the
-    /// same dot again, so nothing is copied.
-    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(0).chain(self.dots.iter().copied());
-        let ends = self.dots.iter().map(|dot| dot + 1).chain(std::iter::once(self.bytes.len()));
+    /// The message as it goes out, without terminator. With dots each piece ends with a dot that begins a line and the next
+    /// begins with the same dot again, so nothing is copied.
+    pub fn pieces(&self, stuffing: Stuffing) -> impl Iterator<Item = &[u8]> {
+        let dots = self.dots(stuffing);
+        let starts = std::iter::once(0).chain(dots.iter().copied());
+        let ends = dots.iter().map(|dot| dot + 1).chain(std::iter::once(self.bytes.len()));
         starts.zip(ends).map(|(start, end)| &self.bytes[start..end])
     }
 
     /// Octets of all pieces.
-    pub fn stuffed(&self) -> usize {
-        self.bytes.len() + self.dots.len()
+    pub fn length(&self, stuffing: Stuffing) -> usize {
+        self.bytes.len() + self.dots(stuffing).len()
+    }
+
+    fn dots(&self, stuffing: Stuffing) -> &[usize] {
+        match stuffing {
+            Stuffing::Dots => &self.dots,
+            Stuffing::None => &[],
+        }
     }
 
     /// What goes behind it: the lone dot, and the last line's end where it has none.
     pub fn terminator(&self) -> &'static [u8] {
         if self.is_whole() { b".\r\n" } else { b"\r\n.\r\n" }
+    }
+
+    /// What goes behind it in a chunk: the last line's end where it has none.
+    pub fn line_end(&self) -> &'static [u8] {
+        if self.is_whole() { b"" } else { b"\r\n" }
     }
 
     /// Whether its last line is ended; an empty message has none that would need it.
@@ -118,8 +140,8 @@ mod tests {
 
     fn wire(text: &[u8]) -> Vec<u8> {
         let body = Body::new(text.to_vec()).unwrap();
-        let stuffed = body.pieces().collect::<Vec<_>>().concat();
-        assert_eq!(stuffed.len(), body.stuffed());
+        let stuffed = body.pieces(Stuffing::Dots).collect::<Vec<_>>().concat();
+        assert_eq!(stuffed.len(), body.length(Stuffing::Dots));
         [&stuffed, body.terminator()].concat()
     }
 

@@ -18,7 +18,7 @@ pub struct Extensions {
     pub smtputf8: bool,
     /// TLS by STARTTLS (RFC 3207).
     pub starttls: bool,
-    /// BDAT (RFC 3030). Noted, not used; [`super::session`] says why.
+    /// BDAT (RFC 3030); [`super::session`] says where it is used.
     pub chunking: bool,
     /// Enhanced status codes (RFC 2034).
     pub enhanced_status_codes: bool,

@@ -10,8 +10,15 @@
 //! for ₂ is durable, so at most one copy of a connection is ever in doubt. Every reply is read and judged. Without
 //! PIPELINING the host sees one command at a time.
 //!
-//! BDAT (RFC 3030) is not used. It would save one round trip, on the first copy of a connection only, and for that send
-//! the message before the host has accepted its recipient: in vain for each refused one, and in doubt from MAIL on.
+//! BDAT (RFC 3030) takes the place of DATA where it saves a round trip and the host offers CHUNKING:
+//! ```text
+//!  ─▶ MAIL₁ RCPT₁ BDAT₁ message₁      ◀─ 250 250 250            with PIPELINING, the first copy of a connection
+//!  ─▶ MAIL₁ ◀─ 250 ─▶ RCPT₁ ◀─ 250 ─▶ BDAT₁ message₁ ◀─ 250     without
+//! ```
+//! Between two copies it would save nothing: there DATA has long been answered. `BDAT … LAST` is a final dot like any other:
+//! its intent is durable before it goes out, and nothing of another copy shares its flight, since a MAIL behind a refused
+//! chunk would be refused with it. The first kind sends a message in vain where the recipient is refused, and is in doubt
+//! from MAIL on; so it is for small messages, and for copies that may be early.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,11 +26,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::command::{Command, MailOptions, Path};
-use super::dots::Body;
+use super::dots::{Body, Stuffing};
 use super::reply::Heard;
 use super::{Error, Extensions};
 use crate::base::{Address, EnvelopeId};
 use crate::mail::{EnhancedCode, Message, Reply, Stage};
+
+/// Octets of a message that goes out before its recipient is taken. A larger one takes longer on the way than the round
+/// trip it would save, and is dearer in vain.
+const EARLY_MAX: usize = 64 * 1024;
 
 /// One copy, ready for the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +47,9 @@ pub struct Copy {
     pub to: Address,
     /// What is sent, signed.
     pub message: Message,
+    /// Whether the message may go out before the host has taken the recipient, where that saves a round trip. The copy is
+    /// then in doubt when the connection is lost at any time before the answer to MAIL or RCPT refuses it.
+    pub early: bool,
 }
 
 /// The end of one copy on one connection.
@@ -98,39 +112,77 @@ pub enum Step {
 /// What goes out in one write.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Flight {
+    /// Command lines before the message: only with BDAT.
+    head: Vec<u8>,
     body: Option<Body>,
     lines: Vec<u8>,
-    /// Octets up to and including the final dot's own line.
-    dot: usize,
+    /// Octets up to and including the end of the message: the final dot's own line, or the chunk's last octet.
+    end: usize,
 }
 
 impl Flight {
-    /// The message, when there is one, in its pieces; then all command lines.
+    /// The command lines before the message, the message, when there is one, in its pieces, and all lines behind it.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        self.body.iter().flat_map(Body::pieces).chain(std::iter::once(self.lines.as_slice()))
+        let stuffing = self.stuffing();
+        let message = self.body.iter().flat_map(move |body| body.pieces(stuffing));
+        std::iter::once(self.head.as_slice()).chain(message).chain(std::iter::once(self.lines.as_slice()))
     }
 
-    /// The command lines alone, for a trace.
+    /// The command lines before the message, for a trace.
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// The command lines behind the message, or where there is none, for a trace.
     pub fn lines(&self) -> &[u8] {
         &self.lines
     }
 
+    /// Octets of the message as it goes out.
+    pub fn message(&self) -> usize {
+        self.body.as_ref().map_or(0, |body| body.length(self.stuffing()))
+    }
+
     /// Octets of all pieces.
     pub fn octets(&self) -> usize {
-        self.body.as_ref().map_or(0, Body::stuffed) + self.lines.len()
+        self.head.len() + self.message() + self.lines.len()
+    }
+
+    fn stuffing(&self) -> Stuffing {
+        if self.head.is_empty() { Stuffing::Dots } else { Stuffing::None }
     }
 
     fn end_body(&mut self, body: Body) {
         self.lines.extend_from_slice(body.terminator());
-        self.dot = body.stuffed() + self.lines.len();
+        self.end = body.length(Stuffing::Dots) + self.lines.len();
+        self.body = Some(body);
+    }
+
+    /// The message as one chunk behind what stands in the head.
+    fn put_chunk(&mut self, body: Body) {
+        Command::Bdat(body.octets()).write(&mut self.head);
+        self.lines.extend_from_slice(body.line_end());
+        self.end = self.head.len() + body.octets();
         self.body = Some(body);
     }
 
     fn clear(&mut self) {
+        self.head.clear();
         self.body = None;
         self.lines.clear();
-        self.dot = 0;
+        self.end = 0;
     }
+}
+
+/// How a message goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Behind the 354 to DATA.
+    Dots,
+    /// As a chunk behind the answer to RCPT: a host with CHUNKING that takes no groups.
+    Chunk,
+    /// As a chunk in one flight with MAIL and RCPT.
+    Early,
 }
 
 /// What a reply that is still to come answers.
@@ -142,6 +194,8 @@ enum Asked {
     Data,
     /// The end of a message.
     Dot,
+    /// A message as one chunk, its end with it.
+    Chunk,
     /// The end of no message: DATA was let pass though its recipient was refused (RFC 2920 §3.1).
     LoneDot,
 }
@@ -152,7 +206,7 @@ impl Asked {
             Asked::Rset | Asked::Mail => Stage::From,
             Asked::Rcpt => Stage::To,
             Asked::Data => Stage::Data,
-            Asked::Dot | Asked::LoneDot => Stage::Body,
+            Asked::Dot | Asked::Chunk | Asked::LoneDot => Stage::Body,
         }
     }
 
@@ -162,6 +216,7 @@ impl Asked {
             Asked::Mail => "MAIL",
             Asked::Rcpt => "RCPT",
             Asked::Data => "DATA",
+            Asked::Chunk => "BDAT",
             Asked::Dot | Asked::LoneDot => "the final dot",
         }
     }
@@ -190,6 +245,7 @@ impl Opening {
             Asked::Rcpt => flight.extend_from_slice(&self.bytes[self.mail..]),
             Asked::Data => Command::Data.write(flight),
             Asked::Dot | Asked::LoneDot => flight.extend_from_slice(b".\r\n"),
+            Asked::Chunk => unreachable!("a chunk is written with its message"),
         }
     }
 }
@@ -199,11 +255,13 @@ impl Opening {
 struct Open {
     id: EnvelopeId,
     opening: Opening,
+    way: Way,
     /// Taken when it goes into a flight.
     body: Option<Body>,
     began: Instant,
     mail_taken: bool,
     rcpt_taken: bool,
+    /// The host waits for the message, or would take a chunk.
     data_begun: bool,
     refused: Option<(Stage, Reply)>,
 }
@@ -213,9 +271,9 @@ struct Open {
 enum Turn {
     /// Nothing is open.
     Free,
-    /// The host waits for the front copy's message; its intent is still to be made durable.
+    /// The front copy's message is next; its intent is still to be made durable.
     Ready,
-    /// The front copy's end is in the flight, and there is room for another copy's beginning.
+    /// The front copy's end by a dot is in the flight, and there is room for another copy's beginning.
     Closing,
     /// The flight is to be written.
     Say,
@@ -234,8 +292,10 @@ pub struct Session {
     script: VecDeque<Asked>,
     asked: VecDeque<Asked>,
     flight: Flight,
-    /// Whether a final dot is out and unanswered.
+    /// Whether the front copy's end is out and unanswered.
     dot_out: bool,
+    /// Whether no copy has been begun on the connection.
+    fresh: bool,
     /// Whether a transaction was left open, so that the next MAIL needs a RSET before it (C-24).
     aborted: bool,
     /// MAIL commands the host still takes.
@@ -258,6 +318,7 @@ impl Session {
             asked: VecDeque::with_capacity(8),
             flight: Flight::default(),
             dot_out: false,
+            fresh: true,
             aborted: false,
             left: 0,
             finished: VecDeque::with_capacity(2),
@@ -329,7 +390,7 @@ impl Session {
 
     /// The copy made ready for this host, or why it cannot be.
     fn fit(&self, copy: Copy, now: Instant) -> Result<Open, Reply> {
-        let Copy { id, return_path, to, message } = copy;
+        let Copy { id, return_path, to, message, early } = copy;
         let from = Path::parse(&return_path)
             .ok_or_else(|| unsent(553, EnhancedCode(5, 1, 7), "the return path is no address"))?;
         let rcpt =
@@ -359,6 +420,7 @@ impl Session {
         let options = MailOptions { size: self.host.size.map(|_| octets), eight_bit, utf8, report: self.host.dsn };
         Ok(Open {
             id,
+            way: self.way(early && octets <= EARLY_MAX),
             opening: Opening::new(from, rcpt, options, self.host.dsn),
             body: Some(body),
             began: now,
@@ -369,14 +431,28 @@ impl Session {
         })
     }
 
+    fn way(&self, early: bool) -> Way {
+        match (self.host.chunking, self.host.pipelining) {
+            (true, true) if early && self.fresh => Way::Early,
+            (true, false) => Way::Chunk,
+            (true | false, _) => Way::Dots,
+        }
+    }
+
     fn begin(&mut self, open: Open) {
         self.room -= 1;
         self.left -= 1;
+        self.fresh = false;
+        let way = open.way;
         self.open.push_back(open);
         if std::mem::take(&mut self.aborted) {
             self.script.push_back(Asked::Rset);
         }
-        self.script.extend([Asked::Mail, Asked::Rcpt, Asked::Data]);
+        match way {
+            Way::Early => return self.turn = Turn::Ready,
+            Way::Chunk => self.script.extend([Asked::Mail, Asked::Rcpt]),
+            Way::Dots => self.script.extend([Asked::Mail, Asked::Rcpt, Asked::Data]),
+        }
         self.put();
     }
 
@@ -410,18 +486,30 @@ impl Session {
     /// The intent is durable: the message may go out. Or it must not, and then only closing the connection keeps the
     /// host from a message: it waits for one, and a lone dot would send an empty one.
     pub fn intended(&mut self, may: bool, now: Instant) {
-        let Some(body) = self.open.front_mut().and_then(|open| open.body.take()).filter(|_| may) else {
+        let front = self.open.front_mut().filter(|_| may);
+        let Some((body, open)) = front.and_then(|open| Some((open.body.take()?, open))) else {
             self.close(Stage::Data, Err(Error::Closed), Ending::Withheld, now);
             return;
         };
-        self.flight.end_body(body);
-        self.asked.push_back(Asked::Dot);
-        self.turn = Turn::Closing;
+        if open.way == Way::Dots {
+            self.flight.end_body(body);
+            self.asked.push_back(Asked::Dot);
+            self.turn = Turn::Closing;
+            return;
+        }
+        if open.way == Way::Early {
+            open.opening.write(Asked::Mail, &mut self.flight.head);
+            open.opening.write(Asked::Rcpt, &mut self.flight.head);
+            self.asked.extend([Asked::Mail, Asked::Rcpt]);
+        }
+        self.flight.put_chunk(body);
+        self.asked.push_back(Asked::Chunk);
+        self.turn = Turn::Say;
     }
 
     /// The whole flight is out.
     pub fn said(&mut self) {
-        self.dot_out = self.asked.front() == Some(&Asked::Dot);
+        self.dot_out = self.flight.end > 0;
         self.flight.clear();
         self.turn = Turn::Hear;
     }
@@ -429,7 +517,7 @@ impl Session {
     /// Writing failed after so many octets. What the host may have sent before is still to be heard; then
     /// [`Session::lost`].
     pub fn cut_off(&mut self, octets: usize) {
-        self.dot_out = self.asked.front() == Some(&Asked::Dot) && octets >= self.flight.dot;
+        self.dot_out = self.flight.end > 0 && octets >= self.flight.end;
         self.flight.clear();
         self.turn = Turn::Hear;
     }
@@ -472,10 +560,16 @@ impl Session {
             }
             (Asked::Dot, 4 | 5) => self.finish(Stage::Body, Ok(reply.to_reply()), now),
             (Asked::Dot, 2) if dot_out => self.finish(Stage::Body, Ok(reply.to_reply()), now),
+            (Asked::Chunk, 2) if dot_out => self.chunk_taken(reply, now),
+            // What is left of the transaction needs a RSET (C-36).
+            (Asked::Chunk, 4 | 5) => {
+                self.aborted = front.mail_taken;
+                self.finish(Stage::Body, Ok(reply.to_reply()), now);
+            }
             // The lone dot ends a transaction that had no recipient: 554, but nothing hangs on it.
             (Asked::LoneDot, 2 | 4 | 5) => self.finish_refused(now),
-            (Asked::Mail | Asked::Rcpt | Asked::Data | Asked::Dot | Asked::LoneDot, _) => {
-                return self.garbled(asked.word(), stage, reply, now);
+            (Asked::Mail | Asked::Rcpt | Asked::Data | Asked::Dot | Asked::Chunk | Asked::LoneDot, _) => {
+                return self.garbled(asked, reply, now);
             }
         }
         if self.asked.is_empty() {
@@ -483,12 +577,24 @@ impl Session {
         }
     }
 
+    /// The host took a chunk. Where it had taken the recipient as well, the copy is delivered, whatever was said of MAIL.
+    fn chunk_taken(&mut self, reply: &Heard<'_>, now: Instant) {
+        let front = self.front_mut();
+        match front.rcpt_taken {
+            true => front.refused = None,
+            false => self.aborted = true,
+        }
+        self.finish(Stage::Body, Ok(reply.to_reply()), now);
+    }
+
     /// All that was asked is answered: what follows for the newest copy?
     fn go_on(&mut self, now: Instant) {
-        let Some(front) = self.open.front() else {
+        let Some(front) = self.open.front_mut() else {
             self.turn = Turn::Free;
             return;
         };
+        // With BDAT, nothing stands between RCPT and the message.
+        front.data_begun |= front.way == Way::Chunk && front.rcpt_taken;
         match (&front.refused, front.data_begun) {
             (None, true) => self.turn = Turn::Ready,
             // Without PIPELINING: one more command.
@@ -524,15 +630,17 @@ impl Session {
         self.close(stage, Ok(reply.clone()), Ending::Dismissed(reply), now);
     }
 
-    fn garbled(&mut self, what: &str, stage: Stage, reply: &Heard<'_>, now: Instant) {
-        let error = Error::Garbled(format!("`{reply}` in answer to {what}"));
+    fn garbled(&mut self, asked: Asked, reply: &Heard<'_>, now: Instant) {
+        let error = Error::Garbled(format!("`{reply}` in answer to {}", asked.word()));
+        let stage = if self.dot_out { Stage::Body } else { asked.stage() };
         self.close(stage, Err(error.clone()), Ending::Broken(error), now);
     }
 
     /// How far the front copy is, by what is still to be answered.
     fn stage(&self) -> Stage {
         match self.asked.front() {
-            Some(Asked::Dot) if !self.dot_out => Stage::Data,
+            Some(_) if self.dot_out => Stage::Body,
+            Some(Asked::Dot | Asked::Chunk) => Stage::Data,
             Some(asked) => asked.stage(),
             None if self.open.front().is_some_and(|open| open.data_begun) => Stage::Data,
             None => Stage::From,

@@ -22,6 +22,7 @@ use crate::world::Fate;
 #[derive(Debug, Clone, Default)]
 pub struct Manner {
     pub pipelining: bool,
+    pub chunking: bool,
     /// Until each answer.
     pub latency: Duration,
     /// Connections refused, and connections that are never greeted.
@@ -118,6 +119,7 @@ impl Hosts {
         match manner.calm {
             Some(calm) if self.clock.now() >= calm => Manner {
                 pipelining: manner.pipelining,
+                chunking: manner.chunking,
                 latency: manner.latency,
                 knows_not: manner.knows_not,
                 ..Manner::default()
@@ -164,6 +166,8 @@ enum Out {
 enum State {
     Commands,
     Message,
+    /// So many octets of a chunk are to come.
+    Chunk(usize),
     /// Closes with the first octet of the message.
     Trap,
     /// Nothing is read or said any more.
@@ -250,6 +254,17 @@ impl Talk {
                     self.inbox.drain(..end + 2);
                     self.command(&line);
                 }
+                State::Chunk(octets) => {
+                    if self.inbox.len() < octets {
+                        return;
+                    }
+                    let chunk: Vec<u8> = self.inbox.drain(..octets).collect();
+                    self.state = State::Commands;
+                    match self.to.is_some() {
+                        true => self.message(&String::from_utf8_lossy(&chunk)),
+                        false => self.say("503 5.5.1 no recipient", self.hosts.manner(self.host).latency),
+                    }
+                }
                 State::Message => {
                     let Some(end) = find(&self.inbox, b"\r\n.\r\n") else { return };
                     let text = String::from_utf8_lossy(&self.inbox[..end]).into_owned();
@@ -265,7 +280,12 @@ impl Talk {
         let manner = self.hosts.manner(self.host);
         let after = manner.latency;
         match line.get(..4).unwrap_or_default() {
-            "EHLO" if manner.pipelining => self.say("250-mx.test\r\n250 PIPELINING", after),
+            "EHLO" => {
+                let offers = [("PIPELINING", manner.pipelining), ("CHUNKING", manner.chunking)];
+                let offers: String =
+                    offers.iter().filter(|(_, has)| *has).map(|(word, _)| format!("250-{word}\r\n")).collect();
+                self.say(&format!("250-mx.test\r\n{offers}250 HELP"), after);
+            }
             "MAIL" => self.mail(line, &manner),
             "RCPT" => self.rcpt(line, &manner),
             "DATA" if self.to.is_none() => self.say("503 5.5.1 no recipient", after),
@@ -273,6 +293,12 @@ impl Talk {
                 self.say("354 go", after);
                 self.unanswered += 1;
                 self.state = if self.hosts.chance(manner.drops_before) { State::Trap } else { State::Message };
+            }
+            "BDAT" => {
+                let octets = line.split(' ').nth(1).and_then(|octets| octets.parse().ok()).unwrap();
+                self.unanswered += 1;
+                let drops = self.to.is_some() && self.hosts.chance(manner.drops_before);
+                self.state = if drops { State::Trap } else { State::Chunk(octets) };
             }
             "QUIT" => self.leave(Some("221 bye"), after),
             _ => self.say("250 ok", after),

@@ -278,6 +278,7 @@ fn manner(host: usize, dice: &mut fastrand::Rng) -> Manner {
         ..Manner::default()
     };
     manner.pipelining = dice.bool();
+    manner.chunking = dice.bool();
     manner.latency = Duration::from_millis(dice.u64(1..300));
     manner.greylists = dice.u8(0..4) == 0;
     manner.most = (dice.u8(0..3) == 0).then(|| dice.u32(1..6));

@@ -18,6 +18,7 @@ fn host(words: &str) -> Extensions {
         size: words.contains("SIZE").then_some(Some(1000)),
         eight_bit_mime: words.contains("8BITMIME"),
         dsn: words.contains("DSN"),
+        chunking: words.contains("CHUNKING"),
         smtputf8: words.contains("SMTPUTF8"),
         mail_max: words.contains("LIMITS").then_some(3),
         ..Extensions::default()
@@ -27,7 +28,7 @@ fn host(words: &str) -> Extensions {
 fn copy(n: u64, to: &str, text: &str) -> Copy {
     let id = EnvelopeId::from_u64(n);
     let message = Message { id, bytes: text.as_bytes().to_vec() };
-    Copy { id, return_path: format!("b{n}@news.example.com"), to: Address::parse(to).unwrap(), message }
+    Copy { id, return_path: format!("b{n}@news.example.com"), to: Address::parse(to).unwrap(), message, early: true }
 }
 
 impl Rehearsal {
@@ -83,6 +84,7 @@ impl Rehearsal {
         let words = String::from_utf8(bytes).unwrap();
         let words: Vec<&str> = words.lines().map(|line| line.split(" FROM:<b").next().unwrap_or(line)).collect();
         let words = words.iter().map(|line| line.split(" TO:").next().unwrap_or(line)).collect::<Vec<_>>();
+        let words = words.iter().map(|line| line.strip_suffix(" LAST").unwrap_or(line)).collect::<Vec<_>>();
         self.told.push(format!("> {}", words.join(" ")));
         self.session.said();
     }
@@ -118,6 +120,81 @@ fn with_pipelining_the_next_copy_begins_in_the_flight_of_the_end_before_it() {
             "end Idle",
         ],
     );
+}
+
+#[test]
+fn a_first_copy_by_bdat_is_intended_before_mail_and_alone_in_its_flight() {
+    check(
+        "PIPELINING CHUNKING",
+        3,
+        "250 250 250 250 250 354 250 250 250 354 250",
+        &[
+            "intend 1",
+            "> MAIL RCPT BDAT 4 m1",
+            "done 1 Body 250",
+            "> MAIL RCPT DATA",
+            "intend 2",
+            "> m2 . MAIL RCPT DATA",
+            "done 2 Body 250",
+            "intend 3",
+            "> m3 .",
+            "done 3 Body 250",
+            "end Idle",
+        ],
+    );
+    check(
+        "CHUNKING",
+        2,
+        "250 250 250 250 550 250",
+        &[
+            "> MAIL",
+            "> RCPT",
+            "intend 1",
+            "> BDAT 4 m1",
+            "done 1 Body 250",
+            "> MAIL",
+            "> RCPT",
+            "done 2 To 550",
+            "end Idle",
+        ],
+    );
+}
+
+#[test]
+fn a_chunk_counts_for_what_the_host_says_of_its_recipient() {
+    let first = |replies: &str, rest: &[&str]| {
+        let begun = ["intend 1", "> MAIL RCPT BDAT 4 m1"];
+        check("PIPELINING CHUNKING", 2, replies, &[&begun[..], rest].concat());
+    };
+    first("250 550 554", &["done 1 To 550", "> RSET MAIL RCPT DATA"]);
+    first("451 503 503", &["done 1 From 451", "> MAIL RCPT DATA"]);
+    first("250 550 250", &["done 1 To 550", "> RSET MAIL RCPT DATA"]);
+    // a host that takes the message for the recipient has it, whatever it said of MAIL
+    first("451 250 250", &["done 1 Body 250", "> MAIL RCPT DATA"]);
+    first("250 250 552", &["done 1 Body 552", "> RSET MAIL RCPT DATA"]);
+    first("250 421", &["done 1 To 421", "end Dismissed"]);
+}
+
+#[test]
+fn an_early_chunk_is_in_doubt_from_its_last_octet_on_until_it_is_refused() {
+    // MAIL, RCPT and BDAT have 33 + 20 + 13 octets, the message 4
+    for (octets, stage) in [(0, "From"), (69, "From"), (70, "Body")] {
+        let told = Rehearsal::new("PIPELINING CHUNKING", 1).run(9, &format!("!{octets}")).told;
+        assert_eq!(told[1], format!("done 1 {stage} Closed"), "{octets}");
+    }
+    for (replies, end) in [("!", "Body Closed"), ("250 250 !", "Body Closed"), ("250 550 !", "To 550")] {
+        let told = Rehearsal::new("PIPELINING CHUNKING", 1).run(9, replies).told;
+        assert_eq!(told[2], format!("done 1 {end}"), "{replies}");
+    }
+    let told = Rehearsal::new("PIPELINING CHUNKING", 1).run(9, "354").told;
+    assert!(told[2].starts_with("done 1 Body Garbled"), "{told:?}");
+}
+
+#[test]
+fn an_early_copy_that_is_withheld_was_never_spoken_of() {
+    let mut played = Rehearsal::new("PIPELINING CHUNKING", 1);
+    played.denied.push(1);
+    assert_eq!(played.run(9, "").told, ["intend 1", "done 1 Data Closed", "end Withheld"]);
 }
 
 #[test]

@@ -75,13 +75,10 @@ impl AsyncWrite for Host {
         self.heard.extend_from_slice(bytes);
         let heard = String::from_utf8_lossy(&self.heard[seen..]).into_owned();
         for at in heard.match_indices("copy-").map(|(at, _)| at) {
-            if let Some((number, _)) = heard[at + 5..].split_once("\r\n.\r\n")
+            if let Some((number, _)) = heard[at + 5..].split_once("\r\n")
                 && let Ok(number) = number.parse()
             {
-                assert!(
-                    self.intended.lock().unwrap().contains(&number),
-                    "the dot of {number} is out without an intent"
-                );
+                assert!(self.intended.lock().unwrap().contains(&number), "{number} is out without an intent");
             }
         }
         self.due += 1;
@@ -114,7 +111,8 @@ impl CopySource for Copies {
         let id = EnvelopeId::from_u64(self.given);
         self.open.insert(self.given);
         let message = Message { id, bytes: format!("Subject: x\r\n\r\ncopy-{}\r\n", self.given).into_bytes() };
-        Some(Copy { id, return_path: "b@example.com".into(), to: Address::parse("a@example.org").unwrap(), message })
+        let to = Address::parse("a@example.org").unwrap();
+        Some(Copy { id, return_path: "b@example.com".into(), to, message, early: true })
     }
 
     async fn intend(&mut self, id: EnvelopeId) -> bool {
@@ -145,6 +143,7 @@ pub fn session(data: &[u8]) {
         ehlo_name: "mail.example.com".into(),
         host: "mx.example.org".into(),
         security: Security::Clear,
+        chunking: true,
         login: None,
         timeouts: Timeouts::default(),
         tap: None,

@@ -199,20 +199,12 @@ impl Plan {
 
 /// The envelope of a new copy, due at once.
 pub fn new_envelope(launch: &LaunchRow, contact: ContactId, expires: Span, now: Timestamp) -> Envelope {
-    Envelope {
-        id: EnvelopeId::new(launch.id, contact),
-        edition: launch.edition,
-        lane: match launch.kind {
-            LaunchKind::Campaign => Lane::Bulk,
-            LaunchKind::Test | LaunchKind::Confirmation => Lane::Urgent,
-        },
-        tries: 0,
-        source: None,
-        date: None,
-        doubtful: 0,
-        due: now,
-        expires: now + expires.duration(),
-    }
+    let id = EnvelopeId::new(launch.id, contact);
+    let lane = match launch.kind {
+        LaunchKind::Campaign => Lane::Bulk,
+        LaunchKind::Test | LaunchKind::Confirmation => Lane::Urgent,
+    };
+    Envelope { lane, ..Envelope::new(id, launch.edition, now, now + expires.duration()) }
 }
 
 /// One shared name per domain: neighbours in a bucket often have the same one.

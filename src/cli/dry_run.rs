@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use crate::base::{ContactId, Domain, EditionId, EnvelopeId, LaunchId};
+use crate::base::{ContactId, Domain};
 use crate::cli::send::typed;
 use crate::cli::{Desk, Error, Exit};
 use crate::compose::Template;
 use crate::engine::Ready;
-use crate::mail::{Envelope, Lane, Message, Recipient};
+use crate::mail::{Envelope, Message, Recipient};
 use crate::sign::Keyring;
 use crate::store::Store;
 
@@ -37,17 +37,7 @@ pub fn write(desk: &Desk, store: &Store, ready: &Ready, folder: &Path) -> Result
             if !store.is_recipient(row.id, &ready.lists, now)? {
                 continue;
             }
-            let envelope = Envelope {
-                id: EnvelopeId::new(LaunchId(0), row.id),
-                edition: EditionId(0),
-                lane: Lane::Bulk,
-                tries: 0,
-                source: None,
-                date: Some(now),
-                doubtful: 0,
-                due: now,
-                expires: now,
-            };
+            let envelope = Envelope::sketch(row.id, now);
             match template.print(&envelope, &recipient, &seal) {
                 Ok(message) => {
                     let signed = sign(&keyring, template.from_domain(), message)?;

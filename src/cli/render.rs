@@ -7,10 +7,10 @@ use std::process::Stdio;
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::{Address, EditionId, EnvelopeId, LaunchId};
+use crate::base::Address;
 use crate::cli::{Desk, Error, Exit};
 use crate::compose::{Edition, Template, Urls, sample};
-use crate::mail::{Envelope, Lane, Message, Recipient};
+use crate::mail::{Envelope, Message, Recipient};
 use crate::store::Threads;
 
 /// What to render, for whom.
@@ -90,17 +90,7 @@ fn message(
     recipient: &Recipient,
 ) -> Result<(Message, bool), Error> {
     let now = desk.world()?.clock.now();
-    let envelope = Envelope {
-        id: EnvelopeId::new(LaunchId(0), recipient.contact),
-        edition: EditionId(0),
-        lane: Lane::Bulk,
-        tries: 0,
-        source: None,
-        date: Some(now),
-        doubtful: 0,
-        due: now,
-        expires: now,
-    };
+    let envelope = Envelope::sketch(recipient.contact, now);
     let seal = desk.workspace().seal()?;
     let printed = template.print(&envelope, recipient, &seal);
     let message =

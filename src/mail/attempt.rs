@@ -31,6 +31,29 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Every stage, in the order in which they come and are numbered.
+    pub const ALL: [Stage; 9] = [
+        Stage::Route,
+        Stage::Print,
+        Stage::Connect,
+        Stage::Greet,
+        Stage::Secure,
+        Stage::From,
+        Stage::To,
+        Stage::Data,
+        Stage::Body,
+    ];
+
+    /// The number it is kept under, on the record and in the queue.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The stage kept under a number.
+    pub fn from_number(number: u8) -> Option<Stage> {
+        Stage::ALL.get(usize::from(number)).copied()
+    }
+
     /// The stage's word.
     pub fn word(self) -> &'static str {
         match self {

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::base::{Address, ContactId, EditionId, EnvelopeId, SourceId, Timestamp};
+use crate::base::{Address, ContactId, EditionId, EnvelopeId, LaunchId, SourceId, Timestamp};
 
 /// Which queue a copy stands in. Within a domain a lower lane is served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +36,20 @@ pub struct Envelope {
     pub due: Timestamp,
     /// Given up after this time.
     pub expires: Timestamp,
+}
+
+impl Envelope {
+    /// A copy that nobody tried yet, in the lane of campaigns, due at once.
+    pub fn new(id: EnvelopeId, edition: EditionId, now: Timestamp, expires: Timestamp) -> Envelope {
+        let lane = Lane::Bulk;
+        Envelope { id, edition, lane, tries: 0, source: None, date: None, doubtful: 0, due: now, expires }
+    }
+
+    /// A copy to be looked at and never sent: of no launch, dated now.
+    pub fn sketch(contact: ContactId, now: Timestamp) -> Envelope {
+        let id = EnvelopeId::new(LaunchId(0), contact);
+        Envelope { date: Some(now), ..Envelope::new(id, EditionId(0), now, now) }
+    }
 }
 
 /// A contact as chosen for a copy: read with the lease, dropped with it.

@@ -28,7 +28,7 @@ pub enum Standing {
 }
 
 impl Standing {
-    /// Every standing, in the order in which they are counted.
+    /// Every standing, in the order in which they are counted and numbered.
     pub const ALL: [Standing; 8] = [
         Standing::Waiting,
         Standing::Deferred,
@@ -39,6 +39,16 @@ impl Standing {
         Standing::Cancelled,
         Standing::InDoubt,
     ];
+
+    /// The number it is kept under, on the record and in the queue.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The standing kept under a number.
+    pub fn from_number(number: u8) -> Option<Standing> {
+        Standing::ALL.get(usize::from(number)).copied()
+    }
 
     /// The standing's word.
     pub fn word(self) -> &'static str {
@@ -85,4 +95,18 @@ pub struct Outcome {
     pub doubtful: u8,
     /// When.
     pub at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_on_disk_means_the_same_standing_for_ever() {
+        let words = Standing::ALL.map(|standing| (standing.number(), standing.word()));
+        let kept = ["waiting", "deferred", "delivered", "failed", "barred", "skipped", "cancelled", "in_doubt"];
+        assert!(words.iter().copied().eq((0..).zip(kept)));
+        assert!(Standing::ALL.iter().all(|one| Standing::from_number(one.number()) == Some(*one)));
+        assert_eq!(Standing::from_number(8), None);
+    }
 }

@@ -10,28 +10,6 @@ const VERSION: u8 = 1;
 /// Longest text kept of an answer, in bytes.
 const TEXT_MAX: usize = 300;
 
-const STANDINGS: [Standing; 8] = [
-    Standing::Waiting,
-    Standing::Deferred,
-    Standing::Delivered,
-    Standing::Failed,
-    Standing::Barred,
-    Standing::Skipped,
-    Standing::Cancelled,
-    Standing::InDoubt,
-];
-const STAGES: [Stage; 9] = [
-    Stage::Route,
-    Stage::Print,
-    Stage::Connect,
-    Stage::Greet,
-    Stage::Secure,
-    Stage::From,
-    Stage::To,
-    Stage::Data,
-    Stage::Body,
-];
-
 /// Writes an envelope without its id, which stands in the key.
 pub(super) fn write_envelope(envelope: &Envelope) -> Vec<u8> {
     let mut to = Vec::with_capacity(40);
@@ -92,11 +70,10 @@ pub(super) fn read_outcomes(record: &[u8]) -> Option<Vec<Outcome>> {
 }
 
 fn write_outcome(to: &mut Vec<u8>, outcome: &Outcome) {
-    let place = |found: Option<usize>| found.map_or(u8::MAX, |at| at as u8);
     to.extend_from_slice(&outcome.envelope.to_u64().to_be_bytes());
-    to.push(place(STANDINGS.iter().position(|known| *known == outcome.state)));
-    to.push(place(Class::ALL.iter().position(|known| *known == outcome.class)));
-    to.push(place(outcome.stage.and_then(|stage| STAGES.iter().position(|known| *known == stage))));
+    to.push(outcome.state.number());
+    to.push(Class::ALL.iter().position(|known| *known == outcome.class).map_or(u8::MAX, |at| at as u8));
+    to.push(outcome.stage.map_or(u8::MAX, Stage::number));
     to.extend_from_slice(&outcome.code.unwrap_or(0).to_be_bytes());
     let EnhancedCode(class, subject, detail) = outcome.enhanced.unwrap_or(EnhancedCode(0, 0, 0));
     to.push(class);
@@ -167,9 +144,9 @@ impl<'a> Reader<'a> {
     fn outcome(&mut self) -> Option<Outcome> {
         Some(Outcome {
             envelope: EnvelopeId::from_u64(u64::from_be_bytes(self.array()?)),
-            state: STANDINGS.get(usize::from(self.byte()?)).copied()?,
+            state: Standing::from_number(self.byte()?)?,
             class: Class::ALL.get(usize::from(self.byte()?)).copied()?,
-            stage: STAGES.get(usize::from(self.byte()?)).copied(),
+            stage: Stage::from_number(self.byte()?),
             code: Some(self.short()?).filter(|code| *code != 0),
             enhanced: self.enhanced()?,
             tries: self.short()?,

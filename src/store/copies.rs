@@ -203,31 +203,6 @@ pub struct CopyRow {
     pub at: Timestamp,
 }
 
-/// The numbers under which standings are kept.
-const STANDINGS: [Standing; 8] = [
-    Standing::Waiting,
-    Standing::Deferred,
-    Standing::Delivered,
-    Standing::Failed,
-    Standing::Barred,
-    Standing::Skipped,
-    Standing::Cancelled,
-    Standing::InDoubt,
-];
-
-/// The numbers under which stages are kept.
-pub(super) const STAGES: [Stage; 9] = [
-    Stage::Route,
-    Stage::Print,
-    Stage::Connect,
-    Stage::Greet,
-    Stage::Secure,
-    Stage::From,
-    Stage::To,
-    Stage::Data,
-    Stage::Body,
-];
-
 impl Store {
     /// Records copies before they are admitted to the queue; those that are on record stay as they are. `position` is the
     /// launch's list they were read from.
@@ -388,7 +363,7 @@ impl Store {
                 "SELECT code, enhanced, text FROM copies INDEXED BY copies_in_trouble \
                  WHERE launch = ?1 AND standing IN (1, 3) AND standing = ?2 AND class = ?3 LIMIT 1",
             )?
-            .query_row(params![launch.0, number(&STANDINGS, standing), class.word()], |row| answer(row, 0))
+            .query_row(params![launch.0, standing.number(), class.word()], |row| answer(row, 0))
             .optional()
             .map(Option::unwrap_or_default)
         })
@@ -496,7 +471,7 @@ fn insert_planned(
     for (row, first) in rows.iter().zip((4..).step_by(4)) {
         insert.raw_bind_parameter(first, row.contact.0)?;
         insert.raw_bind_parameter(first + 1, sites.number(db, &row.site)?)?;
-        insert.raw_bind_parameter(first + 2, number(&STANDINGS, row.standing))?;
+        insert.raw_bind_parameter(first + 2, row.standing.number())?;
         insert.raw_bind_parameter(first + 3, row.barred.map_or("", Reason::word))?;
     }
     insert.raw_execute().map(drop)
@@ -519,11 +494,11 @@ fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite
                 outcome.envelope.launch().0,
                 outcome.envelope.contact().0,
                 site,
-                number(&STANDINGS, outcome.state),
+                outcome.state.number(),
                 outcome.class.word(),
                 outcome.code,
                 outcome.enhanced.map(|code| code.to_string()),
-                outcome.stage.map(|stage| number(&STAGES, stage)),
+                outcome.stage.map(Stage::number),
                 outcome.text,
                 outcome.host.as_ref().map(|host| host.as_str()),
                 outcome.tries,
@@ -592,7 +567,7 @@ fn record_bounce(db: &Connection, bounce: &LateBounce) -> rusqlite::Result<Late>
     .execute(params![
         copy.launch().0,
         copy.contact().0,
-        number(&STANDINGS, now),
+        now.number(),
         bounce.class.word(),
         bounce.code,
         bounce.enhanced.map(|code| code.to_string()),
@@ -659,13 +634,9 @@ fn answer(row: &Row<'_>, first: usize) -> rusqlite::Result<String> {
     Ok(said.join(" "))
 }
 
-pub(super) fn number<T: PartialEq>(table: &[T], value: T) -> i64 {
-    table.iter().position(|known| *known == value).expect("the table lists every value") as i64
-}
-
 fn standing(row: &Row<'_>, column: usize) -> rusqlite::Result<Standing> {
-    let number: usize = row.get(column)?;
-    STANDINGS.get(number).copied().ok_or(rusqlite::Error::IntegralValueOutOfRange(column, number as i64))
+    let number: u8 = row.get(column)?;
+    Standing::from_number(number).ok_or(rusqlite::Error::IntegralValueOutOfRange(column, i64::from(number)))
 }
 
 fn class(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Class>> {
@@ -674,8 +645,8 @@ fn class(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Class>> {
 }
 
 fn stage(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Stage>> {
-    let number: Option<usize> = row.get(column)?;
-    Ok(number.and_then(|number| STAGES.get(number).copied()))
+    let number: Option<u8> = row.get(column)?;
+    Ok(number.and_then(Stage::from_number))
 }
 
 fn copy_row(row: &Row<'_>) -> rusqlite::Result<CopyRow> {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::copies::{STAGES, number};
 use super::{Error, Store};
 use crate::base::{LaunchId, Timestamp};
 use crate::mail::{Class, Notice, NoticeKind, Outcome, Stage, impersonal};
@@ -285,7 +284,7 @@ impl Store {
             let found = rows.query_map([], |row| {
                 Ok(UnknownReply {
                     site: row.get(0)?,
-                    stage: STAGES.get(row.get::<_, usize>(1)?).copied(),
+                    stage: Stage::from_number(row.get(1)?),
                     reply: row.get(2)?,
                     count: row.get(3)?,
                     first: Timestamp::from_ms(row.get(4)?),
@@ -314,13 +313,13 @@ pub(super) fn review(db: &Connection, outcome: &Outcome) -> rusqlite::Result<()>
         .prepare_cached(
             "UPDATE unknown_replies SET count = count + 1, last = ?4 WHERE site = ?1 AND stage = ?2 AND reply = ?3",
         )?
-        .execute(params![site, number(&STAGES, stage), reply, outcome.at.as_ms()])?;
+        .execute(params![site, stage.number(), reply, outcome.at.as_ms()])?;
     if known > 0 {
         return Ok(());
     }
     db.prepare_cached("INSERT INTO unknown_replies VALUES (?1, ?2, ?3, 1, ?4, ?4)")?.execute(params![
         site,
-        number(&STAGES, stage),
+        stage.number(),
         reply,
         outcome.at.as_ms()
     ])?;

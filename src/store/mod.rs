@@ -5,7 +5,9 @@
 //! `synchronous = FULL`. Look-ups run on the caller's thread over a pool of readers; those on the sending path are
 //! single statements of a few microseconds.
 
+mod candidates;
 mod copies;
+mod imports;
 mod known_mail;
 mod launches;
 mod migrate;
@@ -21,12 +23,11 @@ mod visits;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use candidates::{Candidate, Tier};
 pub use copies::{CopyRow, Figure, Finding, Judge, Late, LateBounce, LookRow, Mailing, PlannedRow, Weight};
+pub use imports::{ImportBatch, ImportCounts, ImportRow, OnConflict};
 pub use launches::{EditionRow, LaunchKind, LaunchOptions, LaunchRow, LaunchState, NewLaunch};
-pub use people::{
-    Candidate, ContactRow, EventRow, ImportBatch, ImportCounts, ImportRow, ListRow, MembershipRow, MembershipStatus,
-    NewContact, OnConflict, Tier,
-};
+pub use people::{ContactRow, EventRow, ListRow, MembershipRow, MembershipStatus, NewContact};
 pub use road::{Break, Counted, Strain, UnknownReply, WarmupRow};
 pub use signups::{Confirmation, NewSignup, SignupRow};
 pub use subscriptions::SubscriptionRow;

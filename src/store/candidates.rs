@@ -1,0 +1,157 @@
+//! Who is meant: the members of a launch's lists as the planner meets them, and as a survey counts them.
+
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Error, Reason, Store};
+use crate::base::{ContactId, LaunchId, ListId, Timestamp};
+
+/// A subscribed member as the planner meets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The contact.
+    pub contact: ContactId,
+    /// Its address.
+    pub address: String,
+    /// Why it is barred, if it is.
+    pub suppressed: Option<Reason>,
+    /// Until when it rests, by its own wish.
+    pub paused: Option<Timestamp>,
+    /// The position of the launch's list from which it was planned already, if it was.
+    pub planned_from: Option<u8>,
+}
+
+/// How engaged people are, as far as the record knows: they opened or followed a link, or mail for them was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Read something within 30 days.
+    Engaged30,
+    /// Within 60.
+    Engaged60,
+    /// Within 90.
+    Engaged90,
+    /// Was delivered something within 90 days that did not bounce.
+    Reached,
+    /// Everybody.
+    Everybody,
+}
+
+impl Tier {
+    /// The most engaged first.
+    pub const ALL: [Tier; 5] = [Tier::Engaged30, Tier::Engaged60, Tier::Engaged90, Tier::Reached, Tier::Everybody];
+}
+
+const VISITED: &str = "EXISTS (SELECT 1 FROM visits v WHERE v.contact = c.id AND v.person > 0 AND v.last >= ?6)";
+const REACHED: &str = "EXISTS (SELECT 1 FROM copies d WHERE d.contact = c.id AND d.launch <> ll.launch \
+     AND d.standing = 2 AND d.late = 0 AND d.at >= ?6)";
+
+impl Store {
+    /// The subscribed members of the launch's list at `position` in one bucket, after `after`, in order of number.
+    pub fn candidates(
+        &self,
+        launch: LaunchId,
+        position: u8,
+        bucket: u8,
+        after: ContactId,
+        most: usize,
+    ) -> Result<Vec<Candidate>, Error> {
+        self.candidates_of(launch, position, bucket, after, most, (None, "?6 IS NULL"))
+    }
+
+    /// As [`Store::candidates`], but only those of a tier as of a time. [`Tier::Everybody`] leaves nobody out, so that who
+    /// moves from one tier to another meanwhile is planned all the same.
+    pub fn engaged_candidates(
+        &self,
+        launch: LaunchId,
+        position: u8,
+        bucket: u8,
+        after: ContactId,
+        most: usize,
+        (tier, now): (Tier, Timestamp),
+    ) -> Result<Vec<Candidate>, Error> {
+        let day = Duration::from_secs(86_400);
+        let (since, which) = match tier {
+            Tier::Engaged30 => (now - day * 30, VISITED),
+            Tier::Engaged60 => (now - day * 60, VISITED),
+            Tier::Engaged90 => (now - day * 90, VISITED),
+            Tier::Reached => (now - day * 90, REACHED),
+            Tier::Everybody => (now, "?6 IS NOT NULL"),
+        };
+        self.candidates_of(launch, position, bucket, after, most, (Some(since), which))
+    }
+
+    fn candidates_of(
+        &self,
+        launch: LaunchId,
+        position: u8,
+        bucket: u8,
+        after: ContactId,
+        most: usize,
+        (since, which): (Option<Timestamp>, &str),
+    ) -> Result<Vec<Candidate>, Error> {
+        self.backend.read(|db| {
+            let mut rows = db.prepare_cached(&format!(
+                "SELECT c.id, c.address, s.reason, p.position, c.paused FROM launch_lists ll \
+                 JOIN memberships m ON m.list = ll.list JOIN contacts c ON c.id = m.contact \
+                 LEFT JOIN suppressions s ON s.address = c.address \
+                 LEFT JOIN copies p ON p.launch = ll.launch AND p.contact = c.id \
+                 WHERE ll.launch = ?1 AND ll.position = ?2 AND m.bucket = ?3 AND m.contact > ?4 AND m.status = 0 \
+                 AND {which} ORDER BY m.contact LIMIT ?5"
+            ))?;
+            let from = params![launch.0, position, bucket, after.0, most, since.map(Timestamp::as_ms)];
+            let found = rows.query_map(from, |row| {
+                Ok(Candidate {
+                    contact: ContactId(row.get(0)?),
+                    address: row.get(1)?,
+                    suppressed: row.get::<_, Option<String>>(2)?.map(|word| Reason::of(&word)),
+                    planned_from: row.get(3)?,
+                    paused: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_ms),
+                })
+            })?;
+            found.collect()
+        })
+    }
+
+    /// Shows every subscribed member of `lists` to `see`, once each, with the reason why it is barred now if it is: for the
+    /// forecast before a launch.
+    pub fn survey(
+        &self,
+        lists: &[ListId],
+        now: Timestamp,
+        mut see: impl FnMut(&str, Option<Reason>),
+    ) -> Result<(), Error> {
+        let lists = serde_json::to_string(lists).expect("numbers are plain JSON");
+        self.backend.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT c.address, coalesce(s.reason, iif(c.paused > ?2, 'paused', NULL)) \
+                 FROM contacts c LEFT JOIN suppressions s ON s.address = c.address \
+                 WHERE EXISTS (SELECT 1 FROM memberships m WHERE m.contact = c.id AND m.status = 0 \
+                 AND m.list IN (SELECT value FROM json_each(?1)))",
+            )?;
+            let mut found = rows.query(params![lists, now.as_ms()])?;
+            while let Some(row) = found.next()? {
+                let reason: Option<String> = row.get(1)?;
+                see(row.get_ref(0)?.as_str()?, reason.map(|word| Reason::of(&word)));
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether a contact would get a copy of what goes to these lists now: subscribed to one of them, and neither suppressed
+    /// nor resting.
+    pub fn is_recipient(&self, contact: ContactId, lists: &[ListId], now: Timestamp) -> Result<bool, Error> {
+        let lists = serde_json::to_string(lists).expect("numbers are plain JSON");
+        self.backend.read(|db| {
+            db.prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM memberships m WHERE m.contact = c.id AND m.status = 0 \
+                 AND m.list IN (SELECT value FROM json_each(?2))) \
+                 AND NOT EXISTS (SELECT 1 FROM suppressions s WHERE s.address = c.address) \
+                 AND coalesce(c.paused, 0) <= ?3 FROM contacts c WHERE c.id = ?1",
+            )?
+            .query_row(params![contact.0, lists, now.as_ms()], |row| row.get(0))
+            .optional()
+            .map(|found| found.unwrap_or(false))
+        })
+    }
+}

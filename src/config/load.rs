@@ -11,7 +11,7 @@ use super::reference::SECRETS;
 use super::{Secret, Settings};
 
 /// Variables that start like settings but are none: log filter and test material.
-const RESERVED: &[&str] = &["LOG", "CORPUS", "SOAK"];
+const RESERVED: &[&str] = &["LOG", "CORPUS", "SOAK", "LOAD"];
 const PREFIX: &str = "MAILSHOT_";
 
 /// Why the settings cannot be used.

@@ -26,6 +26,14 @@ const BESIDE: &str = "beside";
 /// Ticks of `/proc/PID/stat` in a second.
 const TICKS: f64 = 100.0;
 
+/// What is on record at the end.
+pub struct Books {
+    /// Who has left.
+    pub left: u64,
+    /// How often links were followed.
+    pub clicks: u64,
+}
+
 pub struct Scene {
     pub address: String,
     folder: tempfile::TempDir,
@@ -103,16 +111,28 @@ impl Scene {
         format!("{:.1} s of processor, {:.0} MB", (at(11) + at(12)) / TICKS, at(21) * 4096.0 / 1e6)
     }
 
-    /// Ends the server; gives how many have left, and how many clicks are on record.
-    pub fn end(mut self) -> (u64, u64) {
+    /// Stops the server in order, as `kill -TERM` does.
+    pub fn stop(mut self) -> Books {
         let stopped = Command::new("kill").args(["-TERM", &self.server.id().to_string()]).status().unwrap();
         assert!(stopped.success() && self.server.wait().unwrap().success());
+        self.close()
+    }
+
+    /// Kills the server without a word.
+    pub fn kill(mut self) -> Books {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+        self.close()
+    }
+
+    fn close(mut self) -> Books {
+        let _ = self.sending.kill();
         let _ = self.sending.wait();
         let store = Store::open("sqlite:state/audience.db", self.folder.path(), Threads::Own).unwrap();
         let list = store.lists().unwrap().into_iter().find(|list| list.name == BEFORE).unwrap();
         let visits = (1..=self.people).flat_map(|number| store.visits(ContactId(number)).unwrap());
         let clicks = visits.map(|visit| u64::from(visit.times + visit.by_machine)).sum();
-        (list.unsubscribed, clicks)
+        Books { left: list.unsubscribed, clicks }
     }
 }
 

@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use crate::base::Seal;
 use crate::cli::{Desk, Error, Exit};
-use crate::outcome::{self, Action, Arrival, Effect, Kind, Mail, Policy, ReturnDesk, Returned, Round, collect};
+use crate::outcome::{
+    self, Action, Arrival, Effect, Fetcher, Kind, Mail, MailboxError, Policy, ReturnDesk, Returned, Round,
+};
 use crate::sign;
 use crate::smtp::TlsClient;
 use crate::store::{Late, Store, Threads};
@@ -144,11 +146,14 @@ async fn poll(desk: &Desk) -> Result<Exit, Error> {
     };
     let mut exit = Exit::Done;
     for mailbox in &settings.mailbox {
-        match collect(mailbox, &world, &tls, &intake).await {
+        let fetcher = Fetcher::new(mailbox.clone(), &world, &tls, intake.store.clone(), settings.allow_private);
+        match fetcher.collect(&intake).await {
             Ok(Round { taken, foreign }) => {
                 desk.say(format!("{}: {taken} on record, {foreign} left alone", mailbox.name));
                 desk.give(&Polled { mailbox: &mailbox.name, taken, foreign });
             }
+            // what it holds comes home all the same
+            Err(why @ MailboxError::Taken { .. }) => desk.note(why.to_string()),
             Err(why) => {
                 desk.note(why.to_string());
                 exit = Exit::Failed;

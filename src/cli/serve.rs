@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tokio::task::JoinSet;
@@ -13,16 +14,17 @@ use crate::base::Address;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::owner::{GRACE, Owner};
 use crate::cli::{Desk, Error, Exit};
-use crate::config::Mailbox;
 use crate::delivery::source::host_name;
 use crate::delivery::via::Via;
-use crate::engine::Client;
-use crate::outcome::{Listener, Policy, ReturnDesk, Round, attend};
+use crate::engine::{Client, Handle};
+use crate::outcome::{Fetcher, Listener, MailboxError, Policy, ReturnDesk, Round};
 use crate::smtp::TlsClient;
 use crate::smtp::server::Protocol;
 use crate::store::{LaunchKind, Store, Threads};
 use crate::web::{self, Door, Editions, Looks, Pages, Ring, Signups, Tracker};
-use crate::world::World;
+
+/// The longest rest of a mailbox whose login is refused.
+const REFUSED_MAX: Duration = Duration::from_secs(3600);
 
 /// What is served.
 #[derive(Debug, Args)]
@@ -56,9 +58,12 @@ pub async fn run(desk: &Desk, arguments: &Arguments) -> Result<Exit, Error> {
     }
     let here = Owner::become_owner(desk, &store).await?;
     let handle = here.handle();
-    let ring: Ring = Arc::new(move |launch| handle.take_up(launch));
+    let ring: Ring = Arc::new({
+        let handle = handle.clone();
+        move |launch| handle.take_up(launch)
+    });
     let opened = match doors.open_pages(desk, &store, ring).await {
-        Ok(_) => doors.open_returns(desk, &store).await,
+        Ok(_) => doors.open_returns(desk, &store, &handle).await,
         Err(error) => Err(error),
     };
     if let Err(error) = opened {
@@ -73,7 +78,6 @@ pub async fn run(desk: &Desk, arguments: &Arguments) -> Result<Exit, Error> {
         [] => desk.note("sending; no campaign is under way: `mailshot send CAMPAIGN --yes` begins one"),
         some => desk.note(format!("sending; under way: {}", some.join(", "))),
     }
-    let handle = here.handle();
     let failed = tokio::select! {
         biased;
         () = interrupt.heard() => None,
@@ -188,7 +192,7 @@ impl Doors {
     }
 
     /// The listener and the mailboxes, as the settings have them.
-    async fn open_returns(&mut self, desk: &Desk, store: &Store) -> Result<(), Error> {
+    async fn open_returns(&mut self, desk: &Desk, store: &Store, handle: &Handle) -> Result<(), Error> {
         let settings = desk.settings();
         let (world, seal) = (desk.world()?, desk.workspace().seal()?);
         let policy = Arc::new(Policy::new(&settings.bounce));
@@ -213,8 +217,8 @@ impl Doors {
         }
         let tls = TlsClient::new(settings.tls_ca.as_deref()).map_err(|why| Error::usage(why.to_string()))?;
         for mailbox in &settings.mailbox {
-            let poller =
-                Poller { mailbox: mailbox.clone(), world: world.clone(), tls: tls.clone(), intake: intake.clone() };
+            let fetcher = Fetcher::new(mailbox.clone(), &world, &tls, store.clone(), settings.allow_private);
+            let poller = Poller { fetcher, intake: intake.clone(), handle: handle.clone() };
             self.tasks.spawn(poller.run(self.stop.clone()));
             desk.note(format!("looking into mailbox {}, every {} at the least", mailbox.name, mailbox.every));
         }
@@ -231,33 +235,46 @@ impl Doors {
 
 /// Looks into one mailbox now and then, or stays with it where the server tells of new mail.
 struct Poller {
-    mailbox: Mailbox,
-    world: World,
-    tls: TlsClient,
+    fetcher: Fetcher,
     intake: Arc<ReturnDesk>,
+    handle: Handle,
 }
 
 impl Poller {
-    /// A visit, a rest, until stopped. A mailbox that cannot be read is said so and tried again next time.
+    /// A visit, a rest, until stopped. A mailbox that cannot be read is said so and tried again next time; when it is the
+    /// login or the token that is refused, somebody is told, and the rests grow: providers lock who insists.
     async fn run(self, stop: CancellationToken) {
+        let mailbox = self.fetcher.mailbox();
         let told = |round: Round| match round {
-            Round { taken: 0, foreign: 0 } => tracing::debug!(mailbox = self.mailbox.name, "nothing new"),
-            Round { taken, foreign } => tracing::info!(mailbox = self.mailbox.name, taken, foreign, "mailbox read"),
+            Round { taken: 0, foreign: 0 } => tracing::debug!(mailbox = mailbox.name, "nothing new"),
+            Round { taken, foreign } => tracing::info!(mailbox = mailbox.name, taken, foreign, "mailbox read"),
         };
+        let mut refusals = 0;
         loop {
             let visit = tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
-                visit = attend(&self.mailbox, &self.world, &self.tls, &*self.intake, told) => visit,
+                () = stop.cancelled() => return self.fetcher.let_go().await,
+                visit = self.fetcher.attend(&*self.intake, told) => visit,
             };
-            if let Err(why) = visit {
-                tracing::warn!(%why, "a mailbox cannot be read");
+            match &visit {
+                Err(why @ (MailboxError::Login { .. } | MailboxError::Token { .. })) => {
+                    refusals += 1;
+                    self.handle.mailbox_refused(&mailbox.name, &why.to_string());
+                }
+                Err(why) => tracing::warn!(%why, "a mailbox cannot be read"),
+                Ok(()) => refusals = 0,
             }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = sleep(self.mailbox.every.duration()) => {}
+                () = sleep(rest(mailbox.every.duration(), refusals)) => {}
             }
         }
     }
+}
+
+/// The rest after so many refusals in a row: twice as long each time, up to an hour, and never shorter than without any.
+fn rest(every: Duration, refusals: u32) -> Duration {
+    let longer = every.saturating_mul(1 << refusals.min(12));
+    longer.min(REFUSED_MAX).max(every)
 }

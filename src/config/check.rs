@@ -1,8 +1,9 @@
 //! What settings may not say, section by section, though their types allow it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
-use super::{Settings, Warmup};
+use super::{MailboxOauth, Settings, Warmup};
 use crate::base::{Address, Network};
 
 /// A value of the right type that cannot be meant.
@@ -160,6 +161,9 @@ impl Settings {
             if mailbox.host.is_empty() || mailbox.user.is_empty() {
                 return wrong("mailbox.host", &mailbox.host, "every [[mailbox]] needs a host and a user");
             }
+            if let Some(oauth) = &mailbox.oauth {
+                check_oauth(oauth)?;
+            }
         }
         Ok(())
     }
@@ -248,6 +252,27 @@ impl Settings {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+/// Where tokens come from, and for which grant.
+fn check_oauth(oauth: &MailboxOauth) -> Result<(), Wrong> {
+    let is_given = |file: &Option<PathBuf>, variable: &Option<String>| file.is_some() || variable.is_some();
+    if !oauth.token_url.starts_with("https://") {
+        return wrong("mailbox.oauth.token_url", &oauth.token_url, "write the https address of the token endpoint");
+    }
+    if oauth.client_id.is_empty() {
+        return wrong("mailbox.oauth.client_id", "", "name the id under which this program is registered");
+    }
+    if !is_given(&oauth.refresh_token_file, &oauth.refresh_token_env)
+        && !is_given(&oauth.client_secret_file, &oauth.client_secret_env)
+    {
+        return wrong(
+            "mailbox.oauth.refresh_token_file",
+            "",
+            "name the file or variable of a refresh token, or of the client's secret",
+        );
+    }
+    Ok(())
 }
 
 /// A value that cannot be meant, and what to write instead.

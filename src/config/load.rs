@@ -87,8 +87,11 @@ impl Settings {
             [&mut self.tls_ca, &mut self.dnssec_anchor, &mut self.relay.password_file, &mut self.relay.token_file]
                 .into_iter()
                 .chain(listener);
-        let mailboxes =
-            self.mailbox.iter_mut().flat_map(|mailbox| [&mut mailbox.password_file, &mut mailbox.token_file]);
+        let mailboxes = self.mailbox.iter_mut().flat_map(|mailbox| {
+            let oauth = mailbox.oauth.iter_mut();
+            let oauth = oauth.flat_map(|oauth| [&mut oauth.client_secret_file, &mut oauth.refresh_token_file]);
+            [&mut mailbox.password_file, &mut mailbox.token_file].into_iter().chain(oauth)
+        });
         let relays = self.route.iter_mut().flat_map(|route| &mut route.relays);
         let relays = relays.flat_map(|relay| [&mut relay.password_file, &mut relay.token_file]);
         for path in own.chain(mailboxes).chain(relays).flatten() {

@@ -472,6 +472,8 @@ pub enum TrackingConsent {
 
 impl Settings {
     /// Whether everything goes through relays, so that what receivers look up is the relays' affair.
+        /// Where access tokens are got and renewed, as a `[mailbox.oauth]` table below; used instead of a password.
+        oauth: Option<MailboxOauth> = None,
     pub fn relays_everything(&self) -> bool {
         self.route.iter().any(|route| route.domains.iter().any(|domain| domain == "*"))
     }
@@ -481,6 +483,28 @@ impl Settings {
         NameService { servers: &self.resolver, dnssec: self.dnssec, anchor: self.dnssec_anchor.as_deref() }
     }
 }
+section! {
+    /// How access tokens for a mailbox are got, and renewed before they run out. A refused renewal raises an alert, and the
+    /// mailbox rests until another refresh token or secret is found where the settings say.
+    MailboxOauth {
+        /// The https address of the provider's token endpoint.
+        token_url: String = String::new(),
+        /// The id under which this program is registered there.
+        client_id: String = String::new(),
+        /// A file whose first line is the client's secret, for clients that have one.
+        client_secret_file: Option<PathBuf> = None,
+        /// The name of an environment variable that holds it.
+        client_secret_env: Option<String> = None,
+        /// A file whose first line is the refresh token; rewritten when the provider gives out another one. Unset, with no
+        /// variable either: the client's own credentials are shown (RFC 6749 §4.4).
+        refresh_token_file: Option<PathBuf> = None,
+        /// The name of an environment variable that holds the refresh token.
+        refresh_token_env: Option<String> = None,
+        /// What is asked for, where the provider wants it named.
+        scope: Option<String> = None,
+    }
+}
+
 
 /// A source's share of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::{
-    Alert, Bounce, Breaker, Dkim, FixedRoute, Links, Listener, Mailbox, Pool, Queue, Relay, Retry, RouteRelay, Sender,
-    Settings, Shape, Signup, Source, Store, Warmup, Web,
+    Alert, Bounce, Breaker, Dkim, FixedRoute, Links, Listener, Mailbox, MailboxOauth, Pool, Queue, Relay,
+    Retry, RouteRelay, Sender, Settings, Shape, Signup, Source, Store, Warmup, Web,
 };
 
 /// One key of a section.
@@ -73,6 +73,7 @@ pub fn commented_example() -> String {
         (FixedRoute::ABOUT, "# [[route]]", FixedRoute::KEYS),
         (RouteRelay::ABOUT, "# [[route.relays]]", RouteRelay::KEYS),
         (Mailbox::ABOUT, "# [[mailbox]]", Mailbox::KEYS),
+        (MailboxOauth::ABOUT, "# [mailbox.oauth]", MailboxOauth::KEYS),
     ] {
         write_heading(&mut text, about, heading);
         for key in keys.iter().filter(|key| key.name != "password") {

@@ -25,7 +25,7 @@ pub struct Notices {
 pub struct About {
     /// The site.
     pub site: Option<Arc<str>>,
-    /// The source, by its name.
+    /// The source or mailbox, by its name.
     pub source: Option<Arc<str>>,
     /// The launch.
     pub launch: Option<LaunchId>,

@@ -13,11 +13,11 @@ use super::status::{CopyView, DomainView};
 use super::stop::Alarm;
 use crate::base::{Address, Domain, EnvelopeId, LaunchId, SourceId, Span, Timestamp};
 use crate::campaign::new_envelope;
-use crate::delivery::notices::Notices;
+use crate::delivery::notices::{About, Notices};
 use crate::delivery::sites::{Sites, hold_on_record};
 use crate::delivery::source::Sources;
 use crate::delivery::stops::Stops;
-use crate::mail::{Class, Envelope, Outcome, Standing};
+use crate::mail::{Class, Envelope, NoticeKind, Outcome, Standing};
 use crate::queue::{Depth, Queue, Sweep, Whose};
 use crate::store::{Counted, LaunchRow, LaunchState, Store, Strain};
 use crate::world::Clock;
@@ -92,6 +92,12 @@ impl Handle {
     pub fn take_up(&self, launch: LaunchId) {
         tracing::debug!(%launch, "taken up");
         self.bell.ring();
+    }
+
+    /// Tells people that a mailbox cannot be read before they do something about it.
+    pub fn mailbox_refused(&self, mailbox: &str, why: &str) {
+        let about = About { source: Some(mailbox.into()), ..About::default() };
+        self.notices.raise(NoticeKind::MailboxRefused, about, why, None);
     }
 
     /// Holds a launch: nothing of it is planned or sent until it is resumed. Gives how many copies were put aside; those

@@ -141,6 +141,9 @@ fn remedy(notice: &Notice, campaign: Option<&str>) -> String {
             format!("mailshot report {campaign} shows who complained where; it is paused when more do")
         }
         NoticeKind::SourceGone => "give the address back to this machine; it is looked for every minute".to_owned(),
+        NoticeKind::MailboxRefused => {
+            "put a valid password or token where [[mailbox]] says; `mailshot bounces poll` tries it".to_owned()
+        }
         NoticeKind::Stopped => "mend what it says; then: mailshot serve, or the same mailshot send again".to_owned(),
         NoticeKind::Paused | NoticeKind::Slowed | NoticeKind::Trial => String::new(),
     }

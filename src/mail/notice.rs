@@ -50,6 +50,8 @@ kinds! {
     Complaints = "complaints",
     /// A new source had two bad days at a site.
     WarmupStopped = "warmup_stopped",
+    /// A mailbox refuses the login, or its provider the token; it is looked into less and less often.
+    MailboxRefused = "mailbox_refused",
     /// Sending has stopped: a disk, the record, a bug.
     Stopped = "stopped",
     /// A person tries out the alerts.
@@ -67,6 +69,7 @@ impl NoticeKind {
             | NoticeKind::Breaker
             | NoticeKind::Complaints
             | NoticeKind::WarmupStopped
+            | NoticeKind::MailboxRefused
             | NoticeKind::Stopped
             | NoticeKind::Trial => true,
         }
@@ -80,7 +83,7 @@ pub struct Notice {
     pub kind: NoticeKind,
     /// The site concerned.
     pub site: Option<Arc<str>>,
-    /// The source, by its name.
+    /// The source or mailbox, by its name.
     pub source: Option<Arc<str>>,
     /// The launch; with [`NoticeKind::Misconfigured`] it is to be paused.
     pub launch: Option<LaunchId>,

@@ -8,15 +8,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 
 use crate::base::Domain;
 use crate::config::{Mailbox, MailboxProtocol, MailboxTls, Secret};
 use crate::outcome::intake::Intake;
+use crate::outcome::oauth::Tokens;
 use crate::outcome::{imap, pop3};
 use crate::smtp::TlsClient;
-use crate::store;
-use crate::world::{Stream, World};
+use crate::store::{self, Store};
+use crate::world::{Http, Stream, World};
 
 /// Largest message fetched whole, in bytes; of a longer one the start is enough to know what it is.
 pub(super) const MESSAGE_MAX: usize = 10 * 1024 * 1024;
@@ -24,6 +26,8 @@ pub(super) const MESSAGE_MAX: usize = 10 * 1024 * 1024;
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Longest time for one round through a mailbox; what is left waits for the next.
 const ROUND_MAX: Duration = Duration::from_secs(30 * 60);
+/// How long a mailbox stays in the hands of whoever died with it.
+const LEASE: Duration = Duration::from_secs(120);
 
 /// Why a mailbox could not be read to its end. What was taken before stays taken.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +70,24 @@ pub enum MailboxError {
         /// What happened.
         why: String,
     },
+    /// The token endpoint refused a token for good: somebody has to agree anew.
+    #[error(
+        "{mailbox}: {endpoint} gives no access token: {why}; the mailbox rests until it finds another refresh token"
+    )]
+    Token {
+        /// The mailbox's name.
+        mailbox: String,
+        /// The endpoint.
+        endpoint: String,
+        /// Its words.
+        why: String,
+    },
+    /// Somebody else looks through it at present.
+    #[error("{mailbox}: another process, or another [[mailbox]], looks through it at present")]
+    Taken {
+        /// The mailbox's name.
+        mailbox: String,
+    },
     /// The record failed: nothing was put away that is not on disk.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -87,59 +109,150 @@ pub struct Round {
     pub foreign: u64,
 }
 
-/// Goes through a mailbox once: everything that has come since is taken in.
-pub async fn collect(
-    mailbox: &Mailbox,
-    world: &World,
-    tls: &TlsClient,
-    intake: &dyn Intake,
-) -> Result<Round, MailboxError> {
-    let round = async {
-        let proof = proof(mailbox)?;
-        let stream = connect(mailbox, world).await?;
-        match mailbox.protocol {
+/// A mailbox, and what it takes to look through it.
+pub struct Fetcher {
+    mailbox: Mailbox,
+    world: World,
+    tls: TlsClient,
+    store: Store,
+    tokens: Option<Tokens>,
+    /// By what a mailbox in hand is known to be in ours.
+    holder: String,
+}
+
+impl Fetcher {
+    /// Whoever looks through this mailbox. Loopback and private addresses of a token endpoint are refused unless
+    /// `allow_private`.
+    pub fn new(mailbox: Mailbox, world: &World, tls: &TlsClient, store: Store, allow_private: bool) -> Fetcher {
+        let http = Http::new(world, tls.verified(), allow_private);
+        let tokens = mailbox.oauth.clone().map(|oauth| Tokens::new(oauth, http, world.clock.clone()));
+        let holder = format!("{}-{:016x}", std::process::id(), world.dice.roll());
+        Fetcher { mailbox, world: world.clone(), tls: tls.clone(), store, tokens, holder }
+    }
+
+    /// The mailbox.
+    pub fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    /// Goes through the mailbox once: everything that has come since is taken in.
+    pub async fn collect(&self, intake: &dyn Intake) -> Result<Round, MailboxError> {
+        self.in_hand(self.bounded(self.look_through(intake))).await
+    }
+
+    /// Stays with the mailbox as long as its server tells of new mail by itself: a round at once, and another whenever there
+    /// is news, or `every` has passed. Returns after one round where the server tells nothing; the caller looks in again
+    /// later.
+    pub async fn attend(&self, intake: &dyn Intake, mut told: impl FnMut(Round)) -> Result<(), MailboxError> {
+        if self.mailbox.protocol == MailboxProtocol::Pop3 {
+            return self.collect(intake).await.map(told);
+        }
+        let stay = async {
+            let mut visit = self.bounded(self.begin()).await?;
+            loop {
+                told(self.bounded(visit.round(intake)).await?);
+                match visit.news().await? {
+                    Some(next) => visit = next,
+                    None => return Ok(()),
+                }
+            }
+        };
+        self.in_hand(stay).await
+    }
+
+    async fn look_through(&self, intake: &dyn Intake) -> Result<Round, MailboxError> {
+        match self.mailbox.protocol {
             MailboxProtocol::Imap => {
-                let mut visit = imap::Visit::begin(mailbox, stream, tls, &proof).await?;
+                let mut visit = self.begin().await?;
                 let round = visit.round(intake).await;
                 visit.end().await;
                 round
             }
-            MailboxProtocol::Pop3 => pop3::collect(mailbox, stream, tls, &proof, intake).await,
-        }
-    };
-    bounded(mailbox, round).await
-}
-
-/// Stays with a mailbox as long as its server tells of new mail by itself: a round at once, and another whenever there is
-/// news, or `every` has passed. Returns after one round where the server tells nothing; the caller looks in again later.
-pub async fn attend(
-    mailbox: &Mailbox,
-    world: &World,
-    tls: &TlsClient,
-    intake: &dyn Intake,
-    mut told: impl FnMut(Round),
-) -> Result<(), MailboxError> {
-    if mailbox.protocol == MailboxProtocol::Pop3 {
-        return collect(mailbox, world, tls, intake).await.map(told);
-    }
-    let begun = async {
-        let proof = proof(mailbox)?;
-        imap::Visit::begin(mailbox, connect(mailbox, world).await?, tls, &proof).await
-    };
-    let mut visit = bounded(mailbox, begun).await?;
-    loop {
-        told(bounded(mailbox, visit.round(intake)).await?);
-        match visit.news().await? {
-            Some(next) => visit = next,
-            None => return Ok(()),
+            MailboxProtocol::Pop3 => {
+                let proof = self.proof().await?;
+                let stream = connect(&self.mailbox, &self.world).await?;
+                let done = pop3::collect(&self.mailbox, stream, &self.tls, &proof, intake).await;
+                self.heed(done).await
+            }
         }
     }
+
+    /// Logs in to an IMAP server.
+    async fn begin(&self) -> Result<imap::Visit<'_>, MailboxError> {
+        let proof = self.proof().await?;
+        let stream = connect(&self.mailbox, &self.world).await?;
+        let begun = imap::Visit::begin(&self.mailbox, stream, &self.tls, &proof).await;
+        self.heed(begun).await
+    }
+
+    /// What the server is shown, found anew at each login: a token is short-lived, and so may a password be. A token goes
+    /// before a password.
+    async fn proof(&self) -> Result<Proof, MailboxError> {
+        match &self.tokens {
+            Some(tokens) => tokens.token(&self.mailbox).await.map(Proof::Token),
+            None => proof(&self.mailbox),
+        }
+    }
+
+    /// A token that the server refused is not shown again.
+    async fn heed<T>(&self, done: Result<T, MailboxError>) -> Result<T, MailboxError> {
+        if let (Err(MailboxError::Login { .. }), Some(tokens)) = (&done, &self.tokens) {
+            tokens.forget().await;
+        }
+        done
+    }
+
+    /// What must come to its end within the time of a round.
+    async fn bounded<T>(&self, what: impl Future<Output = Result<T, MailboxError>>) -> Result<T, MailboxError> {
+        let late = || Err(unreachable(&self.mailbox, "the round took too long"));
+        tokio::time::timeout(ROUND_MAX, what).await.unwrap_or_else(|_| late())
+    }
+
+    /// Does something while nobody else looks through the mailbox, in this process or another.
+    async fn in_hand<T>(&self, what: impl Future<Output = Result<T, MailboxError>>) -> Result<T, MailboxError> {
+        self.take_in_hand().await?;
+        let done = tokio::select! {
+            biased;
+            why = self.keep_in_hand() => Err(why),
+            done = what => done,
+        };
+        self.let_go().await;
+        done
+    }
+
+    /// Renews the lease until that fails.
+    async fn keep_in_hand(&self) -> MailboxError {
+        loop {
+            sleep(LEASE / 3).await;
+            if let Err(why) = self.take_in_hand().await {
+                return why;
+            }
+        }
+    }
+
+    async fn take_in_hand(&self) -> Result<(), MailboxError> {
+        let now = self.world.clock.now();
+        match self.store.lease_mailbox(place(&self.mailbox), self.holder.clone(), now + LEASE, now).await? {
+            true => Ok(()),
+            false => Err(MailboxError::Taken { mailbox: self.mailbox.name.clone() }),
+        }
+    }
+
+    /// Lets others look through the mailbox, when a stay was given up in the middle.
+    pub async fn let_go(&self) {
+        if let Err(why) = self.store.release_mailbox(place(&self.mailbox), self.holder.clone()).await {
+            tracing::debug!(%why, "a mailbox is let go of only when its lease ends");
+        }
+    }
 }
 
-/// What must come to its end within the time of a round.
-async fn bounded<T>(mailbox: &Mailbox, what: impl Future<Output = Result<T, MailboxError>>) -> Result<T, MailboxError> {
-    let late = || Err(unreachable(mailbox, "the round took too long"));
-    tokio::time::timeout(ROUND_MAX, what).await.unwrap_or_else(|_| late())
+/// What a mailbox is on its server, whatever it is called here.
+pub(super) fn place(mailbox: &Mailbox) -> String {
+    let Mailbox { user, host, folder, .. } = mailbox;
+    match mailbox.protocol {
+        MailboxProtocol::Imap => format!("imap:{user}@{host}:{}/{folder}", port(mailbox)),
+        MailboxProtocol::Pop3 => format!("pop3:{user}@{host}:{}", port(mailbox)),
+    }
 }
 
 /// The port: as set, or the one of protocol and TLS (RFC 8314 §3).
@@ -173,7 +286,7 @@ async fn connect(mailbox: &Mailbox, world: &World) -> Result<Box<dyn Stream>, Ma
     Err(last)
 }
 
-/// The password or token, read anew at each login: a token is short-lived. A token goes before a password.
+/// The password or token out of the file or variable that the settings name.
 fn proof(mailbox: &Mailbox) -> Result<Proof, MailboxError> {
     let tokens = (&mailbox.token_file, &mailbox.token_env);
     let passwords = (&mailbox.password_file, &mailbox.password_env);
@@ -190,7 +303,7 @@ fn proof(mailbox: &Mailbox) -> Result<Proof, MailboxError> {
 }
 
 /// The first line of a file or of a variable of the environment; `None` when neither is named.
-fn secret(
+pub(super) fn secret(
     mailbox: &Mailbox,
     (file, variable): (&Option<PathBuf>, &Option<String>),
 ) -> Result<Option<Secret>, MailboxError> {

@@ -8,8 +8,8 @@
 mod candidates;
 mod copies;
 mod imports;
-mod known_mail;
 mod launches;
+mod mailboxes;
 mod migrate;
 mod people;
 mod road;

@@ -226,6 +226,13 @@ CREATE TABLE known_mail (
 -- How far a source address is known at a site: the state is `delivery::warmup`'s own.
 CREATE TABLE warmups (
     source TEXT    NOT NULL,
+-- Who looks through a mailbox at present: one at a time, until the time it said, or longer when it says so again.
+CREATE TABLE mailbox_leases (
+    mailbox TEXT    PRIMARY KEY,
+    holder  TEXT    NOT NULL,
+    until   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
     site   TEXT    NOT NULL,
     state  TEXT    NOT NULL,
     at     INTEGER NOT NULL,

@@ -16,7 +16,7 @@ use mailshot::compose::ConsentRule;
 use mailshot::config::{Mailbox, MailboxProtocol};
 use mailshot::delivery::spf::evaluate;
 use mailshot::mail::InDoubt;
-use mailshot::outcome::{Policy, ReturnDesk, collect};
+use mailshot::outcome::{Fetcher, Policy, ReturnDesk};
 use mailshot::smtp::TlsClient;
 use mailshot::store::{LaunchKind, LaunchOptions, MembershipStatus, NewContact, NewLaunch, OnConflict, Store, Threads};
 use mailshot::web::{Editions, Looks, Pages, Tracker, router};
@@ -190,7 +190,8 @@ fn mailbox(data: &[u8], protocol: MailboxProtocol) {
         password_file: Some(password),
         ..Mailbox::default()
     };
-    let _ = in_time(async { collect(&mailbox, &world(script(data)), &trust().1, &*DESK).await });
+    let fetcher = Fetcher::new(mailbox, &world(script(data)), &trust().1, DESK.store.clone(), false);
+    let _ = in_time(async { fetcher.collect(&*DESK).await });
 }
 
 /// An IMAP server that says anything.

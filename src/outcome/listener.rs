@@ -9,18 +9,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Purpose, Seal};
+use crate::base::{Network, Purpose, Seal};
 use crate::config;
 use crate::outcome::intake::Intake;
 use crate::smtp::server::{Answer, Event, Extension, Offer, Protocol, Server};
+use crate::smtp::{Certificate, CertificateError};
 use crate::world::Stream;
 
 /// How long a client may say nothing (RFC 5321 §4.5.3.2.7).
@@ -31,6 +29,14 @@ const SESSION: Duration = Duration::from_secs(30 * 60);
 const STRANGER: Duration = Duration::from_secs(2);
 /// Recipients that are nobody's until a client is sent away: whoever tries tokens gets that many for a connection (B-04).
 const UNKNOWN_MAX: u16 = 20;
+/// Recipients that are nobody's until a network is slowed down, however many connections it comes with; and how long it takes
+/// until one more is let pass (B-04).
+const GUESSES: u32 = 100;
+const GUESS_EVERY: Duration = Duration::from_secs(30);
+/// How long whoever has guessed too much waits for each further answer.
+const TARPIT: Duration = Duration::from_secs(5);
+/// Networks whose guesses are remembered.
+const GUESSERS_MAX: usize = 10_000;
 /// Longest handshake.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// Pause after the system refused a connection to us, as when files run out.
@@ -53,7 +59,7 @@ pub enum ListenerError {
     },
     /// The certificate or its key cannot be used.
     #[error("listener.tls_cert: {0}")]
-    Certificate(String),
+    Certificate(#[from] CertificateError),
     /// The folder for the postmaster's mail cannot be made.
     #[error("{}: {why}", path.display())]
     Folder {
@@ -73,12 +79,44 @@ struct Shared {
     seal: Seal,
     domains: Vec<String>,
     postmaster: PathBuf,
-    acceptor: TlsAcceptor,
+    certificate: Certificate,
     smtp: Arc<Offer>,
     lmtp: Arc<Offer>,
     connections_max: usize,
     per_client_max: usize,
     seats: Mutex<Seats>,
+    guesses: Mutex<Guesses>,
+}
+
+/// Who named recipients that are nobody's, by network: how many, and when that was reckoned. Old ones count less and less.
+#[derive(Default)]
+struct Guesses(BTreeMap<Network, (u32, Instant)>);
+
+impl Guesses {
+    /// One more guess; whether it is one too many.
+    fn add(&mut self, client: IpAddr, now: Instant) -> bool {
+        let network = Network::around(client, 32, 64);
+        let forgiven = |since: Instant| (now.duration_since(since).as_secs() / GUESS_EVERY.as_secs()) as u32;
+        if self.0.len() >= GUESSERS_MAX && !self.0.contains_key(&network) {
+            self.0.retain(|_, (count, since)| *count > forgiven(*since));
+            // as many networks at once are one guesser with many faces: the memory begins anew
+            if self.0.len() >= GUESSERS_MAX {
+                self.0.clear();
+            }
+        }
+        let (count, since) = self.0.entry(network).or_insert((0, now));
+        let less = forgiven(*since).min(*count);
+        *since = if less == *count { now } else { *since + GUESS_EVERY * less };
+        *count -= less;
+        if *count >= GUESSES {
+            return true;
+        }
+        *count += 1;
+        if *count == GUESSES {
+            tracing::warn!(%network, "many recipients that nobody knows: further ones are answered slowly");
+        }
+        false
+    }
 }
 
 /// Who is there, in the order of coming.
@@ -100,6 +138,7 @@ struct Guest {
 /// A place at the listener, given back when dropped.
 struct Seat {
     shared: Arc<Shared>,
+    client: IpAddr,
     number: u64,
     leave: CancellationToken,
 }
@@ -138,12 +177,13 @@ impl Listener {
             seal,
             domains: settings.domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
             postmaster,
-            acceptor: acceptor(settings.tls_cert.as_deref(), settings.tls_key.as_deref(), host)?,
+            certificate: certificate(settings, host)?,
             smtp: Arc::new(smtp),
             lmtp: Arc::new(lmtp),
             connections_max: usize::from(settings.connection_limit),
             per_client_max: usize::from(settings.connections_per_client),
             seats: Mutex::default(),
+            guesses: Mutex::default(),
         })))
     }
 
@@ -154,10 +194,12 @@ impl Listener {
 
     /// Takes connections until stopped; sessions under way have their time to end.
     pub async fn run(self, listener: TcpListener, protocol: Protocol, stop: CancellationToken) {
+        let keeping = self.0.certificate.keep(&stop);
+        tokio::pin!(keeping);
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = &mut keeping => return, // stopped
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -223,12 +265,17 @@ impl Shared {
         seats.next += 1;
         let guest = Guest { client, since: Instant::now(), is_known: false, leave: leave.clone() };
         seats.taken.insert(number, guest);
-        Some(Seat { shared: self.clone(), number, leave })
+        Some(Seat { shared: self.clone(), client, number, leave })
     }
 
     fn seats(&self) -> MutexGuard<'_, Seats> {
         // Each change is one step, so a panic elsewhere leaves the books whole.
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a recipient that is nobody's; whether its client has named too many.
+    fn guessed(&self, client: IpAddr) -> bool {
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner).add(client, Instant::now())
     }
 
     /// Whose address it is.
@@ -330,12 +377,13 @@ impl Visit<'_> {
                             self.seat.is_known();
                             self.server.answer(Answer::Take);
                         }
-                        Addressee::Nobody => self.refuse(),
+                        Addressee::Nobody => self.refuse().await,
                     },
                     Event::Message(raw) => self.receive(&raw).await,
                     Event::StartTls => {
                         self.flush(&mut stream).await?;
-                        let handshake = timeout_at(Instant::now() + HANDSHAKE, self.shared.acceptor.accept(stream));
+                        let handshake =
+                            timeout_at(Instant::now() + HANDSHAKE, self.shared.certificate.acceptor().accept(stream));
                         stream = Box::new(handshake.await??);
                         self.server.secured();
                     }
@@ -363,10 +411,17 @@ impl Visit<'_> {
         }
     }
 
-    /// Refuses a recipient that is nobody's, and after many of them the client.
-    fn refuse(&mut self) {
+    /// Refuses a recipient that is nobody's, and after many of them the client. Over many connections it is refused slowly;
+    /// recipients of ours are taken meanwhile: a large host passes on reports and other people's guesses alike.
+    async fn refuse(&mut self) {
         self.unknown += 1;
+        // behind a mail server of one's own all clients have its address
+        let too_many = self.protocol == Protocol::Smtp && self.shared.guessed(self.seat.client);
+        if too_many {
+            sleep(TARPIT).await;
+        }
         self.server.answer(Answer::Say(match self.unknown {
+            _ if too_many => "421 4.7.0 too many recipients that nobody knows",
             ..UNKNOWN_MAX => "550 5.1.1 nobody here by that name",
             UNKNOWN_MAX.. => {
                 tracing::warn!(refused = self.unknown, "a client that tries recipients was sent away");
@@ -417,25 +472,11 @@ fn hops(raw: &[u8]) -> usize {
 }
 
 /// The certificate of the settings, or one of our own making: enough for the opportunistic TLS of port 25.
-fn acceptor(cert: Option<&Path>, key: Option<&Path>, host: &str) -> Result<TlsAcceptor, ListenerError> {
-    let wrong = |why: &dyn std::fmt::Display| ListenerError::Certificate(why.to_string());
-    let (chain, key) = match (cert, key) {
-        (Some(cert), Some(key)) => {
-            let chain = CertificateDer::pem_file_iter(cert).map_err(|why| wrong(&why))?;
-            let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|why| wrong(&why))?;
-            (chain, PrivateKeyDer::from_pem_file(key).map_err(|why| wrong(&why))?)
-        }
-        _ => {
-            let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).map_err(|why| wrong(&why))?;
-            let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-            (vec![made.cert.der().clone()], PrivateKeyDer::from(key))
-        }
-    };
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|why| wrong(&why))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+fn certificate(settings: &config::Listener, host: &str) -> Result<Certificate, CertificateError> {
+    match (&settings.tls_cert, &settings.tls_key) {
+        (Some(chain), Some(key)) => Certificate::load(chain.clone(), key.clone(), &[]),
+        (Some(_), None) | (None, Some(_)) | (None, None) => Certificate::make(host),
+    }
 }
 
 #[cfg(test)]

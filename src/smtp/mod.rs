@@ -3,9 +3,10 @@
 //! The sending side, from the ground up: [`reply`] and [`extensions`] read what a host says, [`command`] writes what we
 //! say, [`dots`] makes a message safe for DATA; [`session`] decides what is said when, without any I/O; [`tls`], [`dane`]
 //! and [`auth`] secure a connection; `wire` moves bytes within time limits; [`connection`] carries a session over a stream.
-//! The receiving side is [`server`].
+//! The receiving side is [`server`]; `certificate` is what servers of ours show.
 
 pub mod auth;
+mod certificate;
 pub mod classify;
 pub mod command;
 pub mod connection;
@@ -22,6 +23,7 @@ use std::io;
 use std::time::Duration;
 
 pub use auth::Login;
+pub use certificate::{Certificate, CertificateError};
 pub use connection::{Connection, CopySource, Hello, Refused, Security, Speaker, Tap, Timeouts};
 pub use dane::Associations;
 pub use extensions::Extensions;

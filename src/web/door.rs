@@ -2,30 +2,27 @@
 //! slow, large or too much is turned away here, before any page sees it.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::base::Network;
 use crate::config;
+use crate::smtp::{Certificate, CertificateError};
 
 /// How long a client may take for its TLS handshake, and for the head of each request.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,8 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const HEAD_MAX: usize = 16 * 1024;
 /// The most header fields of a request.
 const FIELDS_MAX: usize = 64;
-/// How often the certificate's files are looked at.
-const CERTIFICATE_LOOK: Duration = Duration::from_secs(60);
 /// How long nothing is taken in when the system has no more files to give.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
 
@@ -52,17 +47,16 @@ pub struct Door {
 
 /// Why the door stays shut.
 #[derive(Debug, thiserror::Error)]
-#[error("web.tls_cert: {}: {why}", path.display())]
-pub struct CertificateError {
-    path: PathBuf,
-    why: String,
-}
+#[error("web.tls_cert: {0}")]
+pub struct DoorError(#[from] CertificateError);
 
 impl Door {
     /// The door as the settings have it, their files relative to `workspace`.
-    pub fn new(settings: &config::Web, workspace: &Path) -> Result<Door, CertificateError> {
+    pub fn new(settings: &config::Web, workspace: &Path) -> Result<Door, DoorError> {
         let certificate = match (&settings.tls_cert, &settings.tls_key) {
-            (Some(chain), Some(key)) => Some(Certificate::load(workspace.join(chain), workspace.join(key))?),
+            (Some(chain), Some(key)) => {
+                Some(Certificate::load(workspace.join(chain), workspace.join(key), &[b"http/1.1"])?)
+            }
             _ => None,
         };
         let network = |text: &String| Network::parse(text).expect("checked with the settings");
@@ -84,8 +78,14 @@ impl Door {
         let door = Arc::new(self);
         let inside = Arc::new(Inside::default());
         let mut guests = JoinSet::new();
-        let look = door.clone().keep_certificate(stop.clone());
-        guests.spawn(look);
+        guests.spawn({
+            let (door, stop) = (door.clone(), stop.clone());
+            async move {
+                if let Some(certificate) = &door.certificate {
+                    certificate.keep(&stop).await;
+                }
+            }
+        });
         loop {
             let arrived = tokio::select! {
                 biased;
@@ -165,18 +165,6 @@ impl Door {
     fn is_proxy(&self, address: IpAddr) -> bool {
         self.proxies.iter().any(|network| network.holds(address))
     }
-
-    /// Takes up a renewed certificate.
-    async fn keep_certificate(self: Arc<Self>, stop: CancellationToken) {
-        let Some(certificate) = &self.certificate else { return };
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = sleep(CERTIFICATE_LOOK) => certificate.look(),
-            }
-        }
-    }
 }
 
 /// An error of the connection that was to be taken in, not of the system.
@@ -221,60 +209,6 @@ impl Drop for Seat {
             _ => drop(by_client.remove(&self.client)),
         }
     }
-}
-
-/// A certificate in two files, taken up again when they change.
-struct Certificate {
-    chain: PathBuf,
-    key: PathBuf,
-    current: Mutex<(TlsAcceptor, Option<SystemTime>)>,
-}
-
-impl Certificate {
-    fn load(chain: PathBuf, key: PathBuf) -> Result<Certificate, CertificateError> {
-        let current = (acceptor(&chain, &key)?, changed(&chain));
-        Ok(Certificate { chain, key, current: Mutex::new(current) })
-    }
-
-    fn acceptor(&self) -> TlsAcceptor {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
-    }
-
-    /// Files that cannot be used change nothing, but the log.
-    fn look(&self) {
-        let now = changed(&self.chain);
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.is_none() || now == current.1 {
-            return;
-        }
-        match acceptor(&self.chain, &self.key) {
-            Ok(renewed) => {
-                *current = (renewed, now);
-                tracing::info!(file = %self.chain.display(), "the pages have a new certificate");
-            }
-            Err(why) => tracing::warn!(%why, "the pages keep their old certificate"),
-        }
-    }
-}
-
-fn changed(path: &Path) -> Option<SystemTime> {
-    fs::metadata(path).and_then(|file| file.modified()).ok()
-}
-
-fn acceptor(chain: &Path, key: &Path) -> Result<TlsAcceptor, CertificateError> {
-    fn wrong<E: std::fmt::Display>(path: &Path) -> impl Fn(E) -> CertificateError {
-        move |why| CertificateError { path: path.to_owned(), why: why.to_string() }
-    }
-    let certificates = CertificateDer::pem_file_iter(chain).map_err(wrong(chain))?;
-    let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(wrong(chain))?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(wrong(key))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, private))
-        .map_err(wrong(chain))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// Binds the address of the pages; an error names it.

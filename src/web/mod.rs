@@ -18,7 +18,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
-pub use door::{CertificateError, Client, Door, bind};
+pub use door::{Client, Door, DoorError, bind};
 pub use editions::Editions;
 pub use looks::{Looks, LooksError};
 pub use signup::{Ring, SignupError, Signups};

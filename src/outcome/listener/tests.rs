@@ -149,6 +149,45 @@ async fn whoever_tries_tokens_is_sent_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_connections_do_not_make_more_guesses() {
+    let house = house(false);
+    let guesses = "RCPT TO:<b.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa@bounce.example.com>\r\n".repeat(15);
+    let said = format!("EHLO a\r\nMAIL FROM:<>\r\n{guesses}");
+    let refused = async |protocol| {
+        let hello = if protocol == Protocol::Lmtp { "LHLO" } else { "EHLO" };
+        let (began, said) = (Instant::now(), said.replace("EHLO", hello));
+        let answer = house.hear(protocol, &said).await;
+        let codes = codes(&answer);
+        let count = |code| codes.iter().filter(|found| **found == code).count();
+        (count("550"), count("421"), began.elapsed() >= TARPIT)
+    };
+    let mut all = 0;
+    for _ in 0..6 {
+        all += refused(Protocol::Smtp).await.0;
+    }
+    assert_eq!(all, 90);
+    let more = refused(Protocol::Smtp).await;
+    assert!((10..13).contains(&more.0) && (more.1, more.2) == (1, true), "then slowly, and away: {more:?}");
+    assert_eq!(refused(Protocol::Lmtp).await, (15, 0, false), "behind a mail server all have its address");
+    let answer = house.hear(Protocol::Smtp, &session(&bounce())).await;
+    assert_eq!(codes(&answer), ["220", "250", "250", "250", "354", "250", "221"], "reports are taken all the same");
+    sleep(GUESS_EVERY * 10).await;
+    assert!((10..13).contains(&refused(Protocol::Smtp).await.0), "guesses are forgiven one by one");
+}
+
+#[test]
+fn guessers_of_many_networks_fill_no_memory_and_neighbours_count_as_one() {
+    let (mut guesses, now) = (Guesses::default(), Instant::now());
+    for number in 0..GUESSERS_MAX as u32 * 3 {
+        assert!(!guesses.add(IpAddr::from(number.to_be_bytes()), now));
+    }
+    assert!(guesses.0.len() <= GUESSERS_MAX);
+    let neighbour = |number: u32| format!("2001:db8:1:2::{number:x}").parse::<IpAddr>().unwrap();
+    assert_eq!((0..200).filter(|number| guesses.add(neighbour(*number), now)).count(), 100);
+    assert!(!guesses.add("2001:db8:1:3::1".parse().unwrap(), now));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_postmaster_is_there_and_keeps_the_same_message_once() {
     let house = house(false);
     for recipient in ["postmaster", "Postmaster@BOUNCE.example.com", "abuse@bounce.example.com"] {

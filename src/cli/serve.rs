@@ -17,7 +17,7 @@ use crate::cli::{Desk, Error, Exit};
 use crate::delivery::source::host_name;
 use crate::delivery::via::Via;
 use crate::engine::{Client, Handle};
-use crate::outcome::{Fetcher, Listener, MailboxError, Policy, ReturnDesk, Round};
+use crate::outcome::{Fetcher, Listener, MailboxError, Policy, Retention, ReturnDesk, Round};
 use crate::smtp::TlsClient;
 use crate::smtp::server::Protocol;
 use crate::store::{LaunchKind, Store, Threads};
@@ -198,9 +198,16 @@ impl Doors {
         let policy = Arc::new(Policy::new(&settings.bounce));
         let intake =
             Arc::new(ReturnDesk { store: store.clone(), seal: seal.clone(), policy, clock: world.clock.clone() });
+        let postmaster = desk.workspace().folder().join("state/postmaster");
+        let retention = Retention {
+            store: store.clone(),
+            ages: settings.retention.clone(),
+            clock: world.clock.clone(),
+            postmaster: postmaster.clone(),
+        };
+        self.tasks.spawn(retention.run(self.stop.clone()));
         let listens = [(&settings.listener.smtp, Protocol::Smtp), (&settings.listener.lmtp, Protocol::Lmtp)];
         if listens.iter().any(|(addresses, _)| !addresses.is_empty()) {
-            let postmaster = desk.workspace().folder().join("state/postmaster");
             let listener = Listener::new(&settings.listener, &host_name(), postmaster, seal, intake.clone());
             let listener = listener.map_err(Error::failed)?;
             for (addresses, protocol) in listens {

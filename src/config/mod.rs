@@ -85,6 +85,8 @@ section! {
         bounce: Bounce = Bounce::default(),
         /// Where returned mail arrives.
         listener: Listener = Listener::default(),
+        /// How long what tells about single people is kept.
+        retention: Retention = Retention::default(),
         /// The public pages.
         web: Web = Web::default(),
         /// Joining a list from a page.
@@ -390,6 +392,25 @@ section! {
 }
 
 section! {
+    /// How long what tells about single people is kept, for `serve` to forget; figures stay. What proves a consent or its end
+    /// is kept as long as its contact, and suppressions until a person releases them.
+    Retention {
+        /// What hosts said about each copy, from the end of its campaign; codes and classes stay.
+        words: Span = Span::secs(180 * 86_400),
+        /// Who opened a copy and followed links, from the end of its campaign; "90d" or longer, or the most engaged people
+        /// are not known. Later visits are not counted.
+        visits: Span = Span::secs(730 * 86_400),
+        /// From where a list was joined on a page; then the address is cut to its network (192.0.2.0/24), and the browser's
+        /// name forgotten.
+        clients: Span = Span::secs(90 * 86_400),
+        /// Automatic answers, late bounces and rests in a contact's history.
+        history: Span = Span::secs(1095 * 86_400),
+        /// Mail to the postmaster, in state/postmaster.
+        postmaster: Span = Span::secs(90 * 86_400),
+    }
+}
+
+section! {
     /// The public pages behind the links of messages, for `serve`.
     Web {
         /// The address to listen on, as "IP:PORT". Unset: no pages.
@@ -451,6 +472,8 @@ section! {
         token_file: Option<PathBuf> = None,
         /// The name of an environment variable that holds an OAuth access token.
         token_env: Option<String> = None,
+        /// Where access tokens are got and renewed, as a `[mailbox.oauth]` table below; used instead of a password.
+        oauth: Option<MailboxOauth> = None,
         /// The folder of an IMAP mailbox.
         folder: String = "INBOX".to_owned(),
         /// The folder that IMAP messages are moved to once they are on record; unset: they stay, marked by a keyword.
@@ -460,29 +483,6 @@ section! {
     }
 }
 
-/// Who may be tracked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TrackingConsent {
-    /// Those who said yes.
-    OptIn,
-    /// All but those who said no.
-    OptOut,
-}
-
-impl Settings {
-    /// Whether everything goes through relays, so that what receivers look up is the relays' affair.
-        /// Where access tokens are got and renewed, as a `[mailbox.oauth]` table below; used instead of a password.
-        oauth: Option<MailboxOauth> = None,
-    pub fn relays_everything(&self) -> bool {
-        self.route.iter().any(|route| route.domains.iter().any(|domain| domain == "*"))
-    }
-
-    /// Whom to ask for names, and what to believe.
-    pub fn name_service(&self) -> NameService<'_> {
-        NameService { servers: &self.resolver, dnssec: self.dnssec, anchor: self.dnssec_anchor.as_deref() }
-    }
-}
 section! {
     /// How access tokens for a mailbox are got, and renewed before they run out. A refused renewal raises an alert, and the
     /// mailbox rests until another refresh token or secret is found where the settings say.
@@ -505,6 +505,27 @@ section! {
     }
 }
 
+/// Who may be tracked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrackingConsent {
+    /// Those who said yes.
+    OptIn,
+    /// All but those who said no.
+    OptOut,
+}
+
+impl Settings {
+    /// Whether everything goes through relays, so that what receivers look up is the relays' affair.
+    pub fn relays_everything(&self) -> bool {
+        self.route.iter().any(|route| route.domains.iter().any(|domain| domain == "*"))
+    }
+
+    /// Whom to ask for names, and what to believe.
+    pub fn name_service(&self) -> NameService<'_> {
+        NameService { servers: &self.resolver, dnssec: self.dnssec, anchor: self.dnssec_anchor.as_deref() }
+    }
+}
 
 /// A source's share of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]

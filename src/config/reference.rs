@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    Alert, Bounce, Breaker, Dkim, FixedRoute, Links, Listener, Mailbox, MailboxOauth, Pool, Queue, Relay,
+    Alert, Bounce, Breaker, Dkim, FixedRoute, Links, Listener, Mailbox, MailboxOauth, Pool, Queue, Relay, Retention,
     Retry, RouteRelay, Sender, Settings, Shape, Signup, Source, Store, Warmup, Web,
 };
 
@@ -39,6 +39,7 @@ const SECTIONS: &[Section] = &[
     Section { name: "listener", about: Listener::ABOUT, keys: Listener::KEYS },
     Section { name: "web", about: Web::ABOUT, keys: Web::KEYS },
     Section { name: "signup", about: Signup::ABOUT, keys: Signup::KEYS },
+    Section { name: "retention", about: Retention::ABOUT, keys: Retention::KEYS },
     Section { name: "bounce", about: Bounce::ABOUT, keys: Bounce::KEYS },
 ];
 

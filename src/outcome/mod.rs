@@ -19,6 +19,7 @@ mod prose;
 mod refusal;
 mod replies;
 mod report;
+mod retention;
 
 pub use arrival::{Action, Arrival, Kind, Returned, Trace, read};
 pub use clerk::Clerk;
@@ -32,3 +33,4 @@ pub use report::{
     CampaignReport, Counts, Ink, LinkReport, ReadersReport, ReasonReport, Seen, SiteReport, html, plain, report,
     whole_report,
 };
+pub use retention::Retention;

@@ -12,6 +12,7 @@ mod launches;
 mod mailboxes;
 mod migrate;
 mod people;
+mod retention;
 mod road;
 mod signups;
 mod sqlite;
@@ -28,6 +29,7 @@ pub use copies::{CopyRow, Figure, Finding, Judge, Late, LateBounce, LookRow, Mai
 pub use imports::{ImportBatch, ImportCounts, ImportRow, OnConflict};
 pub use launches::{EditionRow, LaunchKind, LaunchOptions, LaunchRow, LaunchState, NewLaunch};
 pub use people::{ContactRow, EventRow, ListRow, MembershipRow, MembershipStatus, NewContact};
+pub use retention::Faded;
 pub use road::{Break, Counted, Strain, UnknownReply, WarmupRow};
 pub use signups::{Confirmation, NewSignup, SignupRow};
 pub use subscriptions::SubscriptionRow;

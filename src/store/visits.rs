@@ -42,7 +42,7 @@ pub struct Visit {
 }
 
 /// How many copies.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Readers {
     /// By people, each copy once.
     pub people: u64,
@@ -53,7 +53,7 @@ pub struct Readers {
 }
 
 /// One link's figures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LinkFigure {
     /// Its number in the edition.
     pub number: u16,
@@ -64,7 +64,7 @@ pub struct LinkFigure {
 }
 
 /// What readers did with the copies of one launch.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Reading {
     /// Copies opened.
     pub opened: Readers,
@@ -110,33 +110,17 @@ impl Store {
         self.backend.write(move |db| visits.iter().try_for_each(|visit| record(db, visit))).await
     }
 
-    /// What readers did with the copies of a launch. Reads every visit once.
+    /// What readers did with the copies of a launch. Reads every visit once, as long as they are on record one by one.
     pub fn reading(&self, launch: LaunchId) -> Result<Reading, Error> {
         self.backend.read(|db| {
-            let readers = |sql: &str| {
-                db.prepare_cached(sql)?.query_row([launch.0], |row| {
-                    Ok(Readers { people: row.get(0)?, by_proxy: row.get(1)?, machines: row.get(2)? })
-                })
-            };
-            let opened = readers(
-                "SELECT count(*) FILTER (WHERE person + proxy > 0), count(*) FILTER (WHERE person = 0 AND proxy > 0), \
-                 count(*) FILTER (WHERE person + proxy = 0) FROM visits WHERE launch = ?1 AND link = 0",
-            )?;
-            let clicked = readers(
-                "SELECT count(*) FILTER (WHERE person + proxy > 0), count(*) FILTER (WHERE person = 0 AND proxy > 0), \
-                 count(*) FILTER (WHERE person + proxy = 0) FROM (SELECT sum(person) AS person, sum(proxy) AS proxy \
-                 FROM visits WHERE launch = ?1 AND link > 0 GROUP BY contact)",
-            )?;
-            let mut rows = db.prepare_cached(
-                "SELECT link, count(*) FILTER (WHERE person + proxy > 0), \
-                 count(*) FILTER (WHERE person = 0 AND proxy > 0), count(*) FILTER (WHERE person + proxy = 0), \
-                 sum(person + proxy) FROM visits WHERE launch = ?1 AND link > 0 GROUP BY link ORDER BY link",
-            )?;
-            let links = rows.query_map([launch.0], |row| {
-                let readers = Readers { people: row.get(1)?, by_proxy: row.get(2)?, machines: row.get(3)? };
-                Ok(LinkFigure { number: row.get::<_, u16>(0)? - 1, readers, times: row.get(4)? })
-            })?;
-            Ok(Reading { opened, clicked, links: links.collect::<rusqlite::Result<_>>()? })
+            let kept: Option<Option<String>> = db
+                .prepare_cached("SELECT reading FROM launches WHERE id = ?1")?
+                .query_row([launch.0], |row| row.get(0))
+                .optional()?;
+            match kept.flatten().and_then(|kept| serde_json::from_str(&kept).ok()) {
+                Some(reading) => Ok(reading),
+                None => reading_of(db, launch),
+            }
         })
     }
 
@@ -190,12 +174,40 @@ impl Store {
     }
 }
 
+/// The figures of a launch out of its visits.
+pub(super) fn reading_of(db: &Connection, launch: LaunchId) -> rusqlite::Result<Reading> {
+    let readers = |sql: &str| {
+        db.prepare_cached(sql)?.query_row([launch.0], |row| {
+            Ok(Readers { people: row.get(0)?, by_proxy: row.get(1)?, machines: row.get(2)? })
+        })
+    };
+    let opened = readers(
+        "SELECT count(*) FILTER (WHERE person + proxy > 0), count(*) FILTER (WHERE person = 0 AND proxy > 0), \
+         count(*) FILTER (WHERE person + proxy = 0) FROM visits WHERE launch = ?1 AND link = 0",
+    )?;
+    let clicked = readers(
+        "SELECT count(*) FILTER (WHERE person + proxy > 0), count(*) FILTER (WHERE person = 0 AND proxy > 0), \
+         count(*) FILTER (WHERE person + proxy = 0) FROM (SELECT sum(person) AS person, sum(proxy) AS proxy \
+         FROM visits WHERE launch = ?1 AND link > 0 GROUP BY contact)",
+    )?;
+    let mut rows = db.prepare_cached(
+        "SELECT link, count(*) FILTER (WHERE person + proxy > 0), \
+         count(*) FILTER (WHERE person = 0 AND proxy > 0), count(*) FILTER (WHERE person + proxy = 0), \
+         sum(person + proxy) FROM visits WHERE launch = ?1 AND link > 0 GROUP BY link ORDER BY link",
+    )?;
+    let links = rows.query_map([launch.0], |row| {
+        let readers = Readers { people: row.get(1)?, by_proxy: row.get(2)?, machines: row.get(3)? };
+        Ok(LinkFigure { number: row.get::<_, u16>(0)? - 1, readers, times: row.get(4)? })
+    })?;
+    Ok(Reading { opened, clicked, links: links.collect::<rusqlite::Result<_>>()? })
+}
+
 fn record(db: &Connection, visit: &Visit) -> rusqlite::Result<()> {
     let (launch, contact) = (visit.copy.launch().0, visit.copy.contact().0);
     let found = db
         .prepare_cached(
             "SELECT c.consent, p.standing, p.at FROM contacts c JOIN copies p ON p.launch = ?1 AND p.contact = c.id \
-             WHERE c.id = ?2",
+             JOIN launches l ON l.id = p.launch AND l.reading IS NULL WHERE c.id = ?2",
         )?
         .query_row(params![launch, contact], |row| {
             Ok((consent_of(row.get(0)?), row.get::<_, u8>(1)?, Timestamp::from_ms(row.get(2)?)))

@@ -91,7 +91,10 @@ CREATE TABLE launches (
     options  TEXT    NOT NULL,
     started  INTEGER NOT NULL,
     finished INTEGER,
-    planned  INTEGER NOT NULL
+    planned  INTEGER NOT NULL,
+    -- Forgotten with time: 1 once the hosts' words about its copies are; what readers did, once it is kept as figures only.
+    wordless INTEGER NOT NULL DEFAULT 0,
+    reading  TEXT
 ) STRICT;
 
 -- A campaign is sent once; a second launch of the same folder is refused by this index.
@@ -223,9 +226,6 @@ CREATE TABLE known_mail (
     PRIMARY KEY (mailbox, message)
 ) STRICT, WITHOUT ROWID;
 
--- How far a source address is known at a site: the state is `delivery::warmup`'s own.
-CREATE TABLE warmups (
-    source TEXT    NOT NULL,
 -- Who looks through a mailbox at present: one at a time, until the time it said, or longer when it says so again.
 CREATE TABLE mailbox_leases (
     mailbox TEXT    PRIMARY KEY,
@@ -233,6 +233,9 @@ CREATE TABLE mailbox_leases (
     until   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- How far a source address is known at a site: the state is `delivery::warmup`'s own.
+CREATE TABLE warmups (
+    source TEXT    NOT NULL,
     site   TEXT    NOT NULL,
     state  TEXT    NOT NULL,
     at     INTEGER NOT NULL,

@@ -1,0 +1,136 @@
+//! What tells about single people is forgotten with time (U-13); figures stay. Every step is small, so that nobody who wants
+//! something of the record waits long.
+
+use std::net::IpAddr;
+
+use rusqlite::{OptionalExtension, params};
+
+use super::visits::reading_of;
+use super::{Error, Store};
+use crate::base::{LaunchId, Network, Timestamp};
+
+/// Contacts whose copies are gone through in one step.
+const STEP: u32 = 10_000;
+/// Rows changed in one step.
+const ROWS: usize = 2_000;
+/// Kinds of events that prove neither a consent nor its end.
+const PASSING: &str = "('auto_reply', 'bounced', 'paused', 'resumed')";
+
+/// What of a launch is forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Faded {
+    /// What hosts said about each copy.
+    Words,
+    /// Who opened it and followed links, one by one.
+    Visits,
+}
+
+impl Faded {
+    /// What is true of a launch of which it is not forgotten yet.
+    fn is_left(self) -> &'static str {
+        match self {
+            Faded::Words => "wordless = 0",
+            Faded::Visits => "reading IS NULL",
+        }
+    }
+}
+
+impl Store {
+    /// Launches that ended before a time and of which this is not forgotten yet.
+    pub fn ended_before(&self, before: Timestamp, what: Faded) -> Result<Vec<LaunchId>, Error> {
+        self.backend.read(|db| {
+            let sql = format!("SELECT id FROM launches WHERE state IN (2, 3) AND finished < ?1 AND {}", what.is_left());
+            db.prepare_cached(&sql)?.query_map([before.as_ms()], |row| row.get(0).map(LaunchId))?.collect()
+        })
+    }
+
+    /// Forgets what hosts said about each copy of a launch; codes and classes stay.
+    pub async fn forget_words(&self, launch: LaunchId) -> Result<(), Error> {
+        self.in_steps(launch, "UPDATE copies SET text = '' WHERE launch = ?1 AND contact BETWEEN ?2 AND ?3 AND standing IN (2, 3) AND text <> ''")
+            .await?;
+        self.backend
+            .write(move |db| db.execute("UPDATE launches SET wordless = 1 WHERE id = ?1", [launch.0]).map(drop))
+            .await
+    }
+
+    /// Forgets who opened a launch and followed its links. Its figures are put on record before, and count no further visits.
+    pub async fn forget_visits(&self, launch: LaunchId) -> Result<(), Error> {
+        self.backend
+            .write(move |db| {
+                let reading = serde_json::to_string(&reading_of(db, launch)?).expect("figures are plain JSON");
+                let row = params![launch.0, reading];
+                db.execute("UPDATE launches SET reading = ?2 WHERE id = ?1 AND reading IS NULL", row).map(drop)
+            })
+            .await?;
+        self.in_steps(launch, "DELETE FROM visits WHERE launch = ?1 AND contact BETWEEN ?2 AND ?3").await
+    }
+
+    /// Cuts the addresses from which lists were joined before a time to their networks, and forgets the browsers. Gives how
+    /// many.
+    pub async fn blur_clients(&self, before: Timestamp) -> Result<usize, Error> {
+        let rows: Vec<(u32, String, Option<String>)> = self.backend.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT launch, client, confirmed_client FROM signups \
+                 WHERE coalesce(confirmed, asked) < ?1 AND client NOT LIKE '%/%' AND client <> 'unknown'",
+            )?;
+            rows.query_map([before.as_ms()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+        })?;
+        for rows in rows.chunks(ROWS) {
+            let rows = rows.to_vec();
+            self.backend
+                .write(move |db| {
+                    let mut blur = db.prepare_cached(
+                        "UPDATE signups SET client = ?2, confirmed_client = ?3, agent = '', \
+                         confirmed_agent = iif(confirmed_agent IS NULL, NULL, '') WHERE launch = ?1",
+                    )?;
+                    rows.iter().try_for_each(|(launch, client, confirmed)| {
+                        blur.execute(params![launch, network(client), confirmed.as_deref().map(network)]).map(drop)
+                    })
+                })
+                .await?;
+        }
+        Ok(rows.len())
+    }
+
+    /// Forgets the events before a time that prove nothing about consent. Gives how many.
+    pub async fn forget_events(&self, before: Timestamp) -> Result<usize, Error> {
+        let found: Vec<i64> = self.backend.read(|db| {
+            db.prepare_cached(&format!("SELECT id FROM events WHERE at < ?1 AND kind IN {PASSING}"))?
+                .query_map([before.as_ms()], |row| row.get(0))?
+                .collect()
+        })?;
+        for events in found.chunks(ROWS) {
+            let events = events.to_vec();
+            self.backend
+                .write(move |db| {
+                    let mut forget = db.prepare_cached("DELETE FROM events WHERE id = ?1")?;
+                    events.iter().try_for_each(|event| forget.execute([event]).map(drop))
+                })
+                .await?;
+        }
+        Ok(found.len())
+    }
+
+    /// Runs a statement on a launch for one range of contacts (`?2` to `?3`) after the other.
+    async fn in_steps(&self, launch: LaunchId, sql: &'static str) -> Result<(), Error> {
+        let last: Option<u32> = self.backend.read(|db| {
+            db.prepare_cached("SELECT max(contact) FROM copies WHERE launch = ?1")?
+                .query_row([launch.0], |row| row.get(0))
+                .optional()
+                .map(Option::flatten)
+        })?;
+        for first in (0..=last.unwrap_or(0)).step_by(STEP as usize) {
+            let row = (launch.0, first, first.saturating_add(STEP - 1));
+            self.backend.write(move |db| db.prepare_cached(sql)?.execute(row).map(drop)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The network of an address; something else as it is, marked as looked at.
+fn network(client: &str) -> String {
+    match client.parse::<IpAddr>() {
+        Ok(address) => Network::around(address, 24, 48).to_string(),
+        Err(_) => "unknown".to_owned(),
+    }
+}

@@ -344,6 +344,8 @@ mod tests {
             "signup.lists = [\"news\"]",
             "signup = { lists = [\"a b\"], from = \"a@example.com\" }",
             "[[source]]\naddress = \"192.0.2.1\"",
+            "mailbox = [{ name = \"a\", host = \"h\", user = \"u\", oauth = { token_url = \"http://x\", client_id = \"c\" } }]",
+            "mailbox = [{ name = \"a\", host = \"h\", user = \"u\", oauth = { token_url = \"https://x\", client_id = \"c\" } }]",
         ] {
             assert!(matches!(load(text, &[]), Err(Error::File { place: Some(_), .. })), "{text}");
         }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Address, Domain, EnvelopeId, LaunchId};
+use crate::base::{Domain, EnvelopeId, LaunchId};
 use crate::config::shaping::SiteShape;
 use crate::delivery::courier::Kit;
 use crate::delivery::dial::{Dialled, Trouble};
@@ -20,7 +20,7 @@ use crate::delivery::knock::knock;
 use crate::delivery::launches::Facts;
 use crate::delivery::look::{Look, look};
 use crate::delivery::notices::About;
-use crate::delivery::press::{Printed, Spoilt};
+use crate::delivery::press::{Printed, Slot, Spoilt};
 use crate::delivery::route::Route;
 use crate::delivery::source::Source;
 use crate::delivery::trouble::{Fault, Judgement, judge_by};
@@ -141,7 +141,27 @@ enum Coming {
     #[default]
     Nothing,
     Asked(oneshot::Receiver<Answer>),
-    Printing(Box<Job>, Address, BoxFuture<'static, Result<Printed, Spoilt>>),
+    /// To be printed as soon as there is a slot for it.
+    Here(Box<Job>),
+}
+
+/// Why a copy is not handed to the session.
+enum NoCopy {
+    TurnedAway(Look),
+    Spoilt(Spoilt),
+    NoRecord(crate::store::Error),
+}
+
+impl From<Spoilt> for NoCopy {
+    fn from(spoilt: Spoilt) -> NoCopy {
+        NoCopy::Spoilt(spoilt)
+    }
+}
+
+impl From<crate::store::Error> for NoCopy {
+    fn from(why: crate::store::Error) -> NoCopy {
+        NoCopy::NoRecord(why)
+    }
 }
 
 /// What happened while the steward's answer was awaited.
@@ -211,7 +231,7 @@ impl Carrier {
                     self.load.back.push(*job);
                 }
             }
-            Coming::Printing(job, _, _) => self.load.back.push(*job),
+            Coming::Here(job) => self.load.back.push(*job),
         }
         if let Some(connection) = connection {
             connection.quit().await;
@@ -271,51 +291,40 @@ impl Carrier {
         }
     }
 
-    /// Sets source and date at the first MAIL, and starts the printing; what is no longer to be sent is settled instead.
-    fn print(&mut self, mut job: Box<Job>) {
-        let envelope = &mut job.lease.envelope;
-        envelope.source = Some(self.source.id);
-        envelope.date.get_or_insert(self.kit.entries.now());
-        match self.kit.road.store.recipient(envelope.id.contact()) {
-            Ok(Some(recipient)) => {
-                let to = recipient.address.clone();
-                let printing = self.kit.press.print(envelope.clone(), recipient).boxed();
-                self.load.coming = Coming::Printing(job, to, printing);
+    /// The copy at hand as it goes to the session; `None`: it is not to be sent, and settled.
+    fn make_ready(&mut self, slot: &Slot<'_>) -> Option<Copy> {
+        let Coming::Here(mut job) = std::mem::take(&mut self.load.coming) else { return None };
+        // set at the first MAIL, and kept
+        job.lease.envelope.source = Some(self.source.id);
+        job.lease.envelope.date.get_or_insert(self.kit.entries.now());
+        match self.copy_of(&job, slot) {
+            Ok(copy) => {
+                self.load.open.push(*job);
+                return Some(copy);
             }
-            Ok(None) => match look(&self.kit.road.store, envelope.id, self.kit.entries.now()) {
-                Ok(Look::Go) => self.turn_away(*job, Look::Barred("the contact was erased".to_owned())),
-                Ok(other) => self.turn_away(*job, other),
-                Err(why) => self.store_failed(*job, &why),
-            },
-            Err(why) => self.store_failed(*job, &why),
+            Err(NoCopy::TurnedAway(look)) => self.turn_away(*job, look),
+            Err(NoCopy::Spoilt(spoilt)) => self.spoilt(*job, spoilt),
+            Err(NoCopy::NoRecord(why)) => self.store_failed(*job, &why),
         }
+        None
     }
 
-    /// The last look at a printed copy, and its way to the session.
-    fn ready(&mut self, job: Job, to: Address, printed: Result<Printed, Spoilt>) -> Option<Copy> {
-        let id = job.lease.envelope.id;
-        let Printed { message, return_path } = match printed {
-            Ok(printed) => printed,
-            Err(spoilt) => {
-                self.spoilt(job, spoilt);
-                return None;
-            }
+    /// Prints a copy, and then looks for the last time whether it may go: printing takes a while.
+    fn copy_of(&self, job: &Job, slot: &Slot<'_>) -> Result<Copy, NoCopy> {
+        let (store, envelope) = (&self.kit.road.store, &job.lease.envelope);
+        let id = envelope.id;
+        let printed = match store.recipient(id.contact())? {
+            Some(recipient) => Some((slot.print(envelope, &recipient)?, recipient.address)),
+            None => None,
         };
-        match look(&self.kit.road.store, id, self.kit.entries.now()) {
-            Ok(Look::Go) => {
+        match (look(store, id, self.kit.entries.now())?, printed) {
+            (Look::Go, Some((Printed { message, return_path }, to))) => {
                 // one in doubt before, or that must never come twice, waits until its recipient is taken
-                let early = job.lease.envelope.doubtful == 0 && job.facts.in_doubt == InDoubt::Resend;
-                self.load.open.push(job);
-                Some(Copy { id, return_path, to, message, early })
+                let early = envelope.doubtful == 0 && job.facts.in_doubt == InDoubt::Resend;
+                Ok(Copy { id, return_path, to, message, early })
             }
-            Ok(other) => {
-                self.turn_away(job, other);
-                None
-            }
-            Err(why) => {
-                self.store_failed(job, &why);
-                None
-            }
+            (Look::Go, None) => Err(NoCopy::TurnedAway(Look::Barred("the contact was erased".to_owned()))),
+            (other, _) => Err(NoCopy::TurnedAway(other)),
         }
     }
 
@@ -474,14 +483,11 @@ impl CopySource for Carrier {
                     }
                     self.ask(patience).await?;
                 }
-                Coming::Asked(_) => {
-                    let job = self.hear(patience, idle).await?;
-                    self.print(job);
-                }
-                Coming::Printing(_, _, printing) => {
-                    let printed = printing.as_mut().await;
-                    let Coming::Printing(job, to, _) = std::mem::take(&mut self.load.coming) else { continue };
-                    if let Some(copy) = self.ready(*job, to, printed) {
+                Coming::Asked(_) => self.load.coming = Coming::Here(self.hear(patience, idle).await?),
+                Coming::Here(_) => {
+                    let kit = self.kit.clone();
+                    let slot = kit.press.slot().await;
+                    if let Some(copy) = self.make_ready(&slot) {
                         return Some(copy);
                     }
                 }

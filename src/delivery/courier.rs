@@ -2,7 +2,6 @@
 //! waits for none of them, so that a slow or broken site delays no other.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use crate::delivery::dial::Dialler;
 use crate::delivery::entry::{Entries, Said};
 use crate::delivery::launches::{Facts, Launches, Way};
 use crate::delivery::notices::Notices;
-use crate::delivery::press::{Press, Slots};
+use crate::delivery::press::Press;
 use crate::delivery::relays::{Relays, by_weight};
 use crate::delivery::route::{NoRoute, Route, Router};
 use crate::delivery::sites::{ANY_SOURCE, Command, HeldDomains, Sites, as_domain, note_hold};
@@ -81,8 +80,6 @@ pub struct Road {
     pub tls: Arc<TlsClient>,
     /// The policies of recipients' domains, where they are followed.
     pub policies: Option<Policies>,
-    /// Where printing is done.
-    pub slots: Slots,
     /// Where what happens is told.
     pub notices: Notices,
     /// Where launches were stopped.
@@ -197,10 +194,10 @@ pub struct Courier {
 }
 
 impl Courier {
-    /// A courier on this road. Starts the press; fails when the system has no threads left for it.
-    pub fn new(road: Road) -> io::Result<Courier> {
+    /// A courier on this road.
+    pub fn new(road: Road) -> Courier {
         let unsigned = road.settings.dkim.unsigned;
-        let press = Press::new(road.store.clone(), road.keyring.clone(), road.seal.clone(), unsigned, road.slots)?;
+        let press = Press::new(road.store.clone(), road.keyring.clone(), road.seal.clone(), unsigned);
         let router = Router::new(&road.world, road.shaping.clone(), road.settings.smtp_port);
         let router = router.with_relays(road.relays.clone());
         let router = match &road.policies {
@@ -220,7 +217,7 @@ impl Courier {
             back,
             road,
         };
-        Ok(Courier {
+        Courier {
             kit: Arc::new(kit),
             router,
             sites,
@@ -231,7 +228,7 @@ impl Courier {
             finding: FuturesUnordered::new(),
             claiming: FuturesUnordered::new(),
             turns: BTreeMap::new(),
-        })
+        }
     }
 
     /// The handle by which people see and stop sites.

@@ -28,7 +28,6 @@ use crate::config::{self, Breaker};
 use crate::delivery::alert::Alerts;
 use crate::delivery::courier::{Courier, Road};
 use crate::delivery::notices::Notices;
-use crate::delivery::press::Slots;
 use crate::delivery::sites::Sites;
 use crate::delivery::source::{Sources, host_name};
 use crate::delivery::stops::Stops;
@@ -292,11 +291,10 @@ fn start_courier(
         seal: Arc::new(workspace.seal().map_err(|why| failed(why.to_string()))?),
         policies: Some(policies),
         tls: Arc::new(tls),
-        slots: if threads == Threads::Inline { Slots::Inline } else { Slots::PerCore },
         notices: notices.clone(),
         stops: stops.clone(),
     };
-    let courier = Courier::new(road).map_err(|why| failed(why.to_string()))?;
+    let courier = Courier::new(road);
     let sites = courier.sites();
     // a simulated world has no files that change
     let watchman = (threads == Threads::Own).then(|| Watchman::new(workspace, shaping, rules, sites.clone()));

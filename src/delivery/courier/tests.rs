@@ -2,6 +2,7 @@
 //! thread.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 
@@ -279,11 +280,10 @@ impl Yard {
             seal: Arc::new(Seal::new(vec![SealKey::new('a', &[7; 32]).unwrap()]).unwrap()),
             tls: Arc::new(TlsClient::new(None).unwrap()),
             policies: None,
-            slots: Slots::Inline,
             notices,
             stops: stops.clone(),
         };
-        let courier = Courier::new(road).unwrap();
+        let courier = Courier::new(road);
         Sending {
             sites: courier.sites(),
             courier: Some(courier),

@@ -47,6 +47,24 @@ pub(super) fn read_parked(id: EnvelopeId, record: &[u8]) -> Option<(Domain, Enve
     Some((domain, envelope))
 }
 
+/// Writes a copy whose final dot may be out.
+pub(super) fn write_intent(domain: &Domain, envelope: &Envelope) -> Vec<u8> {
+    let mut to = Vec::with_capacity(80);
+    to.extend_from_slice(&envelope.id.to_u64().to_be_bytes());
+    to.extend_from_slice(&write_parked(domain, envelope));
+    to
+}
+
+/// Which copy's final dot may be out: readable where the rest of the record is not.
+pub(super) fn intent_of(record: &[u8]) -> Option<EnvelopeId> {
+    record.first_chunk().map(|id| EnvelopeId::from_u64(u64::from_be_bytes(*id)))
+}
+
+/// Reads a copy whose final dot may be out.
+pub(super) fn read_intent(record: &[u8]) -> Option<(Domain, Envelope)> {
+    read_parked(intent_of(record)?, record.get(8..)?)
+}
+
 /// Writes outcomes, texts cut to what a person needs.
 pub(super) fn write_outcomes(outcomes: &[Outcome]) -> Vec<u8> {
     let mut to = vec![VERSION];
@@ -191,7 +209,11 @@ mod tests {
             assert!(record.len() <= 100);
             assert_eq!(read_envelope(envelope.id, &record), Some(envelope.clone()));
             let domain = Domain::parse("mail.example").unwrap();
-            assert_eq!(read_parked(envelope.id, &write_parked(&domain, &envelope)), Some((domain, envelope)));
+            assert_eq!(
+                read_parked(envelope.id, &write_parked(&domain, &envelope)),
+                Some((domain.clone(), envelope.clone()))
+            );
+            assert_eq!(read_intent(&write_intent(&domain, &envelope)), Some((domain, envelope)));
         }
     }
 

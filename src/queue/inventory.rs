@@ -44,8 +44,8 @@ impl Inventory {
             Some(id) => all.twice += u64::from(all.due.contains(&id) || !all.held.insert(id)),
             None => all.unreadable += 1,
         })?;
-        walk(ledger, keys::INTENT, |key, value| match parked(key, value) {
-            Some(id) => drop(all.intents.insert(id)),
+        walk(ledger, keys::INTENT, |_, value| match codec::read_intent(value) {
+            Some((_, envelope)) => drop(all.intents.insert(envelope.id)),
             None => all.unreadable += 1,
         })?;
         walk(ledger, keys::OUTBOX, |key, value| match codec::read_outcomes(value) {

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::agenda::{Agenda, Claim, Standing as DomainStanding};
+use super::intents::Intents;
 use super::lease::{Action, Homes, Lease, Manner, Settlement};
 use super::ledger::{Ledger, Move};
 use super::{Admission, BUCKETS, Claimed, Depth, DomainDepth, Error, Place, Spans, Sweep, Whose, codec, keys, lock};
@@ -84,6 +85,7 @@ pub struct Keeper {
     requests: mpsc::Receiver<Request>,
     homes: Arc<Homes>,
     agenda: Agenda,
+    intents: Intents,
     depth: Depth,
     shown: Arc<Mutex<Depth>>,
     spans: Arc<Mutex<Spans>>,
@@ -153,6 +155,7 @@ impl Keeper {
             requests,
             homes: Arc::default(),
             agenda: Agenda::default(),
+            intents: Intents::default(),
             depth,
             shown,
             spans,
@@ -343,6 +346,8 @@ impl Keeper {
             return;
         }
         let mut batch = std::mem::take(&mut self.batch);
+        let over = self.intents.sweep().into_iter();
+        batch.moves.extend(over.map(|number| Move::Remove(keys::intent(number))));
         let mut number = self.depth.last_outcome;
         for chunk in batch.outcomes.chunks(OUTBOX_CHUNK) {
             number += 1;
@@ -470,19 +475,19 @@ impl Keeper {
         match action {
             Action::Intend => {
                 envelope.due = leased_due;
-                let record = codec::write_parked(&domain, &envelope);
-                self.batch.moves.push(Move::Put(keys::intent(id), record));
+                let key = keys::intent(self.intents.take(id));
+                self.batch.moves.push(Move::Put(key, codec::write_intent(&domain, &envelope)));
             }
             Action::Gone(outcome) => {
                 self.batch.moves.push(Move::Remove(was));
-                self.batch.moves.push(Move::Remove(keys::intent(id)));
+                self.intents.settle(id);
                 self.batch.outcomes.push(outcome);
                 self.batch.leased.push(since);
                 self.left(&domain, id);
             }
             Action::Again(at, outcome) => {
                 self.batch.moves.push(Move::Remove(was));
-                self.batch.moves.push(Move::Remove(keys::intent(id)));
+                self.intents.settle(id);
                 self.batch.outcomes.push(outcome);
                 self.batch.leased.push(since);
                 self.left(&domain, id);
@@ -621,15 +626,15 @@ impl Keeper {
     /// A copy whose task ended over it. With an intent on the ledger its final dot may be out: it is in doubt, as after a
     /// crash.
     fn take_dropped(&mut self, domain: &Domain, id: EnvelopeId, now: Timestamp) {
-        let intent = match self.ledger.value(&keys::intent(id)) {
-            Ok(intent) => intent,
+        let Some(key) = self.intents.of(id).map(keys::intent) else { return self.count_drop(domain, id, now) };
+        let record = match self.ledger.value(&key) {
+            Ok(record) => record.unwrap_or_default(),
             Err(error) => return self.broken = Some(error),
         };
-        let Some(record) = intent else { return self.count_drop(domain, id, now) };
-        match codec::read_parked(id, &record) {
+        match codec::read_intent(&record) {
             Some((_, envelope)) => self.doubt(domain, envelope, now),
             None => {
-                self.batch.moves.push(Move::Put(keys::damaged_intent(&keys::intent(id)), record));
+                self.batch.moves.push(Move::Put(keys::damaged_intent(&key, Some(id)), record));
                 match self.find(domain, id) {
                     Ok(Some((_, envelope))) => self.doubt(domain, envelope, now),
                     Ok(None) => {}
@@ -643,7 +648,7 @@ impl Keeper {
     fn doubt(&mut self, domain: &Domain, mut envelope: Envelope, now: Timestamp) {
         tracing::warn!(copy = %envelope.id, "in doubt: {TASK_ENDED}");
         self.batch.moves.push(Move::Remove(keys::due(domain, &envelope)));
-        self.batch.moves.push(Move::Remove(keys::intent(envelope.id)));
+        self.intents.settle(envelope.id);
         self.left(domain, envelope.id);
         let mode = (self.in_doubt)(envelope.id.launch());
         let outcome = doubt(&mut envelope, mode, TASK_ENDED, now);
@@ -664,7 +669,7 @@ impl Keeper {
         match self.find(domain, id) {
             Ok(Some((key, envelope))) => {
                 self.batch.moves.push(Move::Remove(key));
-                self.batch.moves.push(Move::Remove(keys::intent(id)));
+                self.intents.settle(id);
                 let text = "given up after its task ended without an attempt: a bug of mailshot".to_owned();
                 self.batch.outcomes.push(decided(&envelope, Standing::Failed, Class::Undetermined, text, now));
                 self.left(domain, id);
@@ -1015,15 +1020,15 @@ fn recover(
         }
         let (mut moves, mut outcomes) = (Vec::new(), Vec::new());
         for (key, value) in page {
-            let read = keys::parse_intent(&key).and_then(|id| codec::read_parked(id, &value));
-            let copy = match read {
+            let id = codec::intent_of(&value);
+            let copy = match codec::read_intent(&value) {
                 Some(copy) => Some(copy),
                 None => {
                     tracing::error!(
                         "the record of an intent cannot be read; it is kept, and `mailshot queue verify` names it"
                     );
-                    moves.push(Move::Put(keys::damaged_intent(&key), value));
-                    keys::parse_intent(&key).map(|id| find_anywhere(ledger, id)).transpose()?.flatten()
+                    moves.push(Move::Put(keys::damaged_intent(&key, id), value));
+                    id.map(|id| find_anywhere(ledger, id)).transpose()?.flatten()
                 }
             };
             if let Some((domain, mut envelope)) = copy {

@@ -4,12 +4,12 @@
 //! |---|---|
 //! | `d` domain `0` lane due envelope | the envelope |
 //! | `h` launch envelope | held: domain and envelope |
-//! | `i` envelope | intent, its final dot may be out: domain and envelope |
+//! | `i` number | intent, the final dot of a copy may be out: its id, domain and envelope |
 //! | `p` launch bucket | how far the planner has come |
 //! | `s` source site | what was learned of a site |
 //! | `o` number | outbox: the outcomes of a commit |
 //! | `x` number | a record of the outbox that could not be read, kept for a person |
-//! | `x` `i` envelope | the same of an intent |
+//! | `x` `i` envelope | the same of an intent; behind `i` its number where the envelope is not known |
 //! | `m` name | marks: the epoch, and the highest number cleared from the outbox |
 
 use crate::base::{Domain, EnvelopeId, LaunchId, SourceId, Timestamp};
@@ -94,16 +94,10 @@ pub(super) fn parse_held(key: &[u8]) -> Option<LaunchId> {
     Some(LaunchId(u32::from_be_bytes(*launch)))
 }
 
-pub(super) fn intent(id: EnvelopeId) -> Vec<u8> {
+pub(super) fn intent(number: u32) -> Vec<u8> {
     let mut key = vec![INTENT];
-    key.extend_from_slice(&id.to_u64().to_be_bytes());
+    key.extend_from_slice(&number.to_be_bytes());
     key
-}
-
-/// The envelope of an intent's key.
-pub(super) fn parse_intent(key: &[u8]) -> Option<EnvelopeId> {
-    let id = key.strip_prefix(&[INTENT])?.try_into().ok()?;
-    Some(EnvelopeId::from_u64(u64::from_be_bytes(id)))
 }
 
 pub(super) fn cursor(launch: LaunchId, bucket: u8) -> Vec<u8> {
@@ -133,14 +127,18 @@ pub(super) fn damaged(number: u64) -> Vec<u8> {
     key
 }
 
-/// Where an intent is kept that could not be read.
-pub(super) fn damaged_intent(intent: &[u8]) -> Vec<u8> {
-    [&[DAMAGED], intent].concat()
+/// Where an intent is kept that could not be read: under its copy, or where not even that is known, under its number.
+pub(super) fn damaged_intent(intent: &[u8], copy: Option<EnvelopeId>) -> Vec<u8> {
+    match copy {
+        Some(id) => [&[DAMAGED, INTENT], &id.to_u64().to_be_bytes()[..]].concat(),
+        None => [&[DAMAGED], intent].concat(),
+    }
 }
 
 /// The envelope of an intent that could not be read.
 pub(super) fn parse_damaged_intent(key: &[u8]) -> Option<EnvelopeId> {
-    parse_intent(key.strip_prefix(&[DAMAGED])?)
+    let id = key.strip_prefix(&[DAMAGED, INTENT])?.try_into().ok()?;
+    Some(EnvelopeId::from_u64(u64::from_be_bytes(id)))
 }
 
 /// The number of a record of the outbox, or of one that could not be read.

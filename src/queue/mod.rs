@@ -15,8 +15,8 @@
 //! |---|---|---|---|
 //! | admit | put `d`s and `p`; before it the store records the batch | planned again, same ids | nothing to do |
 //! | go on | settle the previous copy of this connection **and** put `i` for the next; awaited before the next final dot | nothing of the next was accepted | the next is in doubt if its answer is lost |
-//! | deliver, fail, bar | remove `d`, `i`; put `o` | in doubt | done |
-//! | defer | move `d`; remove `i`; put `o` | in doubt | due at its time |
+//! | deliver, fail, bar | remove `d`; remove `i`, or write the next intent over it; put `o` | in doubt | done |
+//! | defer | move `d`; remove `i`, or write the next intent over it; put `o` | in doubt | due at its time |
 //! | drop | a task that ended over a lease: with an `i` as recover, without one nothing | recovered | listed in `o` |
 //! | hold, release | `d` to `h`; `h` back to `d` | as before | held; due |
 //! | recover | at open, before anything else, each `i`: to `d` marked `doubtful` (resend), or gone with an outcome in doubt (hold) | recovered again | listed in `o` |
@@ -28,6 +28,7 @@
 
 mod agenda;
 mod codec;
+mod intents;
 mod inventory;
 mod keeper;
 mod keys;

@@ -101,6 +101,28 @@ async fn a_copy_goes_from_admission_to_its_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_next_intent_is_written_over_that_of_the_copy_settled_with_it() {
+    let (ledger, clock) = (MemoryLedger::default(), clock());
+    let queue = start(ledger.clone(), &clock, InDoubt::Resend);
+    admit(&queue, (1..=5).map(|n| (domain("a.example"), copy(n, Lane::Bulk, clock.now()))).collect()).await;
+    let claimed = queue.claim().await.unwrap().domain;
+    let mut leases = queue.lease(&claimed, 5).await.unwrap().into_iter();
+    let mut previous = leases.next().unwrap();
+    queue.settle(vec![previous.intend()]).await.unwrap();
+    for next in leases {
+        let gone = outcome(&previous, Standing::Delivered);
+        queue.settle(vec![previous.settle(gone, Next::Gone), next.intend()]).await.unwrap();
+        let pairs = ledger.scan(&[keys::INTENT], &[], 9).unwrap();
+        assert_eq!((pairs.len(), &pairs[0].0), (1, &keys::intent(0)));
+        assert_eq!(Inventory::take(&ledger).unwrap().intents, [next.envelope.id].into());
+        previous = next;
+    }
+    let gone = outcome(&previous, Standing::Delivered);
+    queue.settle(vec![previous.settle(gone, Next::Gone)]).await.unwrap();
+    assert_eq!(Inventory::take(&ledger).unwrap().intents, BTreeSet::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_admission_and_its_cursor_are_one_commit() {
     let (ledger, clock) = (MemoryLedger::default(), clock());
     let queue = start(ledger.clone(), &clock, InDoubt::Resend);
@@ -362,7 +384,7 @@ async fn a_lease_dropped_after_its_intent_is_in_doubt_and_listed() {
         let (_, outcomes) = queue.outbox(9).await.unwrap();
         let listed = (outcomes.len(), outcomes[0].state, outcomes[0].doubtful);
         assert_eq!(listed, (1, state, waiting as u8), "{mode:?}");
-        let intent = keys::intent(outcomes[0].envelope);
+        let intent = keys::intent(0);
         assert_eq!((queue.depth().waiting, ledger.value(&intent)), (waiting, Ok(None)), "{mode:?}");
         let again = queue.lease(&claimed, 9).await.unwrap();
         assert_eq!(again.iter().map(|lease| u64::from(lease.envelope.doubtful)).sum::<u64>(), waiting, "{mode:?}");
@@ -393,7 +415,8 @@ async fn an_intent_that_cannot_be_read_is_kept_and_its_copy_is_in_doubt() {
     let queue = start(ledger.clone(), &clock, InDoubt::Resend);
     admit(&queue, (1..=3).map(|number| (domain("a.example"), copy(number, Lane::Bulk, START))).collect()).await;
     let id = copy(2, Lane::Bulk, START).id;
-    ledger.commit(&[Move::Put(keys::intent(id), b"?".to_vec()), Move::Put(b"ix".to_vec(), Vec::new())]).unwrap();
+    let torn = [&id.to_u64().to_be_bytes()[..], b"?"].concat();
+    ledger.commit(&[Move::Put(keys::intent(0), torn), Move::Put(b"ix".to_vec(), Vec::new())]).unwrap();
     let again = start(ledger.fork(), &clock, InDoubt::Hold);
     let (_, outcomes) = again.outbox(9).await.unwrap();
     assert_eq!(outcomes.iter().map(|outcome| outcome.envelope).collect::<Vec<_>>(), [id]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,7 @@ use crate::delivery::notices::About;
 use crate::delivery::press::{Printed, Slot, Spoilt};
 use crate::delivery::route::Route;
 use crate::delivery::source::Source;
+use crate::delivery::steward::Hatch;
 use crate::delivery::trouble::{Fault, Judgement, judge_by};
 use crate::mail::{Blame, Channel, Class, HostProof, InDoubt, NoticeKind, Reply, Stage, Standing, Verdict};
 use crate::queue::{Error, Lease, Settlement};
@@ -99,6 +100,13 @@ pub(super) struct Heard {
     pub took: Duration,
 }
 
+impl Heard {
+    /// Whether the copy was taken and nothing is to be done about it.
+    pub fn is_plain(&self) -> bool {
+        self.judgement.ruling.verdict == Verdict::Delivered && self.judgement.reaction == Reaction::None
+    }
+}
+
 /// One carrier: its connection is kept by [`Carrier::run`], everything else here.
 pub(super) struct Carrier {
     pub kit: Arc<Kit>,
@@ -106,7 +114,7 @@ pub(super) struct Carrier {
     pub route: Arc<Route>,
     pub source: Arc<Source>,
     pub shape: Arc<SiteShape>,
-    pub steward: mpsc::Sender<(u32, Word)>,
+    pub steward: Arc<Hatch>,
     /// Copies on this connection at most.
     pub most: u32,
     pub load: Load,
@@ -242,12 +250,18 @@ impl Carrier {
 
     async fn say(&mut self, word: Word) {
         // a steward that is gone has no use for it; leases inside go home
-        let _ = self.steward.send((self.number, word)).await;
+        if let Some(room) = self.steward.room().await {
+            room.send((self.number, word));
+        }
     }
 
-    /// Asks the steward for a copy; `None` when there is no steward any more. Cancel-safe.
+    /// Asks the steward for a copy, unless it is served at once; `None` when there is no steward any more. Cancel-safe.
     async fn ask(&mut self, patience: Patience) -> Option<()> {
-        let place = self.steward.reserve().await.ok()?;
+        if let Some(job) = self.steward.serve(self.number, &mut self.load.heard) {
+            self.load.coming = Coming::Here(Box::new(job));
+            return Some(());
+        }
+        let place = self.steward.room().await?;
         let (answer, asked) = oneshot::channel();
         place.send((self.number, Word::Ask(patience, std::mem::take(&mut self.load.heard), answer)));
         self.load.coming = Coming::Asked(asked);

@@ -5,6 +5,7 @@
 //! it. Doors that have work and no connection wait in line for one.
 
 mod door;
+mod hatch;
 mod hearing;
 mod meter;
 mod orders;
@@ -17,10 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::stream::StreamExt;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::Domain;
@@ -33,8 +32,9 @@ use crate::delivery::route::Route;
 use crate::delivery::sites::{SiteStatus, in_words};
 use crate::delivery::source::Source;
 use crate::delivery::steward::door::{Door, door_of};
+pub(super) use crate::delivery::steward::hatch::Hatch;
 use crate::delivery::steward::meter::Meter;
-use crate::delivery::steward::orders::{Chores, Order};
+use crate::delivery::steward::orders::Order;
 use crate::delivery::stops::Stop;
 use crate::mail::{NoticeKind, Reply};
 use crate::queue::{Error, Lease, Settlement};
@@ -196,43 +196,24 @@ impl Steward {
     /// The life of a steward: until it is told to stop and its carriers have come home, or until the courier lets it go.
     pub async fn run(mut self, work: mpsc::Receiver<Work>, stop: CancellationToken) {
         self.restore().await;
-        let ended = AssertUnwindSafe(self.work(work, stop)).catch_unwind().await;
+        let (kit, source, post) = (self.kit.clone(), self.source.id, self.post.clone());
+        let (hatch, heard) = Hatch::new(self);
+        let ended = AssertUnwindSafe(hatch.run(heard, work, &stop)).catch_unwind().await;
         if ended.is_err() {
-            tracing::error!(site = %self.post.1, "a steward broke down; its domains are given back; this is a bug");
-            let domains: Vec<Domain> = self.doors.values().flat_map(|door| door.claims.iter().cloned()).collect();
+            tracing::error!(site = %post.1, "a steward broke down; its domains are given back; this is a bug");
+            let domains: Vec<Domain> =
+                hatch.steward().doors.values().flat_map(|door| door.claims.iter().cloned()).collect();
             for domain in domains {
-                let _ = self.kit.road.queue.rest(&domain, self.kit.entries.in_about(RECHECK)).await;
+                let _ = kit.road.queue.rest(&domain, kit.entries.in_about(RECHECK)).await;
             }
         }
-        if let Some(record) = self.learning(Instant::now()) {
-            let _ = self.kit.road.queue.learn(self.source.id, &self.post.1, record).await;
+        let learned = hatch.steward().learning(Instant::now());
+        if let Some(record) = learned {
+            let _ = kit.road.queue.learn(source, &post.1, record).await;
         }
-        if let Some(record) = self.limits.warming().map(|warming| warming.record()) {
-            self.put_warmup(record).await;
-        }
-    }
-
-    async fn work(&mut self, mut work: mpsc::Receiver<Work>, stop: CancellationToken) {
-        let (words, mut heard) = mpsc::channel(WORDS_MAX);
-        let mut carriers = JoinSet::new();
-        let mut chores = Chores::new();
-        while !self.is_over(chores.is_empty()) {
-            let event = tokio::select! {
-                biased;
-                () = stop.cancelled(), if !self.stopping => Event::Stop,
-                Some((line, word)) = heard.recv() => Event::Word(line, word),
-                Some(done) = chores.next(), if !chores.is_empty() => done,
-                Some(ended) = carriers.join_next(), if !carriers.is_empty() => match ended {
-                    Ok(line) => Event::Ended(line),
-                    // carriers catch their panics, and nobody aborts them
-                    Err(_) => Event::Wake,
-                },
-                given = work.recv(), if !self.retired => Event::Work(given),
-                () = sleep_until(self.wake.unwrap_or_else(Instant::now)), if self.wake.is_some() => Event::Wake,
-            };
-            for order in self.handle(event, Instant::now()) {
-                self.carry_out(order, &words, &mut carriers, &chores, &stop);
-            }
+        let warmup = hatch.steward().last_of_warmup();
+        if let Some(written) = warmup {
+            written.await;
         }
     }
 

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::{Domain, Timestamp};
-use crate::delivery::carrier::{Carrier, Job, Load, Word};
+use crate::delivery::carrier::{Carrier, Job, Load};
 use crate::delivery::courier::Back;
 use crate::delivery::route::Route;
 use crate::delivery::sites::SiteStatus;
-use crate::delivery::steward::{Event, LINGER, Leased, Steward};
+use crate::delivery::steward::{Event, Hatch, LINGER, Leased, Steward};
 use crate::queue::Settlement;
 
 /// Work under way; each piece ends in an event.
@@ -45,7 +45,7 @@ impl Steward {
     pub(super) fn carry_out(
         &self,
         order: Order,
-        words: &mpsc::Sender<(u32, Word)>,
+        hatch: &Arc<Hatch>,
         carriers: &mut JoinSet<u32>,
         chores: &Chores,
         stop: &CancellationToken,
@@ -60,7 +60,7 @@ impl Steward {
                 .boxed(),
             ),
             Order::Open(number, route) => {
-                carriers.spawn(self.carrier(number, route, words.clone(), stop.clone()));
+                carriers.spawn(self.carrier(number, route, hatch.clone(), stop.clone()));
             }
             Order::Rest(domain, until, home) => chores.push(quietly(async move {
                 let _ = queue.rest(&domain, until).await;
@@ -88,7 +88,7 @@ impl Steward {
         &self,
         number: u32,
         route: Arc<Route>,
-        steward: mpsc::Sender<(u32, Word)>,
+        steward: Arc<Hatch>,
         stop: CancellationToken,
     ) -> impl Future<Output = u32> + Send + 'static {
         let carrier = Carrier {

@@ -26,6 +26,12 @@ impl Steward {
         async move { store.put_warmup(row, now).await.is_ok() }
     }
 
+    /// Puts the warm-up on record as it is when the steward goes.
+    pub(super) fn last_of_warmup(&mut self) -> Option<impl Future<Output = bool> + Send + 'static> {
+        let record = self.limits.warming()?.record();
+        Some(self.put_warmup(record))
+    }
+
     /// Ends a day of the warm-up that is over, and puts on record what may be sent next.
     pub(super) fn keep_warm(&mut self, now: Instant) {
         if self.turning {

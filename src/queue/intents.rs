@@ -17,6 +17,11 @@ pub(super) struct Intents {
 }
 
 impl Intents {
+    /// Copies whose final dot may be out.
+    pub fn open(&self) -> usize {
+        self.held.len()
+    }
+
     /// The record for a copy's intent: the one it has, else one that may be written over in this commit.
     pub fn take(&mut self, id: EnvelopeId) -> u32 {
         let Intents { held, stale, spare } = self;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::agenda::{Agenda, Claim, Standing as DomainStanding};
 use super::intents::Intents;
@@ -34,6 +34,10 @@ const OUTBOX_PAGE: usize = 32;
 const DROPS_MAX: u8 = 3;
 /// Whoever settled copies within this time is sending.
 const SENDING_SINCE: Duration = Duration::from_millis(100);
+/// How long settlements gather for a commit: a sync costs the same for one as for many.
+const GATHER: Duration = Duration::from_millis(1);
+/// They gather until one connection in so many is heard of.
+const GATHERED: usize = 4;
 /// The longest wait for a due time at once; wall time may be set meanwhile.
 const NAP_MAX: Duration = Duration::from_secs(60);
 /// Why a copy is in doubt.
@@ -241,6 +245,7 @@ impl Keeper {
                 Event::Asked(Some(request)) => self.take_all(request),
                 Event::Home | Event::Due => {}
             }
+            self.gather().await;
             if self.batch.moves.is_empty() && self.batch.outcomes.is_empty() {
                 self.admit_waiting();
             }
@@ -252,6 +257,26 @@ impl Keeper {
             self.serve_clerk();
         }
         self.commit();
+    }
+
+    /// Waits a moment for settlements that can share the commit. Nobody who has a handful of connections waits, nor who
+    /// wants leases.
+    async fn gather(&mut self) {
+        let until = Instant::now() + GATHER;
+        let is_worth_it = |keeper: &Keeper| {
+            let (waiting, most) = (keeper.batch.answers.len(), keeper.intents.open() / GATHERED);
+            (1..most).contains(&waiting) && keeper.leases.is_empty()
+        };
+        while is_worth_it(self) {
+            tokio::select! {
+                biased;
+                request = self.requests.recv() => match request {
+                    Some(request) => self.take_all(request),
+                    None => return,
+                },
+                () = sleep_until(until) => return,
+            }
+        }
     }
 
     /// How long until the next domain is due; `None` when nobody waits for one.

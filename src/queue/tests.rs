@@ -132,6 +132,34 @@ async fn an_admission_and_its_cursor_are_one_commit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn settlements_of_many_connections_gather_for_one_commit_and_nobody_waits_for_a_few() {
+    for (connections, commits) in [(40, 1), (4, 2)] {
+        let (ledger, clock) = (MemoryLedger::default(), clock());
+        let queue = start(ledger.clone(), &clock, InDoubt::Resend);
+        admit(&queue, (1..=connections).map(|n| (domain("a.example"), copy(n, Lane::Bulk, clock.now()))).collect())
+            .await;
+        let claimed = queue.claim().await.unwrap().domain;
+        let mut leases = queue.lease(&claimed, connections as usize).await.unwrap();
+        queue.settle(leases.iter().map(Lease::intend).collect()).await.unwrap();
+        let (before, began) = (ledger.commits(), tokio::time::Instant::now());
+        let settle = |lease: Lease| {
+            let gone = outcome(&lease, Standing::Delivered);
+            queue.settle(vec![lease.settle(gone, Next::Gone)])
+        };
+        let (one, other) = (settle(leases.pop().unwrap()), settle(leases.pop().unwrap()));
+        let other = async {
+            for _ in 0..9 {
+                tokio::task::yield_now().await;
+            }
+            other.await
+        };
+        assert_eq!(tokio::join!(one, other), (Ok(()), Ok(())));
+        assert_eq!(ledger.commits() - before, commits, "{connections} connections");
+        assert!(began.elapsed() <= Duration::from_millis(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn urgent_copies_come_first_then_the_earliest_due() {
     on_both(|queue, clock| async move {
         let before = |seconds| clock.now() - Duration::from_secs(seconds);

@@ -1,5 +1,7 @@
 //! `bench`: what this machine sends, with everything on, beside what its signatures alone would cost.
 
+mod page;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::base::Span;
+use crate::cli::bench::page::{Bar, page};
 use crate::cli::owner::raise_file_limit;
 use crate::cli::{Desk, Error, Exit};
 use crate::proving::bench::{Bench, Load, Run, SigningKey, median};
@@ -65,6 +68,9 @@ pub struct Arguments {
     /// number and size of messages, as many connections; without queue, record and signature.
     #[arg(long)]
     peers: bool,
+    /// Write the figures as a page with charts.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// What `--json` prints.
@@ -155,8 +161,13 @@ async fn measure(desk: &Desk, folder: &Path, arguments: &Arguments) -> Result<Ex
         runs: arguments.runs,
         receiver: if arguments.to.is_some() { &receiver } else { "mailshot sink" },
     };
-    show(desk, &settings, &runs);
+    let (about, rows) = (about(&settings), rows(&load, &runs));
+    show(desk, &about, &rows);
     show_peers(desk, &peers);
+    if let Some(file) = &arguments.html {
+        fs::write(file, page(&about, &rows, &charts(&runs, &peers))).map_err(Error::failed)?;
+        desk.note(format!("written to {}", file.display()));
+    }
     desk.next("mailshot bench --key none, to see everything but the signature");
     desk.give(&answer(settings, &runs));
     Ok(Exit::Done)
@@ -185,7 +196,50 @@ fn answer<'a>(settings: Settings<'a>, runs: &[Run]) -> Answer<'a> {
     }
 }
 
-fn show(desk: &Desk, settings: &Settings<'_>, runs: &[Run]) {
+/// One figure in all runs.
+struct Row {
+    name: &'static str,
+    digits: usize,
+    values: Vec<f64>,
+}
+
+impl Row {
+    /// Median, least and most, as they are printed.
+    fn figures(&self) -> [String; 3] {
+        let Row { digits, values, .. } = self;
+        let (least, most) =
+            (values.iter().copied().fold(f64::MAX, f64::min), values.iter().copied().fold(0.0, f64::max));
+        [median(&mut values.clone()), least, most].map(|figure| format!("{figure:.digits$}"))
+    }
+}
+
+/// All figures.
+fn rows(load: &Load, runs: &[Run]) -> Vec<Row> {
+    let per_message = |seconds: f64, run: &Run| seconds * 1e6 / run.messages as f64;
+    let row = |name, digits, of: &dyn Fn(&Run) -> f64| Row { name, digits, values: runs.iter().map(of).collect() };
+    let mut rows = vec![
+        row("messages per second", 0, &Run::rate),
+        row("processor µs per message", 1, &Run::cpu_us),
+        row("  in the program", 1, &|run| per_message(run.user, run)),
+        row("  in the system", 1, &|run| per_message(run.sys, run)),
+    ];
+    if load.key != SigningKey::None {
+        rows.push(row("one bare signature, µs", 1, &|run| run.sign_us));
+        rows.push(row("times a bare signature", 2, &Run::over_sign));
+    }
+    rows.extend([
+        row("memory at most, MB", 1, &|run| run.rss_peak_mb),
+        row("lease to settled, ms", 1, &|run| run.p50_ms),
+        row("  one in a hundred above", 1, &|run| run.p99_ms),
+        row("messages per commit", 1, &|run| run.messages as f64 / run.commits.max(1) as f64),
+        row("  one commit, ms", 2, &|run| run.commit_ms),
+        row("to the disk, bytes/message", 0, &|run| run.written_mb * 1e6 / run.messages as f64),
+    ]);
+    rows
+}
+
+/// What was measured, in a sentence.
+fn about(settings: &Settings<'_>) -> String {
     let Settings { load, message_octets, receiver, .. } = settings;
     let tls = if settings.tls { ", STARTTLS" } else { "" };
     let durable = if load.durable { "every commit on disk" } else { "commits not waited for" };
@@ -194,31 +248,34 @@ fn show(desk: &Desk, settings: &Settings<'_>, runs: &[Run]) {
         SigningKey::Ed25519 => "Ed25519",
         SigningKey::None => "unsigned",
     };
-    desk.say(format!(
+    format!(
         "{} messages of {message_octets} octets, {key}, to {} domains over {} connections of {receiver}{tls}; {durable}",
         load.messages, load.domains, load.connections
-    ));
+    )
+}
+
+fn show(desk: &Desk, about: &str, rows: &[Row]) {
+    desk.say(about);
     desk.say(format!("{:<26} {:>9} {:>9} {:>9}", "", "median", "least", "most"));
-    let per_message = |seconds: f64, run: &Run| seconds * 1e6 / run.messages as f64;
-    let row = |name: &str, digits: usize, of: &dyn Fn(&Run) -> f64| {
-        let values = || runs.iter().map(of);
-        let (least, most) = (values().fold(f64::MAX, f64::min), values().fold(f64::MIN, f64::max));
-        desk.say(format!("{name:<26} {:>9.digits$} {least:>9.digits$} {most:>9.digits$}", middle(runs, of)));
-    };
-    row("messages per second", 0, &Run::rate);
-    row("processor µs per message", 1, &Run::cpu_us);
-    row("  in the program", 1, &|run| per_message(run.user, run));
-    row("  in the system", 1, &|run| per_message(run.sys, run));
-    if load.key != SigningKey::None {
-        row("one bare signature, µs", 1, &|run| run.sign_us);
-        row("times a bare signature", 2, &Run::over_sign);
+    for row in rows {
+        let [median, least, most] = row.figures();
+        desk.say(format!("{:<26} {median:>9} {least:>9} {most:>9}", row.name));
     }
-    row("memory at most, MB", 1, &|run| run.rss_peak_mb);
-    row("lease to settled, ms", 1, &|run| run.p50_ms);
-    row("  one in a hundred above", 1, &|run| run.p99_ms);
-    row("messages per commit", 1, &|run| run.messages as f64 / run.commits.max(1) as f64);
-    row("  one commit, ms", 2, &|run| run.commit_ms);
-    row("to the disk, bytes/message", 0, &|run| run.written_mb * 1e6 / run.messages as f64);
+}
+
+/// The runs beside each other, the processor time of a message beside its signature's, and what others do.
+fn charts(runs: &[Run], peers: &[Peer]) -> [(&'static str, Vec<Bar>); 2] {
+    let (cpu, sign) = (middle(runs, Run::cpu_us), middle(runs, |run| run.sign_us));
+    let rate = |name: String, rate: f64| Bar { name, parts: vec![rate], value: format!("{rate:.0}") };
+    let mut rates: Vec<Bar> = (1..).zip(runs).map(|(number, run)| rate(format!("run {number}"), run.rate())).collect();
+    let value = format!("{cpu:.0} µs, of which {sign:.0} µs are the signature");
+    let mut costs = vec![Bar { name: "mailshot".into(), parts: vec![sign, (cpu - sign).max(0.0)], value }];
+    for (name, done) in peers.iter().filter_map(|peer| Some((peer.name, peer.done.as_ref().ok()?))) {
+        rates.push(rate(name.into(), done.messages as f64 / done.seconds));
+        let cpu = done.cpu * 1e6 / done.messages as f64;
+        costs.push(Bar { name: name.into(), parts: vec![0.0, cpu], value: format!("{cpu:.0} µs") });
+    }
+    [("Messages per second", rates), ("Processor time of one message", costs)]
 }
 
 fn show_peers(desk: &Desk, peers: &[Peer]) {

@@ -17,12 +17,12 @@ pub(crate) const KNOWN: &[&str] = &[
 pub(crate) fn register(registry: &mut Handlebars<'_>) {
     registry.unregister_helper("log");
     registry.register_helper("default", Box::new(Fallback));
-    registry.register_helper("upper", Box::new(OfText(|text| Ok(text.to_uppercase()))));
-    registry.register_helper("lower", Box::new(OfText(|text| Ok(text.to_lowercase()))));
-    registry.register_helper("trim", Box::new(OfText(|text| Ok(text.trim().to_owned()))));
-    registry.register_helper("url", Box::new(OfText(|text| Ok(percent_encoded(text)))));
-    registry.register_helper("link", Box::new(OfText(link)));
-    registry.register_helper("date", Box::new(DateOf));
+    registry.register_helper("upper", Box::new(OfText(|text, _| Ok(text.to_uppercase()))));
+    registry.register_helper("lower", Box::new(OfText(|text, _| Ok(text.to_lowercase()))));
+    registry.register_helper("trim", Box::new(OfText(|text, _| Ok(text.trim().to_owned()))));
+    registry.register_helper("url", Box::new(OfText(|text, _| Ok(percent_encoded(text)))));
+    registry.register_helper("link", Box::new(OfText(|text, _| link(text))));
+    registry.register_helper("date", Box::new(OfText(date)));
 }
 
 /// The message for a value that may not be a link.
@@ -35,8 +35,10 @@ fn link(text: &str) -> Result<String, String> {
     as_link(text).map(str::to_owned).ok_or_else(|| no_link(text))
 }
 
-/// `date` as `format` says; dates are `2026-11-23`, with or without a time behind them.
-fn date(text: &str, format: &str) -> Result<String, String> {
+/// `{{date x "%-d %B %Y"}}`; without a format as in `23 November 2026`. Dates are `2026-11-23`, with or without a time behind
+/// them.
+fn date(text: &str, format: Option<&str>) -> Result<String, String> {
+    let format = format.unwrap_or("%-d %B %Y");
     let day = text.trim().get(..10).unwrap_or(text);
     let day: jiff::civil::Date = day.parse().map_err(|_| format!("`{day}` is no date; write it as 2026-11-23"))?;
     jiff::fmt::strtime::format(format, day).map_err(|why| format!("date format `{format}`: {why}"))
@@ -83,8 +85,8 @@ impl HelperDef for Fallback {
     }
 }
 
-/// A helper that turns one text into another.
-struct OfText(fn(&str) -> Result<String, String>);
+/// A helper that turns one text into another; it is told its second parameter as well.
+struct OfText(fn(&str, Option<&str>) -> Result<String, String>);
 
 impl HelperDef for OfText {
     fn call_inner<'reg: 'rc, 'rc>(
@@ -94,27 +96,9 @@ impl HelperDef for OfText {
         _: &'rc Context,
         _: &mut RenderContext<'reg, 'rc>,
     ) -> Result<ScopedJson<'rc>, RenderError> {
-        match first(call) {
-            Some(text) => Ok(ScopedJson::Derived(Value::from((self.0)(&text).map_err(refuse)?))),
-            None => missing(call, registry),
-        }
-    }
-}
-
-/// `{{date x "%-d %B %Y"}}`; without a format as in `23 November 2026`.
-struct DateOf;
-
-impl HelperDef for DateOf {
-    fn call_inner<'reg: 'rc, 'rc>(
-        &self,
-        call: &Helper<'rc>,
-        registry: &'reg Handlebars<'reg>,
-        _: &'rc Context,
-        _: &mut RenderContext<'reg, 'rc>,
-    ) -> Result<ScopedJson<'rc>, RenderError> {
         let Some(text) = first(call) else { return missing(call, registry) };
-        let format = call.param(1).and_then(|format| format.value().as_str()).unwrap_or("%-d %B %Y");
-        Ok(ScopedJson::Derived(Value::from(date(&text, format).map_err(refuse)?)))
+        let how = call.param(1).and_then(|how| how.value().as_str());
+        Ok(ScopedJson::Derived(Value::from((self.0)(&text, how).map_err(refuse)?)))
     }
 }
 

@@ -262,9 +262,12 @@ impl From<crate::engine::Error> for Error {
     fn from(error: crate::engine::Error) -> Error {
         use crate::engine::Error as Engine;
         let exit = match &error {
-            Engine::Queue(_) | Engine::Store(_) | Engine::Start { .. } | Engine::Files { .. } | Engine::Ended(_) => {
-                Exit::Failed
-            }
+            Engine::Queue(_)
+            | Engine::Waits(_)
+            | Engine::Store(_)
+            | Engine::Start { .. }
+            | Engine::Files { .. }
+            | Engine::Ended(_) => Exit::Failed,
             Engine::NoLaunch(_) => Exit::Usage,
             Engine::Disagree { .. } | Engine::State { .. } => Exit::Refused,
         };

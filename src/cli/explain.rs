@@ -13,7 +13,7 @@ use crate::config::shaping::SiteShape;
 use crate::delivery::route::Router;
 use crate::delivery::source::{Sources, host_name};
 use crate::delivery::via::Via;
-use crate::engine::{CopyView, Crew, DomainView, QueueView, SiteView, StillView};
+use crate::engine::{CopyView, Crew, DomainView, QueueView, SiteView, StallView, StillView};
 use crate::mail::Standing;
 use crate::store::{LaunchRow, LaunchState, MembershipStatus, Store, Threads};
 
@@ -104,8 +104,9 @@ pub async fn run(desk: &Desk, name: &str) -> Result<Exit, Error> {
     let store = desk.workspace().store(Threads::Own)?;
     let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
     let found = explain(desk, &store, &owner, name).await;
-    owner.leave().await;
+    let left = owner.leave().await;
     let found = found?;
+    left?;
     desk.give(&found);
     show(desk, &found);
     Ok(Exit::Done)
@@ -173,7 +174,7 @@ impl Case<'_> {
             if !matches!(row.standing, Standing::Waiting | Standing::Deferred | Standing::InDoubt) {
                 continue;
             }
-            let queue = self.owner.copy(id).await?;
+            let queue = if self.is_stalled() { None } else { self.owner.copy(id).await? };
             if let Some(place) = queue.as_ref().filter(|place| place.due > self.desk.now().rfc3339()) {
                 holds.push(Hold {
                     what: format!("its copy of `{}` is due later", launch.campaign),
@@ -222,8 +223,8 @@ impl Case<'_> {
     }
 
     async fn domain(&self, domain: &Domain, kind: Kind) -> Result<Explained, Error> {
-        let view = self.owner.domain(domain).await?;
-        let mut holds: Vec<Hold> = self.idle().into_iter().collect();
+        let view = if self.is_stalled() { None } else { self.owner.domain(domain).await? };
+        let mut holds = self.idle();
         let now = self.desk.now().rfc3339();
         if let Some(next) = view.as_ref().and_then(|view| view.next.clone()).filter(|next| *next > now) {
             let why = "its copies wait for another attempt, or for its site".to_owned();
@@ -242,7 +243,7 @@ impl Case<'_> {
 
     fn site(&self, name: &str) -> Result<Explained, Error> {
         let name = Via::parse(name).map_or_else(|_| name.to_owned(), |via| via.to_string());
-        let mut holds: Vec<Hold> = self.idle().into_iter().collect();
+        let mut holds = self.idle();
         holds.extend(self.still(|row| row.name == name));
         let sites = self.sites(&name)?;
         Ok(Explained { name, kind: Kind::Site, holds, copies: Vec::new(), domain: None, sites })
@@ -292,9 +293,23 @@ impl Case<'_> {
         self.view.still.iter().filter(|row| is_meant(row)).map(hold).collect()
     }
 
-    fn idle(&self) -> Option<Hold> {
-        let why = "`mailshot serve`, or `mailshot send CAMPAIGN --yes`, goes on".to_owned();
-        matches!(self.owner, Owner::Here(_)).then(|| standing("nobody is sending".to_owned(), why))
+    /// What holds up everything: nobody sends, or whoever does waits for a disk.
+    fn idle(&self) -> Vec<Hold> {
+        let stall = |found: &StallView| {
+            let (what, since) = ("nothing goes on".to_owned(), Some(found.since.clone()));
+            Hold { what, since, until: None, why: format!("{}. It goes on by itself once that is mended", found.why) }
+        };
+        let mut holds: Vec<Hold> = self.view.stalled.iter().map(stall).collect();
+        if let Owner::Here(_) = self.owner {
+            let why = "`mailshot serve`, or `mailshot send CAMPAIGN --yes`, goes on".to_owned();
+            holds.push(standing("nobody is sending".to_owned(), why));
+        }
+        holds
+    }
+
+    /// A queue that waits for its disk answers nobody.
+    fn is_stalled(&self) -> bool {
+        !self.view.stalled.is_empty()
     }
 }
 

@@ -27,10 +27,10 @@ impl Interrupt {
     }
 
     /// Runs the orderly end; another signal ends the process at once.
-    pub async fn or_at_once(mut self, desk: &Desk, end: impl Future<Output = ()>) {
+    pub async fn or_at_once<T>(mut self, desk: &Desk, end: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;
-            () = end => {}
+            ended = end => ended,
             () = self.heard() => {
                 desk.note("stopped at once; what was on the wire is in doubt, and listed at the next start");
                 std::process::exit(1);

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::base::{CampaignName, LaunchId, Timestamp};
 use crate::cli::owner::Owner;
 use crate::cli::{Desk, Error, Exit};
-use crate::engine::{Client, Crew, WorkspaceError};
+use crate::engine::{Client, Crew, StallView, WorkspaceError};
 use crate::outcome::{Counts, whole_report};
 use crate::store::{LaunchKind, LaunchRow, LaunchState, Store, Threads};
 
@@ -38,6 +38,8 @@ struct Status<'a> {
     pid: Option<u32>,
     /// Where it was stopped by itself, and why.
     stopped: Vec<Stopped>,
+    /// What everybody waits for: a disk, or the record; all goes on by itself once it is mended.
+    stalled: &'a [StallView],
     #[serde(flatten)]
     counts: Counts,
 }
@@ -66,30 +68,39 @@ pub async fn status(desk: &Desk, campaign: Option<CampaignName>) -> Result<Exit,
         Some(name) => vec![launch_of(&store, name)?],
         None => store.open_launches()?,
     };
-    let pid = owner_pid(desk).await?;
+    let (pid, stalled) = match owner(desk).await? {
+        Some((pid, stalled)) => (pid, stalled),
+        None => (None, Vec::new()),
+    };
+    for stall in &stalled {
+        desk.say(stall.in_words());
+    }
     if launches.is_empty() {
         desk.say("no campaign is under way");
         desk.next("mailshot send CAMPAIGN");
     }
     for launch in &launches {
-        show(desk, &store, launch, pid)?;
+        show(desk, &store, launch, pid, &stalled)?;
     }
     Ok(Exit::Done)
 }
 
-/// The process that holds the queue, when it answers.
-async fn owner_pid(desk: &Desk) -> Result<Option<u32>, Error> {
+/// The process that holds the queue, and what it waits for; its number when it has told it.
+async fn owner(desk: &Desk) -> Result<Option<(Option<u32>, Vec<StallView>)>, Error> {
     match desk.workspace().hold() {
         Ok(_) => Ok(None),
         Err(WorkspaceError::Held { pid, .. }) => {
             let answer = Client::new(desk.workspace().control_socket()).queue().await;
-            Ok(answer.ok().map(|view| view.pid).or(pid))
+            Ok(Some(match answer {
+                Ok(view) => (Some(view.pid), view.stalled),
+                Err(_) => (pid, Vec::new()),
+            }))
         }
         Err(other) => Err(other.into()),
     }
 }
 
-fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Result<(), Error> {
+fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>, stalled: &[StallView]) -> Result<(), Error> {
     let Some(found) = whole_report(store, launch.id, desk.now())? else { return Ok(()) };
     let (campaign, counts) = (&launch.campaign, found.counts);
     let &LaunchRow { id, kind, state, planned, .. } = launch;
@@ -100,7 +111,7 @@ fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>) -> Res
         .map(|found| Stopped { site: found.site.map(|site| site.to_string()), why: found.why, since: found.since })
         .collect();
     let why: Vec<String> = stopped.iter().map(Stopped::in_words).collect();
-    desk.give(&Status { campaign, launch: id, kind, state, planned, pid, stopped, counts });
+    desk.give(&Status { campaign, launch: id, kind, state, planned, pid, stopped, stalled, counts });
     let state = match (launch.state, pid) {
         (LaunchState::Running, Some(pid)) => format!("being sent by process {pid}"),
         (LaunchState::Running, None) => "begun; nobody is sending it now".to_owned(),
@@ -162,8 +173,9 @@ pub async fn shift(desk: &Desk, campaign: CampaignName, wanted: Move) -> Result<
         Move::RetryDoubts => owner.retry_doubts(launch).await,
     };
     let is_here = matches!(owner, Owner::Here(_));
-    owner.leave().await;
+    let left = owner.leave().await;
     let copies = done?;
+    left?;
     let state = launch_of(&store, &campaign)?.state;
     desk.give(&Moved { campaign: &campaign, state, copies });
     let send = format!("mailshot send {campaign} --yes");

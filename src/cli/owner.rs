@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::sleep;
 
 use crate::base::{Domain, EnvelopeId, LaunchId};
@@ -193,11 +194,15 @@ impl Owner {
         }
     }
 
-    /// Ends what this process has begun; another owner goes on.
-    pub async fn leave(self) {
+    /// Ends what this process has begun; another owner goes on. Fails when what was done could not be recorded.
+    pub async fn leave(self) -> Result<(), Error> {
         match self {
-            Owner::Here(here) => here.stop().await,
-            Owner::There(_) => {}
+            Owner::Here(here) => {
+                let handle = here.handle();
+                here.stop().await;
+                handle.failed().now_or_never().map_or(Ok(()), |why| Err(why.into()))
+            }
+            Owner::There(_) => Ok(()),
         }
     }
 }
@@ -216,6 +221,10 @@ impl Here {
         let parts =
             Parts { workspace: workspace.clone(), world, store: store.clone(), threads: Threads::Own, place, crew };
         let engine = Engine::start(parts, ledger).await?;
+        if crew == Crew::Keeping {
+            // a person waits for it
+            engine.handle().queue().hurry();
+        }
         let control = match Control::open(&workspace.control_socket(), engine.handle()) {
             Ok(control) => control,
             Err(error) => {

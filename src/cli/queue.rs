@@ -99,11 +99,15 @@ async fn top(desk: &Desk) -> Result<Exit, Error> {
     let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
     let view = owner.queue().await;
     let is_here = matches!(owner, Owner::Here(_));
-    owner.leave().await;
+    let left = owner.leave().await;
     let view = view?;
+    left?;
     desk.give(&view);
     let who = if is_here { "nobody is sending".to_owned() } else { format!("process {} is sending", view.pid) };
     desk.say(format!("{} copies waiting, {} held; {who}", view.waiting, view.held));
+    for stall in &view.stalled {
+        desk.say(stall.in_words());
+    }
     for row in &view.sites {
         let binds = row.binds.as_deref().unwrap_or("the hosts' own speed");
         desk.say(format!(
@@ -138,8 +142,9 @@ async fn hold(desk: &Desk, name: &str, held: bool) -> Result<Exit, Error> {
         true => owner.suspend(name).await,
         false => owner.let_go(name).await,
     };
-    owner.leave().await;
+    let left = owner.leave().await;
     done?;
+    left?;
     let is_domain = Domain::parse(name).is_ok_and(|domain| domain.as_str().contains('.'));
     desk.give(&serde_json::json!({"site": name, "domain": is_domain.then_some(name), "held": held}));
     desk.say(match (held, is_domain) {
@@ -189,8 +194,9 @@ async fn retry(desk: &Desk, name: &str) -> Result<Exit, Error> {
     let done = retry_by(&owner, &meant).await;
     let still = owner.queue().await.map(|view| view.still);
     let is_here = matches!(owner, Owner::Here(_));
-    owner.leave().await;
+    let left = owner.leave().await;
     let (copies, still) = (done?, still?);
+    left?;
     desk.give(&serde_json::json!({"name": name, "copies": copies}));
     match copies {
         0 => desk.say(format!("{name}: nothing waits for a later attempt")),
@@ -236,8 +242,9 @@ async fn drop_copies(desk: &Desk, name: &str, yes: bool) -> Result<Exit, Error> 
     };
     let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
     let done = if yes { owner.drop_copies(&whose).await } else { owner.count(&whose).await };
-    owner.leave().await;
+    let left = owner.leave().await;
     let copies = done?;
+    left?;
     desk.give(&serde_json::json!({"name": name, "copies": copies, "dropped": yes}));
     if yes {
         desk.say(format!("{name}: {copies} copies are out of the queue; each is on record as cancelled"));

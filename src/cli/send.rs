@@ -109,8 +109,9 @@ async fn send(desk: &Desk, store: &Store, ready: Ready, wait: Wait, expected: u6
         Err(_) => Ok(None),
     };
     let left = left_behind(&owner, &ended).await;
-    interrupt.or_at_once(desk, owner.leave()).await;
+    let gone = interrupt.or_at_once(desk, owner.leave()).await;
     let (launch, ended) = (launched?, ended?);
+    gone?;
     finish(desk, store, launch, ended, left)
 }
 
@@ -334,6 +335,7 @@ mod tests {
                 row("example.com", None, None),
             ],
             domains: Vec::new(),
+            stalled: Vec::new(),
         };
         assert_eq!(
             holding(&view),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -86,7 +87,7 @@ pub async fn run(desk: &Desk, arguments: &Arguments) -> Result<Exit, Error> {
     desk.note("finishing what is on the wire; once more stops at once");
     interrupt.or_at_once(desk, here.stop()).await;
     doors.close().await;
-    match failed {
+    match failed.or_else(|| handle.failed().now_or_never()) {
         Some(error) => Err(error.into()),
         None => Ok(Exit::Done),
     }

@@ -33,7 +33,8 @@ pub async fn run(
         Err(_) => Ok(None),
     };
     let left = left_behind(&owner, &ended).await;
-    interrupt.or_at_once(desk, owner.leave()).await;
+    let gone = interrupt.or_at_once(desk, owner.leave()).await;
     let (launch, ended) = (launched?, ended?);
+    gone?;
     finish(desk, &store, launch.id, ended, left)
 }

@@ -147,6 +147,7 @@ impl IntoResponse for Error {
             Error::NoLaunch(_) => StatusCode::NOT_FOUND,
             Error::State { .. } => StatusCode::CONFLICT,
             Error::Queue(_)
+            | Error::Waits(_)
             | Error::Store(_)
             | Error::Disagree { .. }
             | Error::Start { .. }

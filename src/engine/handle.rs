@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::Error;
 use super::bell::Bell;
+use super::stalls::Stalls;
 use super::status::{CopyView, DomainView};
 use super::stop::Alarm;
 use crate::base::{Address, Domain, EnvelopeId, LaunchId, SourceId, Span, Timestamp};
@@ -85,6 +86,7 @@ pub struct Handle {
     pub(super) sources: Arc<Sources>,
     /// The life of a copy from its planning.
     pub(super) expires: Span,
+    pub(super) stalls: Stalls,
 }
 
 impl Handle {
@@ -105,7 +107,7 @@ impl Handle {
     pub async fn pause(&self, launch: LaunchId) -> Result<u64, Error> {
         self.may(launch, "paused", |state| matches!(state, LaunchState::Running | LaunchState::Paused))?;
         self.store.set_launch_state(launch, LaunchState::Paused, self.clock.now()).await?;
-        let held = self.queue.sweep(launch, Sweep::Hold).await?;
+        let held = self.sweep(launch, Sweep::Hold).await?;
         self.bell.ring();
         Ok(held)
     }
@@ -115,7 +117,7 @@ impl Handle {
         self.may(launch, "resumed", |state| matches!(state, LaunchState::Running | LaunchState::Paused))?;
         self.lift_stops(launch).await?;
         self.store.set_launch_state(launch, LaunchState::Running, self.clock.now()).await?;
-        let released = self.queue.sweep(launch, Sweep::Release).await?;
+        let released = self.sweep(launch, Sweep::Release).await?;
         self.bell.ring();
         Ok(released)
     }
@@ -149,7 +151,7 @@ impl Handle {
         self.store.lift_breaks(launch, all, self.clock.now()).await?;
         self.stops.lift(launch);
         if was_stopped {
-            self.queue.sweep(launch, Sweep::Retry).await?;
+            self.sweep(launch, Sweep::Retry).await?;
         }
         Ok(())
     }
@@ -161,19 +163,19 @@ impl Handle {
         let now = self.clock.now();
         self.store.set_launch_state(launch, LaunchState::Cancelled, now).await?;
         self.bell.ring();
-        Ok(self.queue.sweep(launch, Sweep::Cancel(called_off("cancelled", now))).await?)
+        self.sweep(launch, Sweep::Cancel(called_off("cancelled", now))).await
     }
 
     /// Makes everything of a launch that waits for its time due now. Gives how many copies that are. Sites that rest go
     /// on resting: hosts are not pressed.
     pub async fn retry(&self, launch: LaunchId) -> Result<u64, Error> {
         self.may(launch, "retried", |state| state == LaunchState::Running)?;
-        Ok(self.queue.sweep(launch, Sweep::Retry).await?)
+        self.sweep(launch, Sweep::Retry).await
     }
 
     /// As [`Handle::retry`], for a domain, whatever launch its copies are of.
     pub async fn retry_domain(&self, domain: Domain) -> Result<u64, Error> {
-        Ok(self.queue.sweep(domain, Sweep::Retry).await?)
+        self.sweep(domain, Sweep::Retry).await
     }
 
     /// Sends the copies of a launch again that are held in doubt: a person has decided. Each may arrive twice, and is
@@ -202,12 +204,12 @@ impl Handle {
     /// what is not planned yet will be. Gives how many they were.
     pub async fn drop_copies(&self, whose: Whose) -> Result<u64, Error> {
         let outcome = called_off("dropped from the queue by hand", self.clock.now());
-        Ok(self.queue.sweep(whose, Sweep::Drop(outcome)).await?)
+        self.sweep(whose, Sweep::Drop(outcome)).await
     }
 
     /// How many copies of a launch or a domain are in the queue and not on the wire.
     pub async fn count(&self, whose: Whose) -> Result<u64, Error> {
-        Ok(self.queue.sweep(whose, Sweep::Count).await?)
+        self.sweep(whose, Sweep::Count).await
     }
 
     /// Sends nothing more to a site, nor to the domain of that name, until it is resumed; holds over restarts.
@@ -227,6 +229,15 @@ impl Handle {
             None => hold_on_record(&self.queue, &self.sources, name, None, self.now()).await?,
         }
         Ok(())
+    }
+
+    /// Asks the queue; one that waits for its disk is not waited for: it does what was asked once it goes on.
+    async fn sweep(&self, whose: impl Into<Whose>, sweep: Sweep) -> Result<u64, Error> {
+        tokio::select! {
+            biased;
+            done = self.queue.sweep(whose, sweep) => Ok(done?),
+            stall = self.queue.stalled() => Err(Error::Waits(stall.why)),
+        }
     }
 
     /// What is on the road to one domain; `None`: nothing.

@@ -8,12 +8,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::handle::Handle;
-use crate::base::LaunchId;
+use crate::base::{LaunchId, Timestamp};
 use crate::config;
 use crate::delivery::alert::{Alert, Alerts};
 use crate::delivery::source::host_name;
@@ -25,6 +25,10 @@ const TELLING_MAX: usize = 4;
 /// Things told that are remembered.
 const TOLD_MAX: usize = 1000;
 const HOUR: Duration = Duration::from_secs(3600);
+/// How often it is looked what everybody waits for.
+const LOOK: Duration = Duration::from_secs(5);
+/// A stall as short as this passes before anybody has read of it.
+const PASSING: Duration = Duration::from_secs(10);
 
 /// Records, pauses, tells.
 pub(super) struct Herald {
@@ -32,18 +36,21 @@ pub(super) struct Herald {
     noticed: mpsc::Receiver<Notice>,
     alerts: Alerts,
     hush: Hush,
+    /// Since when the stall lasts that was told last.
+    stall_told: Option<Timestamp>,
 }
 
 impl Herald {
     pub fn new(handle: Handle, noticed: mpsc::Receiver<Notice>, alerts: Alerts, settings: &config::Alert) -> Herald {
         let hush = Hush::new(settings.repeat.duration(), settings.most_per_hour);
-        Herald { handle, noticed, alerts, hush }
+        Herald { handle, noticed, alerts, hush, stall_told: None }
     }
 
     /// Until it is stopped; what was noticed by then is told before it ends.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let mut telling: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
         let (alarm, mut failed) = (self.handle.alarm.clone(), false);
+        let mut look = Instant::now() + LOOK;
         loop {
             let room = telling.len() < TELLING_MAX;
             let notice = tokio::select! {
@@ -55,6 +62,13 @@ impl Herald {
                 }
                 Some(notice) = self.noticed.recv(), if room => notice,
                 () = stop.cancelled() => break,
+                () = sleep_until(look) => {
+                    look += LOOK;
+                    match self.stalled() {
+                        Some(notice) => notice,
+                        None => continue,
+                    }
+                }
             };
             telling.extend(self.take(notice).await);
         }
@@ -113,15 +127,22 @@ impl Herald {
     }
 
     fn stopped(&self, error: &Error) -> Notice {
-        Notice {
-            kind: NoticeKind::Stopped,
-            site: None,
-            source: None,
-            launch: None,
-            text: error.to_string(),
-            until: None,
-            at: self.handle.clock.now(),
+        self.of_engine(NoticeKind::Stopped, error)
+    }
+
+    /// What everybody has been waiting for, for some time; each stall is told once.
+    fn stalled(&mut self) -> Option<Notice> {
+        let now = self.handle.clock.now();
+        let lasting = self.handle.stalls.all().into_iter().find(|stall| now.since(stall.since) >= PASSING)?;
+        if self.stall_told.replace(lasting.since) == Some(lasting.since) {
+            return None;
         }
+        Some(self.of_engine(NoticeKind::Stalled, &lasting.why))
+    }
+
+    fn of_engine(&self, kind: NoticeKind, error: &Error) -> Notice {
+        let (text, at) = (error.to_string(), self.handle.clock.now());
+        Notice { kind, site: None, source: None, launch: None, text, until: None, at }
     }
 }
 
@@ -144,6 +165,7 @@ fn remedy(notice: &Notice, campaign: Option<&str>) -> String {
         NoticeKind::MailboxRefused => {
             "put a valid password or token where [[mailbox]] says; `mailshot bounces poll` tries it".to_owned()
         }
+        NoticeKind::Stalled => "mend what it says: sending goes on by itself; mailshot queue top shows it".to_owned(),
         NoticeKind::Stopped => "mend what it says; then: mailshot serve, or the same mailshot send again".to_owned(),
         NoticeKind::Paused | NoticeKind::Slowed | NoticeKind::Trial => String::new(),
     }
@@ -187,7 +209,6 @@ impl Hush {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Timestamp;
 
     fn held(site: &str) -> Notice {
         Notice {

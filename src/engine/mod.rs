@@ -10,6 +10,7 @@ mod planner;
 mod rebuild;
 mod registrar;
 mod reload;
+mod stalls;
 mod status;
 mod stop;
 mod warden;
@@ -46,13 +47,14 @@ pub use handle::{Handle, Settled, Wait};
 pub use launch::{LaunchError, Ready, Remedy, examine, examine_relays, lacking, launch_test, login};
 pub use rebuild::{Rebuilt, Verified, rebuild, verify};
 use reload::Watchman;
-pub use status::{CopyView, DomainView, QueueView, SiteView, StillView};
+pub use status::{CopyView, DomainView, QueueView, SiteView, StallView, StillView};
 pub use workspace::{Created, Error as WorkspaceError, Hold, SAMPLE_CAMPAIGN, Workspace};
 
 use bell::Bell;
 use herald::Herald;
 use planner::{Planner, Plans};
 use registrar::Registrar;
+use stalls::Stalls;
 use stop::{Alarm, KeeperWork, Staff, Task};
 use warden::Warden;
 
@@ -62,6 +64,9 @@ pub enum Error {
     /// The queue failed.
     #[error(transparent)]
     Queue(#[from] queue::Error),
+    /// The queue waits for its disk.
+    #[error("{0}. What was asked is done once the queue goes on")]
+    Waits(queue::Error),
     /// The record failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -163,11 +168,16 @@ impl Engine {
     pub async fn start(parts: Parts, ledger: impl Ledger + 'static) -> Result<Engine, Error> {
         let Parts { workspace, world, store, threads, place, crew } = parts;
         let launches = store.open_launches()?;
-        let epoch = check_agreement(Marks::read(&ledger)?, &store, place, &launches)?;
+        let marks = Marks::read(&ledger)?;
+        let epoch = check_agreement(marks, &store, place, &launches)?;
+        if marks.epoch != 0 {
+            // a start that was cut off between queue and record left this to the next one
+            store.set_epoch(marks.epoch).await?;
+        }
         let (queue, keeper) = Queue::open(ledger, opening(world.clock.clone(), &store, &launches)?)?;
         let keeper = start_keeper(keeper, threads)?;
         store.announce_epoch(epoch, place).await?;
-        queue.set_epoch(epoch).await?;
+        at_once(&queue, queue.set_epoch(epoch)).await?;
         store.set_epoch(epoch).await?;
         let (bell, alarm) = (Arc::new(Bell::default()), Alarm::new());
         let clock = world.clock.clone();
@@ -186,7 +196,8 @@ impl Engine {
         };
         let sources = Arc::new(Sources::new(workspace.settings(), &host_name()));
         let expires = workspace.settings().retry.expires;
-        let handle = Handle { store, queue, clock, bell, alarm, sites, stops, notices, sources, expires };
+        let stalls = Stalls::new(queue.clone(), clock.clone());
+        let handle = Handle { store, queue, clock, bell, alarm, sites, stops, notices, sources, expires, stalls };
         let warden = (crew == Crew::Sending).then(|| start_warden(&handle, breaker));
         let herald = start_herald(&handle, noticed, alerts, &alert);
         let planner = (crew != Crew::Keeping).then(|| start_planner(&handle, &workspace));
@@ -202,9 +213,22 @@ impl Engine {
     }
 
     /// Stops everybody in order: nothing more is planned or begun, what is on the wire has `grace` to finish, and
-    /// everything that was done is on disk when this returns.
+    /// everything that was done is on disk when this returns; if it could not be, [`Handle::failed`] says why.
     pub async fn stop(self, grace: Duration) {
-        self.staff.end(&self.handle.queue, grace).await;
+        let Handle { queue, alarm, .. } = self.handle;
+        self.staff.end(&queue, &alarm, grace).await;
+    }
+}
+
+/// At the start a person is there to see a disk that takes nothing: it is not waited for.
+async fn at_once<T>(queue: &Queue, asked: impl Future<Output = Result<T, queue::Error>>) -> Result<T, queue::Error> {
+    tokio::select! {
+        biased;
+        stall = queue.stalled() => {
+            queue.hurry();
+            Err(stall.why)
+        }
+        done = asked => done,
     }
 }
 
@@ -253,11 +277,11 @@ fn start_keeper(keeper: Keeper, threads: Threads) -> Result<KeeperWork, Error> {
 }
 
 fn start_planner(handle: &Handle, workspace: &Workspace) -> Task {
-    let Handle { store, queue, clock, bell, alarm, .. } = handle.clone();
+    let Handle { store, queue, clock, bell, alarm, stalls, .. } = handle.clone();
     let settings = workspace.settings();
     let share = settings.queue.max_waiting / queue::BUCKETS as u32;
     let expires = settings.retry.expires;
-    let planner = Planner { store, queue, clock, bell, expires, share, plans: Plans::default() };
+    let planner = Planner { store, queue, clock, bell, expires, share, plans: Plans::default(), stalls };
     Task::start("planner", &alarm, |stop| planner.run(stop))
 }
 
@@ -303,8 +327,9 @@ fn start_courier(
 }
 
 fn start_clerk(handle: &Handle, workspace: &Workspace) -> Task {
-    let Handle { store, queue, alarm, .. } = handle.clone();
+    let Handle { store, queue, alarm, stalls, .. } = handle.clone();
     let clerk = Clerk::new(queue.clone(), store, Policy::new(&workspace.settings().bounce));
+    let clerk = clerk.telling(move |trouble| stalls.show("clerk", trouble));
     Task::start("clerk", &alarm, |stop| async move {
         clerk.run(stop).await;
         // one that ended by itself ended with the queue, which knows why
@@ -338,8 +363,8 @@ fn start_herald(handle: &Handle, noticed: mpsc::Receiver<Notice>, alerts: Alerts
 }
 
 fn start_registrar(handle: &Handle) -> Task {
-    let Handle { store, queue, clock, alarm, .. } = handle.clone();
-    Task::start("registrar", &alarm, |stop| Registrar { store, queue, clock }.run(stop))
+    let Handle { store, queue, clock, alarm, stalls, .. } = handle.clone();
+    Task::start("registrar", &alarm, |stop| Registrar { store, queue, clock, stalls }.run(stop))
 }
 
 #[cfg(test)]

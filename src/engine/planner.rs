@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::bell::Bell;
+use super::stalls::Stalls;
 use crate::base::{Address, ContactId, LaunchId, Span, Timestamp};
 use crate::campaign::{BUCKETS, Cursor, Plan, Step, new_envelope};
 use crate::mail::Standing;
@@ -36,6 +37,7 @@ pub(super) struct Planner {
     /// Copies each bucket may have waiting.
     pub share: u32,
     pub plans: Plans,
+    pub stalls: Stalls,
 }
 
 /// The plans being worked on, and whose turn it is.
@@ -77,8 +79,21 @@ impl Coming {
 }
 
 impl Planner {
-    /// Plans until it is stopped or the disk is. While one batch is admitted the next is recorded, and the one after it read.
+    /// Plans until it is stopped. Trouble of the record is waited out; then it goes on as after a crash, from what is on disk.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
+        loop {
+            let done = self.work(&stop).await;
+            let is_over = done.is_ok();
+            self.stalls.pass("planner", done, &stop).await?;
+            if is_over || stop.is_cancelled() {
+                return Ok(());
+            }
+            self.plans = Plans::default();
+        }
+    }
+
+    /// While one batch is admitted the next is recorded, and the one after it read.
+    async fn work(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         let mut seen = 0;
         let mut under_way = UnderWay::default();
         self.look_around().await?;
@@ -91,10 +106,11 @@ impl Planner {
                 seen = rings;
             }
             under_way = self.advance(under_way).await?;
+            self.stalls.show("planner", None);
             if under_way.is_empty() {
                 self.close_planned().await?;
                 self.bell.rest(seen);
-                self.wait(&stop).await;
+                self.wait(stop).await;
             }
         }
         self.finish(under_way).await

@@ -119,6 +119,8 @@ pub async fn rebuild(workspace: &Workspace, store: &Store, clock: Arc<dyn Clock>
     let ledger = open(workspace, &folder)?;
     let launches = store.open_launches()?;
     let (queue, keeper) = Queue::open(ledger, opening(clock.clone(), store, &launches)?)?;
+    // a person waits for it
+    queue.hurry();
     let keeper = super::start_keeper(keeper, crate::store::Threads::Own)?;
     let (mut again, mut held) = (0, 0);
     for launch in &launches {

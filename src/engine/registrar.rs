@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use super::stalls::Stalls;
 use crate::base::LaunchId;
 use crate::queue::{Depth, Queue};
 use crate::store::{LaunchRow, LaunchState, Store};
@@ -26,6 +27,7 @@ pub(super) struct Registrar {
     pub store: Store,
     pub queue: Queue,
     pub clock: Arc<dyn Clock>,
+    pub stalls: Stalls,
 }
 
 impl Registrar {
@@ -35,8 +37,10 @@ impl Registrar {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                () = sleep(TICK) => self.look().await?,
+                () = sleep(TICK) => {}
             }
+            let looked = self.look().await;
+            self.stalls.pass("registrar", looked, &stop).await?;
         }
     }
 

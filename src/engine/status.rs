@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::handle::Handle;
+use super::stalls::Stalled;
 use crate::base::Timestamp;
 use crate::delivery::sites::{SiteStatus, standing_still};
 use crate::queue::DomainDepth;
@@ -28,6 +29,18 @@ pub struct QueueView {
     pub still: Vec<StillView>,
     /// The domains with the most copies, at most 50.
     pub domains: Vec<DomainView>,
+    /// What everybody waits for; while the queue itself is waited for, `next`, `sites`, `still` and `domains` are empty.
+    #[serde(default)]
+    pub stalled: Vec<StallView>,
+}
+
+/// A disk or a record that takes nothing: all goes on by itself once it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StallView {
+    /// Since when (RFC 3339).
+    pub since: String,
+    /// Why, and what to do.
+    pub why: String,
 }
 
 /// A site or a domain to which nothing goes.
@@ -72,6 +85,13 @@ pub struct SiteView {
     pub held: bool,
     /// How far the source is known there, in words; null: it is.
     pub warmup: Option<String>,
+}
+
+impl StallView {
+    /// A line for a person.
+    pub fn in_words(&self) -> String {
+        format!("nothing goes on since {}: {}. It goes on by itself once that is mended", self.since, self.why)
+    }
 }
 
 impl From<SiteStatus> for SiteView {
@@ -133,9 +153,32 @@ impl DomainView {
 }
 
 impl QueueView {
-    /// What is on the road now.
+    /// What is on the road now. While the queue waits for its disk it answers nobody, and only that is shown.
     pub async fn of(handle: &Handle) -> Result<QueueView, Error> {
+        tokio::select! {
+            biased;
+            _ = handle.queue().stalled() => Ok(QueueView::bare(handle)),
+            view = QueueView::whole(handle) => view,
+        }
+    }
+
+    /// What is known without asking anybody.
+    fn bare(handle: &Handle) -> QueueView {
         let depth = handle.depth();
+        let stall = |found: Stalled| StallView { since: found.since.rfc3339(), why: found.why.to_string() };
+        QueueView {
+            pid: std::process::id(),
+            waiting: depth.waiting,
+            held: depth.held,
+            next: None,
+            sites: Vec::new(),
+            still: Vec::new(),
+            domains: Vec::new(),
+            stalled: handle.stalls.all().into_iter().map(stall).collect(),
+        }
+    }
+
+    async fn whole(handle: &Handle) -> Result<QueueView, Error> {
         let all = handle.queue().domains(usize::MAX).await?;
         let next = all.iter().filter_map(|row| Some(row.next?.max(row.rest))).min();
         let domains = all.iter().take(DOMAINS_MAX).map(DomainView::of);
@@ -152,13 +195,11 @@ impl QueueView {
             None => Vec::new(),
         };
         Ok(QueueView {
-            pid: std::process::id(),
-            waiting: depth.waiting,
-            held: depth.held,
             next: next.map(Timestamp::rfc3339),
             sites,
             still: still.collect(),
             domains: domains.collect(),
+            ..QueueView::bare(handle)
         })
     }
 }

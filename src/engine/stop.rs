@@ -32,7 +32,7 @@ impl Alarm {
     }
 
     /// The first cause stays.
-    fn ring(&self, error: Error) {
+    pub fn ring(&self, error: Error) {
         tracing::error!(%error, "sending has stopped");
         self.0.send_if_modified(|known| {
             let is_first = known.is_none();
@@ -131,8 +131,9 @@ pub(super) struct Staff {
 }
 
 impl Staff {
-    /// Ends everybody. What is on the wire has `grace` to finish.
-    pub async fn end(self, queue: &Queue, grace: Duration) {
+    /// Ends everybody. What is on the wire has `grace` to finish; a disk that takes nothing has some seconds.
+    pub async fn end(self, queue: &Queue, alarm: &Alarm, grace: Duration) {
+        queue.hurry();
         let deadline = Instant::now() + grace;
         for task in [self.planner, self.watchman, self.courier, self.warden].into_iter().flatten() {
             task.end(deadline).await;
@@ -143,7 +144,9 @@ impl Staff {
         self.registrar.end(deadline).await;
         self.herald.end(Instant::now() + HERALD_MAX).await;
         // a keeper whose disk has failed says so; it ends all the same
-        let _ = queue.close().await;
+        if let Err(error) = queue.close().await {
+            alarm.ring(error.into());
+        }
         self.keeper.join().await;
     }
 }

@@ -157,7 +157,7 @@ async fn what_is_deferred_ends_a_wait_that_is_shorter_and_not_one_that_is_longer
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disk_that_fills_up_while_it_is_planned_ends_the_wait() {
+async fn a_disk_that_fills_up_while_it_is_planned_ends_the_wait_of_an_engine_that_is_to_end() {
     let desk = Desk::with(20).await;
     let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
     engine.handle().bell.ring_and_wait().await;
@@ -165,6 +165,7 @@ async fn a_disk_that_fills_up_while_it_is_planned_ends_the_wait() {
     desk.ledger.fail_after(Some(0));
     engine.handle().take_up(launch);
     let handle = engine.handle();
+    handle.queue().hurry();
     let wait = handle.settled(launch, Wait::UpTo(Duration::ZERO));
     let ended = tokio::time::timeout(Duration::from_secs(60), wait).await.expect("nobody waits for ever");
     assert!(matches!(ended, Err(Error::Queue(_))), "{ended:?}");
@@ -235,6 +236,7 @@ async fn a_plan_cut_off_between_any_two_commits_names_each_copy_once() {
         desk.ledger.fail_after(Some(desk.ledger.commits() + 6));
         let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
         let handle = engine.handle();
+        handle.queue().hurry();
         tokio::select! {
             biased;
             _ = handle.failed() => {}
@@ -294,6 +296,59 @@ async fn a_queue_that_was_set_back_sends_nothing() {
         }
     }
     desk.start(desk.ledger.clone(), 7).await.unwrap().stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_cut_off_between_queue_and_record_leave_both_in_agreement() {
+    let desk = Desk::with(20).await;
+    desk.start(desk.ledger.clone(), 7).await.unwrap().stop(Duration::ZERO).await;
+    desk.launch(&LaunchOptions::default()).await;
+    // the first ended with its number announced and in the queue, the second before it was in the queue
+    let announced = desk.store.marks().unwrap().next_epoch + 1;
+    desk.store.announce_epoch(announced, 7).await.unwrap();
+    let mark = [crate::queue::Move::Put(b"mepoch".to_vec(), announced.to_be_bytes().to_vec())];
+    desk.ledger.clone().commit(&mark).unwrap();
+    desk.ledger.fail_after(Some(0));
+    let refused = desk.start(desk.ledger.clone(), 7).await.err();
+    assert!(matches!(refused, Some(Error::Queue(queue::Error::Disk { .. }))), "{refused:?}");
+    desk.ledger.fail_after(None);
+    desk.start(desk.ledger.clone(), 7).await.unwrap().stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_without_room_is_shown_to_whoever_asks_and_moves_are_carried_out_later() {
+    let desk = Desk::with(20).await;
+    let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
+    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    let handle = engine.handle();
+    handle.bell.ring_and_wait().await;
+    desk.ledger.fail_after(Some(0));
+    assert!(matches!(handle.pause(launch).await, Err(Error::Waits(_))));
+    let view = QueueView::of(&handle).await.unwrap();
+    assert_eq!((view.stalled.len(), view.waiting + view.held, view.domains), (1, 20, vec![]));
+    desk.ledger.fail_after(None);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let view = QueueView::of(&handle).await.unwrap();
+    assert_eq!((view.stalled, view.waiting, view.held), (vec![], 0, 20));
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_cannot_be_written_is_waited_for_and_nobody_is_left_out() {
+    let desk = Desk::with(2500).await;
+    let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
+    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    desk.store.refuse_writes(true).unwrap();
+    let handle = engine.handle();
+    handle.take_up(launch);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((handle.depth().waiting, QueueView::of(&handle).await.unwrap().stalled.len()), (0, 1));
+    desk.store.refuse_writes(false).unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let sent = send(handle.queue(), |_| Standing::Delivered).await;
+    assert_eq!((sent.len(), handle.settled(launch, Wait::All).await), (2500, Ok(Settled::Final)));
+    assert_eq!(QueueView::of(&handle).await.unwrap().stalled, []);
+    engine.stop(Duration::ZERO).await;
 }
 
 #[tokio::test(start_paused = true)]

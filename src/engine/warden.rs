@@ -1,6 +1,6 @@
 //! The warden: stops launches that do harm (B-23, P-03). Looks at what is on record of each running launch and holds its
 //! bounces and complaints against the limits; stops it at a site or as a whole, and has it told. A person resumes it; what
-//! was counted until then counts no more.
+//! was counted until then counts no more. A record that is found damaged stops everything.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -94,8 +94,13 @@ impl Warden {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                () = sleep(TICK) => self.look().await?,
+                () = sleep(TICK) => {}
             }
+            if let Some(damage) = self.handle.store.damage() {
+                return Err(damage.into());
+            }
+            let looked = self.look().await;
+            self.handle.stalls.pass("warden", looked, &stop).await?;
         }
     }
 

@@ -52,6 +52,8 @@ kinds! {
     WarmupStopped = "warmup_stopped",
     /// A mailbox refuses the login, or its provider the token; it is looked into less and less often.
     MailboxRefused = "mailbox_refused",
+    /// Nothing goes on until a disk or the record can be written; then it does by itself.
+    Stalled = "stalled",
     /// Sending has stopped: a disk, the record, a bug.
     Stopped = "stopped",
     /// A person tries out the alerts.
@@ -70,6 +72,7 @@ impl NoticeKind {
             | NoticeKind::Complaints
             | NoticeKind::WarmupStopped
             | NoticeKind::MailboxRefused
+            | NoticeKind::Stalled
             | NoticeKind::Stopped
             | NoticeKind::Trial => true,
         }

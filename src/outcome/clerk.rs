@@ -30,8 +30,12 @@ pub struct Clerk {
     queue: Queue,
     store: Store,
     judge: Arc<dyn Judge>,
+    tell: Box<Tell>,
     progress: Progress,
 }
+
+/// Hears what the store cannot do now; nothing: it can again.
+type Tell = dyn Fn(Option<&store::Error>) + Send + Sync;
 
 /// Where the clerk is; all its decisions are made here.
 #[derive(Debug, Default)]
@@ -42,6 +46,8 @@ struct Progress {
     full: bool,
     /// Failures of the store in a row.
     failures: u32,
+    /// The store has failed and was not asked since how far it has come.
+    astray: bool,
     /// Whether to end once the outbox is empty.
     stopping: bool,
 }
@@ -77,7 +83,13 @@ enum Event {
 impl Clerk {
     /// A clerk between this queue and this store.
     pub fn new(queue: Queue, store: Store, policy: Policy) -> Clerk {
-        Clerk { queue, store, judge: Arc::new(policy), progress: Progress::default() }
+        Clerk { queue, store, judge: Arc::new(policy), tell: Box::new(|_| {}), progress: Progress::default() }
+    }
+
+    /// Lets somebody know of every failure of the store, and when it is over.
+    pub fn telling(mut self, tell: impl Fn(Option<&store::Error>) + Send + Sync + 'static) -> Clerk {
+        self.tell = Box::new(tell);
+        self
     }
 
     /// Copies until stopped, and then until the outbox is empty; ends early when the queue does. Store trouble is waited
@@ -104,6 +116,11 @@ impl Clerk {
                 },
                 Order::End => return,
             };
+            match &event {
+                Event::Compared(Err(error)) | Event::Recorded(_, Err(error)) => (self.tell)(Some(error)),
+                Event::Recorded(_, Ok(_)) => (self.tell)(None),
+                Event::Compared(Ok(_)) | Event::Cleared(..) | Event::Found(_) | Event::Rested | Event::Stop => {}
+            }
             order = self.progress.handle(event, self.queue.depth().last_outcome);
         }
     }
@@ -113,7 +130,10 @@ impl Progress {
     /// Decides what follows; `newest` is the highest number in the outbox.
     fn handle(&mut self, event: Event, newest: u64) -> Order {
         match event {
-            Event::Compared(Ok(number)) => Order::Clear(number),
+            Event::Compared(Ok(number)) => {
+                self.astray = false;
+                Order::Clear(number)
+            }
             Event::Recorded(number, Ok(unplanned)) => {
                 self.recovered();
                 if let Some(copy) = unplanned.first() {
@@ -137,11 +157,11 @@ impl Progress {
                 tracing::debug!(%error, "the clerk ends with the queue");
                 Order::End
             }
-            Event::Rested if self.failures > 0 => Order::Compare,
+            Event::Rested if self.astray => Order::Compare,
             Event::Rested => self.go_on(newest),
             Event::Stop => {
                 self.stopping = true;
-                if self.failures > 0 { Order::Compare } else { self.go_on(newest) }
+                if self.astray { Order::Compare } else { self.go_on(newest) }
             }
         }
     }
@@ -154,6 +174,7 @@ impl Progress {
     /// The store has failed: says so once, and waits ever longer.
     fn fail(&mut self, error: &store::Error) -> Order {
         self.failures += 1;
+        self.astray = true;
         if self.failures == 1 {
             tracing::error!(%error, "outcomes cannot be recorded; they are safe in the queue, and tried again until they can");
         }

@@ -6,14 +6,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::agenda::{Agenda, Claim, Standing as DomainStanding};
 use super::intents::Intents;
 use super::lease::{Action, Homes, Lease, Manner, Settlement};
 use super::ledger::{Ledger, Move};
-use super::{Admission, BUCKETS, Claimed, Depth, DomainDepth, Error, Place, Spans, Sweep, Whose, codec, keys, lock};
+use super::{
+    Admission, BUCKETS, Claimed, Depth, DomainDepth, Error, Place, Spans, Stall, Sweep, Whose, codec, keys, lock,
+};
 use crate::base::{Domain, EnvelopeId, LaunchId, SourceId, Timestamp};
 use crate::mail::{Class, Envelope, InDoubt, Lane, Outcome, Standing};
 use crate::world::Clock;
@@ -40,6 +43,12 @@ const GATHER: Duration = Duration::from_millis(1);
 const GATHERED: usize = 4;
 /// The longest wait for a due time at once; wall time may be set meanwhile.
 const NAP_MAX: Duration = Duration::from_secs(60);
+/// The first wait of a write that failed, and the longest; it doubles in between.
+const STALL_MIN: Duration = Duration::from_millis(200);
+const STALL_MAX: Duration = Duration::from_secs(10);
+/// How often a write is still tried once the queue is to end, and how long it waits each time.
+const LAST_TRIES: u32 = 5;
+const LAST_WAIT: Duration = Duration::from_secs(1);
 /// Why a copy is in doubt.
 const PROCESS_ENDED: &str = "the process ended between the final dot and the record of the answer";
 const TASK_ENDED: &str = "its task ended between the final dot and the record of the answer";
@@ -67,6 +76,15 @@ pub(super) enum Request {
     Close(Reply<()>),
 }
 
+/// Where the keeper shows how things stand, and how it is told to end.
+pub(super) struct Face {
+    pub depth: Arc<Mutex<Depth>>,
+    pub spans: Arc<Mutex<Spans>>,
+    pub stall: watch::Sender<Option<Stall>>,
+    /// From now on a stall is not waited out for long.
+    pub hurry: CancellationToken,
+}
+
 /// What a queue needs to know when it opens.
 pub struct Opening {
     /// Wall time.
@@ -91,8 +109,7 @@ pub struct Keeper {
     agenda: Agenda,
     intents: Intents,
     depth: Depth,
-    shown: Arc<Mutex<Depth>>,
-    spans: Arc<Mutex<Spans>>,
+    face: Face,
     held: BTreeSet<LaunchId>,
     in_doubt: Box<dyn Fn(LaunchId) -> InDoubt + Send>,
     drops: BTreeMap<EnvelopeId, u8>,
@@ -143,8 +160,7 @@ impl Keeper {
         mut ledger: Box<dyn Ledger>,
         opening: Opening,
         requests: mpsc::Receiver<Request>,
-        shown: Arc<Mutex<Depth>>,
-        spans: Arc<Mutex<Spans>>,
+        face: Face,
     ) -> Result<Keeper, Error> {
         let outbox = ledger.last(&[keys::OUTBOX])?.and_then(|(key, _)| keys::parse_outbox(&key)).unwrap_or(0);
         let cleared = keys::number(ledger.value(keys::CLEARED)?);
@@ -161,8 +177,7 @@ impl Keeper {
             agenda: Agenda::default(),
             intents: Intents::default(),
             depth,
-            shown,
-            spans,
+            face,
             held: opening.held,
             in_doubt: opening.in_doubt,
             drops: BTreeMap::new(),
@@ -212,8 +227,11 @@ impl Keeper {
         let mut from = vec![keys::HELD];
         while let Some((key, _)) = self.ledger.scan(&[keys::HELD], &from, 1)?.pop() {
             let Some(launch) = keys::parse_held(&key) else { return Ok(()) };
-            if !self.held.contains(&launch) {
-                self.sweep_held(&Whose::Launch(launch), &Sweep::Release)?;
+            let mut next = Some(keys::held_prefix(launch)).filter(|_| !self.held.contains(&launch));
+            while let Some(from) = next {
+                next = self.sweep_held_page(&Whose::Launch(launch), &Sweep::Release, &from, &mut 0)?;
+                let moves = std::mem::take(&mut self.batch.moves);
+                self.ledger.commit(&moves)?;
             }
             from = keys::held_prefix(LaunchId(launch.0.saturating_add(1)));
         }
@@ -242,21 +260,21 @@ impl Keeper {
             self.welcome_home();
             match event {
                 Event::Asked(None) => break,
-                Event::Asked(Some(request)) => self.take_all(request),
+                Event::Asked(Some(request)) => self.take_all(request).await,
                 Event::Home | Event::Due => {}
             }
             self.gather().await;
             if self.batch.moves.is_empty() && self.batch.outcomes.is_empty() {
                 self.admit_waiting();
             }
-            self.commit();
-            self.serve_leases();
+            self.commit().await;
+            self.serve_leases().await;
             // copies of held launches that came up were put aside
-            self.commit();
+            self.commit().await;
             self.serve_claims();
             self.serve_clerk();
         }
-        self.commit();
+        self.commit().await;
     }
 
     /// Waits a moment for settlements that can share the commit. Nobody who has a handful of connections waits, nor who
@@ -271,7 +289,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 request = self.requests.recv() => match request {
-                    Some(request) => self.take_all(request),
+                    Some(request) => self.take_all(request).await,
                     None => return,
                 },
                 () = sleep_until(until) => return,
@@ -288,17 +306,17 @@ impl Keeper {
         Some(at.since(self.clock.now()).min(NAP_MAX))
     }
 
-    fn take_all(&mut self, first: Request) {
-        self.take(first);
+    async fn take_all(&mut self, first: Request) {
+        self.take(first).await;
         while self.batch.moves.len() < MOVES_MAX {
             match self.requests.try_recv() {
-                Ok(request) => self.take(request),
+                Ok(request) => self.take(request).await,
                 Err(_) => break,
             }
         }
     }
 
-    fn take(&mut self, request: Request) {
+    async fn take(&mut self, request: Request) {
         match request {
             Request::Admit(slices, answer) => self.line_up(slices, answer),
             Request::Claim(answer) => match self.guard() {
@@ -327,8 +345,11 @@ impl Keeper {
             }
             Request::Sweep(whose, sweep, answer) => {
                 // what is settled already must not be swept from under its commit
-                self.commit();
-                let swept = self.guard().and_then(|()| self.sweep(&whose, &sweep));
+                self.commit().await;
+                let swept = match self.guard() {
+                    Ok(()) => self.sweep(&whose, &sweep).await,
+                    Err(error) => Err(error),
+                };
                 let _ = answer.send(swept);
             }
             Request::Value(key, answer) => drop(answer.send(self.ledger.value(&key))),
@@ -364,9 +385,10 @@ impl Keeper {
         self.broken.clone().map_or(Ok(()), Err)
     }
 
-    /// Writes what has piled up. After a failure nothing more is written: what is on disk is whole, and everybody who
-    /// asks is told why.
-    fn commit(&mut self) {
+    /// Writes what has piled up, and answers. What cannot be written is kept and tried again until it can: meanwhile nobody
+    /// is answered, so that nobody goes on. Only when the queue is to end, or its files are damaged, everybody who asks is
+    /// told why, and nothing more is written.
+    async fn commit(&mut self) {
         if self.batch.moves.is_empty() && self.batch.outcomes.is_empty() && self.batch.answers.is_empty() {
             return;
         }
@@ -378,23 +400,79 @@ impl Keeper {
             number += 1;
             batch.moves.push(Move::Put(keys::outbox(number), codec::write_outcomes(chunk)));
         }
-        let done = self.guard().and_then(|()| self.write(&batch.moves));
+        let done = self.write_out(&batch.moves).await;
         match &done {
             Ok(()) => {
                 self.depth.last_outcome = number;
                 self.show();
                 self.count_spans(&batch.leased);
             }
-            Err(error) => {
-                if self.broken.is_none() {
-                    tracing::error!(%error, "the queue has stopped");
-                }
-                self.broken = Some(error.clone());
-                self.claims.clear();
-            }
+            Err(error) => self.give_up(error.clone()),
         }
         for answer in batch.answers {
             let _ = answer.send(done.clone());
+        }
+    }
+
+    /// From here on everybody who asks is told why.
+    fn give_up(&mut self, error: Error) {
+        if self.broken.is_none() {
+            tracing::error!(%error, "the queue has stopped");
+        }
+        let error = self.broken.get_or_insert(error).clone();
+        for claim in self.claims.drain(..) {
+            let _ = claim.send(Err(error.clone()));
+        }
+    }
+
+    /// Commits, again and again while the disk is in trouble.
+    async fn write_out(&mut self, moves: &[Move]) -> Result<(), Error> {
+        self.guard()?;
+        let (mut wait, mut last_tries) = (STALL_MIN, LAST_TRIES);
+        loop {
+            let error = match self.write(moves) {
+                Ok(()) => {
+                    self.go_on();
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            if !error.may_pass() || last_tries == 0 || self.requests.is_closed() {
+                return Err(error);
+            }
+            self.stand_still(&error);
+            tokio::select! {
+                biased;
+                () = self.face.hurry.cancelled() => {
+                    last_tries -= 1;
+                    sleep(LAST_WAIT).await;
+                }
+                () = sleep(wait) => wait = (wait * 2).min(STALL_MAX),
+            }
+        }
+    }
+
+    /// Shows why nothing goes on.
+    fn stand_still(&self, error: &Error) {
+        let now = self.clock.now();
+        self.face.stall.send_if_modified(|shown| match shown {
+            Some(known) if known.why == *error => false,
+            Some(known) => {
+                known.why = error.clone();
+                true
+            }
+            None => {
+                tracing::error!(%error, "nothing more is sent until the queue can be written; it goes on by itself then");
+                *shown = Some(Stall { why: error.clone(), since: now });
+                true
+            }
+        });
+    }
+
+    fn go_on(&self) {
+        if self.face.stall.borrow().is_some() {
+            tracing::warn!("the queue can be written again, and goes on");
+            self.face.stall.send_replace(None);
         }
     }
 
@@ -409,12 +487,12 @@ impl Keeper {
     }
 
     fn show(&self) {
-        *lock(&self.shown) = self.depth.clone();
+        *lock(&self.face.depth) = self.depth.clone();
     }
 
     fn count_spans(&self, leased: &[Instant]) {
         let now = Instant::now();
-        let mut spans = lock(&self.spans);
+        let mut spans = lock(&self.face.spans);
         leased.iter().for_each(|since| spans.count(now.duration_since(*since)));
     }
 
@@ -523,9 +601,15 @@ impl Keeper {
     }
 
     /// A lease reads the ledger: what the round has changed is on it by now.
-    fn serve_leases(&mut self) {
+    async fn serve_leases(&mut self) {
         for LeaseCall { domain, most, answer } in std::mem::take(&mut self.leases) {
-            let leases = self.guard().and_then(|()| self.lease(&domain, most));
+            let leases = match self.guard() {
+                Ok(()) => self.lease(&domain, most).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = &leases {
+                self.give_up(error.clone());
+            }
             // leases that nobody waits for any more go home
             if let Err(Ok(leases)) = answer.send(leases) {
                 leases.into_iter().for_each(Lease::home);
@@ -533,7 +617,7 @@ impl Keeper {
         }
     }
 
-    fn lease(&mut self, domain: &Domain, most: usize) -> Result<Vec<Lease>, Error> {
+    async fn lease(&mut self, domain: &Domain, most: usize) -> Result<Vec<Lease>, Error> {
         let now = self.clock.now();
         let mut leases = Vec::new();
         while leases.len() < most {
@@ -546,7 +630,7 @@ impl Keeper {
                 }
                 None => {
                     // the ledger is read next: what was put aside just now must be gone from it
-                    self.commit();
+                    self.commit().await;
                     self.guard()?;
                     if !self.read_ahead(domain, now)? {
                         break;
@@ -654,7 +738,7 @@ impl Keeper {
         let Some(key) = self.intents.of(id).map(keys::intent) else { return self.count_drop(domain, id, now) };
         let record = match self.ledger.value(&key) {
             Ok(record) => record.unwrap_or_default(),
-            Err(error) => return self.broken = Some(error),
+            Err(error) => return self.give_up(error),
         };
         match codec::read_intent(&record) {
             Some((_, envelope)) => self.doubt(domain, envelope, now),
@@ -663,7 +747,7 @@ impl Keeper {
                 match self.find(domain, id) {
                     Ok(Some((_, envelope))) => self.doubt(domain, envelope, now),
                     Ok(None) => {}
-                    Err(error) => self.broken = Some(error),
+                    Err(error) => self.give_up(error),
                 }
             }
         }
@@ -700,7 +784,7 @@ impl Keeper {
                 self.left(domain, id);
             }
             Ok(None) => {}
-            Err(error) => self.broken = Some(error),
+            Err(error) => self.give_up(error),
         }
     }
 
@@ -738,7 +822,7 @@ impl Keeper {
         self.depth.held += 1;
     }
 
-    fn sweep(&mut self, whose: &Whose, sweep: &Sweep) -> Result<u64, Error> {
+    async fn sweep(&mut self, whose: &Whose, sweep: &Sweep) -> Result<u64, Error> {
         if let Whose::Launch(launch) = whose {
             match sweep {
                 Sweep::Hold => drop(self.held.insert(*launch)),
@@ -747,33 +831,42 @@ impl Keeper {
             }
         }
         match sweep {
-            Sweep::Release => self.sweep_held(whose, sweep),
+            Sweep::Release => self.sweep_held(whose, sweep).await,
             Sweep::Cancel(_) | Sweep::Drop(_) | Sweep::Count => {
-                Ok(self.sweep_held(whose, sweep)? + self.sweep_due(whose, sweep)?)
+                Ok(self.sweep_held(whose, sweep).await? + self.sweep_due(whose, sweep).await?)
             }
-            Sweep::Hold | Sweep::Retry => self.sweep_due(whose, sweep),
+            Sweep::Hold | Sweep::Retry => self.sweep_due(whose, sweep).await,
         }
     }
 
     /// Puts held copies back, or ends them.
-    fn sweep_held(&mut self, whose: &Whose, sweep: &Sweep) -> Result<u64, Error> {
+    async fn sweep_held(&mut self, whose: &Whose, sweep: &Sweep) -> Result<u64, Error> {
+        let (mut next, mut swept) = (Some(Vec::new()), 0);
+        while let Some(from) = next {
+            next = self.sweep_held_page(whose, sweep, &from, &mut swept)?;
+            self.commit().await;
+            self.guard()?;
+        }
+        Ok(swept)
+    }
+
+    /// The same for a page, not committed yet; gives where to go on, if there may be more.
+    fn sweep_held_page(
+        &mut self,
+        whose: &Whose,
+        sweep: &Sweep,
+        from: &[u8],
+        swept: &mut u64,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let prefix = match whose {
             Whose::Launch(launch) => keys::held_prefix(*launch),
             Whose::Domain(_) => vec![keys::HELD],
         };
-        let (mut from, mut swept) = (prefix.clone(), 0);
-        loop {
-            let page = self.ledger.scan(&prefix, &from, PAGE)?;
-            for (key, value) in &page {
-                swept += u64::from(self.sweep_one_held(key, value, whose, sweep));
-            }
-            self.commit();
-            self.guard()?;
-            match page.last() {
-                Some((key, _)) if page.len() == PAGE => from = keys::after(key),
-                _ => return Ok(swept),
-            }
+        let page = self.ledger.scan(&prefix, from, PAGE)?;
+        for (key, value) in &page {
+            *swept += u64::from(self.sweep_one_held(key, value, whose, sweep));
         }
+        Ok(page.last().filter(|_| page.len() == PAGE).map(|(key, _)| keys::after(key)))
     }
 
     fn sweep_one_held(&mut self, key: &[u8], value: &[u8], whose: &Whose, sweep: &Sweep) -> bool {
@@ -803,7 +896,7 @@ impl Keeper {
     }
 
     /// Walks due copies and does something to those that are meant and not leased.
-    fn sweep_due(&mut self, whose: &Whose, sweep: &Sweep) -> Result<u64, Error> {
+    async fn sweep_due(&mut self, whose: &Whose, sweep: &Sweep) -> Result<u64, Error> {
         let now = self.clock.now();
         let prefix = match whose {
             Whose::Launch(_) => vec![keys::DUE],
@@ -827,7 +920,7 @@ impl Keeper {
                 };
                 swept += u64::from(self.sweep_one(&domain, envelope, sweep, now, rests));
             }
-            self.commit();
+            self.commit().await;
             self.guard()?;
             match page.last() {
                 Some((key, _)) if page.len() == PAGE => from = keys::after(key),
@@ -906,7 +999,10 @@ impl Keeper {
                     self.agenda.change(&domain, |standing| standing.claim = None);
                     self.claims.push_front(answer);
                 }
-                Err(error) => drop(answer.send(Err(error))),
+                Err(error) => {
+                    self.give_up(error.clone());
+                    let _ = answer.send(Err(error));
+                }
             }
         }
     }
@@ -972,7 +1068,7 @@ impl Keeper {
             let page = match self.ledger.scan(&[keys::OUTBOX], &from, PAGE) {
                 Ok(page) => page,
                 Err(error) => {
-                    self.broken = Some(error);
+                    self.give_up(error);
                     return;
                 }
             };

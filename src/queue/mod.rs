@@ -25,6 +25,12 @@
 //!
 //! An intent is written for one copy per open connection at a time, and the next only in the batch that settles it: so at
 //! any instant at most one copy per open connection is in doubt, and after any crash each is known.
+//!
+//! # A disk that takes nothing
+//! A batch that cannot be written is kept and tried again until it can; every move is a put or a removal, so that doing it
+//! twice does no harm. Meanwhile nobody is answered: connections wait before their next final dot, the planner stands
+//! still, and all goes on by itself once there is room or the disk is mended. [`Queue::stall`] tells why and since when.
+//! Only a queue that is to end gives up, after some seconds, and tells everybody why.
 
 mod agenda;
 mod codec;
@@ -43,7 +49,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::base::{Domain, EnvelopeId, LaunchId, SourceId, Timestamp};
 use crate::mail::{Envelope, Outcome};
@@ -56,7 +63,7 @@ pub use memory::MemoryLedger;
 pub use sled::{Durability, SledLedger};
 pub use spans::Spans;
 
-use keeper::Request;
+use keeper::{Face, Request};
 
 /// Buckets the planner reads by; each has its share of the queue.
 pub const BUCKETS: usize = crate::base::BUCKETS as usize;
@@ -85,15 +92,42 @@ pub enum Error {
     },
     /// A write or sync failed: nothing of it counts.
     #[error(
-        "the queue cannot be written: {why}. Sending has stopped; make room or mend the disk, then run the command again"
+        "the queue cannot be written: {why}. Nothing is sent that could not be recorded; make room or mend the disk"
     )]
     Disk {
         /// What the system said.
         why: String,
     },
+    /// The files cannot be worked on by this process any more.
+    #[error(
+        "the queue can no longer be written by this process ({why}); everything admitted is on disk: start it again"
+    )]
+    Spent {
+        /// What sled said.
+        why: String,
+    },
     /// The keeper has stopped.
     #[error("the queue is closed")]
     Closed,
+}
+
+impl Error {
+    /// Whether the same may succeed later, once there is room or the disk is mended.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Error::Disk { .. } => true,
+            Error::Open { .. } | Error::Corrupt { .. } | Error::Spent { .. } | Error::Closed => false,
+        }
+    }
+}
+
+/// Why nothing in the queue moves: a write is tried again until it succeeds, and everybody waits for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stall {
+    /// What failed last.
+    pub why: Error,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 /// Copies to be admitted, with how far the planner has come: one commit. A hundred or so at a time, so that settlements do
@@ -225,6 +259,8 @@ pub struct Queue {
     keeper: mpsc::Sender<Request>,
     depth: Arc<Mutex<Depth>>,
     spans: Arc<Mutex<Spans>>,
+    stall: watch::Receiver<Option<Stall>>,
+    hurry: CancellationToken,
 }
 
 impl Queue {
@@ -234,8 +270,11 @@ impl Queue {
         let (keeper, requests) = mpsc::channel(keeper::REQUESTS_MAX);
         let depth = Arc::new(Mutex::new(Depth::default()));
         let spans = Arc::<Mutex<Spans>>::default();
-        let working = Keeper::open(Box::new(ledger), opening, requests, depth.clone(), spans.clone())?;
-        Ok((Queue { keeper, depth, spans }, working))
+        let (shows, stall) = watch::channel(None);
+        let hurry = CancellationToken::new();
+        let face = Face { depth: depth.clone(), spans: spans.clone(), stall: shows, hurry: hurry.clone() };
+        let working = Keeper::open(Box::new(ledger), opening, requests, face)?;
+        Ok((Queue { keeper, depth, spans, stall, hurry }, working))
     }
 
     /// Takes copies in, and how far the planner has come: one commit, durable when this returns. Waits while settlements
@@ -349,9 +388,34 @@ impl Queue {
         self.ask(|answer| Request::Idle(until, answer)).await
     }
 
+    /// From now on a disk in trouble is waited for no longer than some seconds; then everybody who asks is told why.
+    pub fn hurry(&self) {
+        self.hurry.cancel();
+    }
+
     /// Ends the keeper, whoever still holds a handle: what was asked before is committed, what is asked after is refused.
     pub async fn close(&self) -> Result<(), Error> {
+        self.hurry();
         self.ask(Request::Close).await
+    }
+
+    /// Why nothing moves, while nothing does.
+    pub fn stall(&self) -> Option<Stall> {
+        self.stall.borrow().clone()
+    }
+
+    /// Waits until nothing moves; gives why. Never, when the keeper has ended.
+    pub async fn stalled(&self) -> Stall {
+        let mut stall = self.stall.clone();
+        match stall.wait_for(Option::is_some).await.map(|stall| stall.clone()) {
+            Ok(Some(stall)) => stall,
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// How the stall is shown, for whoever tells of it.
+    pub fn watch_stall(&self) -> watch::Receiver<Option<Stall>> {
+        self.stall.clone()
     }
 
     /// How much is on the road, as of the last commit.

@@ -337,6 +337,7 @@ async fn copies_on_lease_during_a_hold_are_held_once_when_they_come_up_again() {
 /// Sends two copies over one connection on a ledger that fails after `commits`; gives what the world saw accepted.
 async fn send_two(ledger: MemoryLedger, clock: &Arc<SimulatedClock>) -> Vec<EnvelopeId> {
     let queue = start(ledger, clock, InDoubt::Resend);
+    queue.hurry();
     let mut accepted = Vec::new();
     let a = domain("a.example");
     let copies = [1, 2].map(|contact| (a.clone(), copy(contact, Lane::Bulk, START))).to_vec();
@@ -487,17 +488,55 @@ async fn copies_that_come_up_while_their_launch_is_held_are_put_aside_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_disk_stops_everybody_with_a_reason() {
-    let clock = clock();
-    let ledger = MemoryLedger::default();
+async fn a_full_disk_lets_everybody_wait_and_all_goes_on_when_there_is_room() {
+    let (ledger, clock) = (MemoryLedger::default(), clock());
+    let queue = start(ledger.clone(), &clock, InDoubt::Resend);
+    let a = domain("a.example");
+    admit(&queue, (1..=3).map(|number| (a.clone(), copy(number, Lane::Bulk, START))).collect()).await;
+    let claimed = queue.claim().await.unwrap().domain;
+    let mut leases = queue.lease(&claimed, 2).await.unwrap();
+    ledger.fail_after(Some(0));
+    let (first, second) = (leases.remove(0), leases.remove(0));
+    let gone = outcome(&first, Standing::Delivered);
+    let (intend, leave) = (second.intend(), first.settle(gone.clone(), Next::Gone));
+    let room_is_made = async {
+        let stall = queue.stalled().await;
+        assert_eq!((stall.since, stall.why.may_pass()), (START, true));
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(queue.stall(), Some(stall));
+        ledger.fail_after(None);
+    };
+    let (settled, intended, leased, epoch, ()) = tokio::join!(
+        queue.settle(vec![leave]),
+        queue.settle(vec![intend]),
+        queue.lease(&claimed, 1),
+        queue.epoch(),
+        room_is_made
+    );
+    assert_eq!((settled, intended, leased.unwrap().len(), epoch), (Ok(()), Ok(()), 1, Ok(0)));
+    assert!(clock.now() >= START + Duration::from_secs(3600) && queue.stall().is_none());
+    assert_eq!((queue.outbox(9).await.unwrap().1, queue.depth().waiting), (vec![gone], 2));
+    assert_eq!(Inventory::take(&ledger).unwrap().intents, [second.envelope.id].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_is_to_end_gives_a_full_disk_up_and_tells_everybody_why() {
+    let (ledger, clock) = (MemoryLedger::default(), clock());
     let queue = start(ledger.clone(), &clock, InDoubt::Resend);
     admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now()))]).await;
     let claimed = queue.claim().await.unwrap().domain;
     let lease = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
     ledger.fail_after(Some(0));
-    assert!(matches!(queue.settle(vec![lease.intend()]).await, Err(Error::Disk { .. })));
+    let hurried = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        queue.hurry();
+    };
+    let (settled, claimed_next, ()) = tokio::join!(queue.settle(vec![lease.intend()]), queue.claim(), hurried);
+    assert!(matches!(settled, Err(Error::Disk { .. })), "{settled:?}");
+    assert!(matches!(claimed_next, Err(Error::Disk { .. })), "{claimed_next:?}");
+    assert!(clock.now() < START + Duration::from_secs(70), "not waited out for long");
     assert!(matches!(queue.lease(&claimed, 1).await, Err(Error::Disk { .. })));
-    assert!(queue.claim().await.is_err());
+    assert!(matches!(queue.close().await, Err(Error::Disk { .. })));
 }
 
 #[tokio::test]

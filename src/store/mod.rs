@@ -56,10 +56,10 @@ pub enum Error {
         known: u32,
     },
     /// The disk is full.
-    #[error("the disk is full: {} could not grow. Make room, then run the command again", .0.display())]
+    #[error("the disk is full: {} could not grow. Once there is room, it can be done again", .0.display())]
     Full(PathBuf),
     /// Another process holds the file for longer than we wait.
-    #[error("{} is locked by another process (a backup?); run the command again when that has ended", .0.display())]
+    #[error("{} is locked by another process (a backup?). Once that has ended, it can be done again", .0.display())]
     Locked(PathBuf),
     /// The file may not be written.
     #[error("{} cannot be written: check its owner, its permissions and whether the disk is mounted read-only", .0.display())]
@@ -80,6 +80,14 @@ pub enum Error {
         /// What the system said.
         why: String,
     },
+    /// The disk failed.
+    #[error("{} cannot be read or written ({why}): look at the disk it lies on", path.display())]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        why: String,
+    },
     /// A statement failed for another reason.
     #[error("the record in {} failed: {why}", path.display())]
     Statement {
@@ -91,6 +99,18 @@ pub enum Error {
     /// The writer has stopped.
     #[error("the record is closed")]
     Closed,
+}
+
+impl Error {
+    /// Whether the same may succeed later: once there is room, a lock is released, the disk is mended.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Error::Full(_) | Error::Locked(_) | Error::ReadOnly(_) | Error::Open { .. } | Error::Disk { .. } => true,
+            Error::Url(_) | Error::Newer { .. } | Error::Corrupt { .. } | Error::Statement { .. } | Error::Closed => {
+                false
+            }
+        }
+    }
 }
 
 /// Where the store's work is done.
@@ -120,6 +140,16 @@ impl Store {
     /// The file the record lies in.
     pub fn path(&self) -> &Path {
         self.backend.path()
+    }
+
+    /// What of the file was found damaged since it was opened: nothing that builds on it may go on.
+    pub fn damage(&self) -> Option<Error> {
+        self.backend.damage()
+    }
+
+    /// Refuses every write, as on a disk that turned read-only, or no more. For simulations: needs [`Threads::Inline`].
+    pub fn refuse_writes(&self, refuse: bool) -> Result<(), Error> {
+        self.backend.read(|db| db.pragma_update(None, "query_only", refuse))
     }
 
     /// The number by which queue and store prove that they belong together; 0 in a new store.

@@ -2,7 +2,7 @@
 //! SQLite complains about. The only file that opens SQLite.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -27,8 +27,8 @@ const BUSY: Duration = Duration::from_secs(10);
 const STATEMENTS_MAX: usize = 64;
 
 /// Work inside the writer's transaction, or the reason why there is none; gives what is to be done once the commit has
-/// succeeded or failed.
-type Job = Box<dyn FnOnce(Result<&Connection, Error>) -> Answer + Send>;
+/// succeeded or failed, and why the work failed.
+type Job = Box<dyn FnOnce(Result<&Connection, Error>) -> (Answer, Option<Error>) + Send>;
 type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 /// What the writer is asked to do.
@@ -43,6 +43,7 @@ pub(super) struct Backend {
     path: PathBuf,
     readers: Mutex<Vec<Connection>>,
     writer: Writer,
+    damage: OnceLock<Error>,
 }
 
 enum Writer {
@@ -71,15 +72,31 @@ impl Backend {
             Threads::Inline => Writer::Inline(Mutex::new(connection)),
             Threads::Own => Writer::Thread(start_writer(connection, path.clone())?),
         };
-        Ok(Backend { path, readers: Mutex::default(), writer })
+        Ok(Backend { path, readers: Mutex::default(), writer, damage: OnceLock::new() })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
+    pub(super) fn damage(&self) -> Option<Error> {
+        self.damage.get().cloned()
+    }
+
+    /// Remembers damage, whoever met it.
+    fn noted<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error @ Error::Corrupt { .. }) = &done {
+            self.damage.get_or_init(|| error.clone());
+        }
+        done
+    }
+
     /// Runs `work` on a reader, on the caller's thread.
     pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+        self.noted(self.read_by(work))
+    }
+
+    fn read_by<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
         if let Writer::Inline(connection) = &self.writer {
             return work(&lock(connection)).map_err(|error| told(&self.path, &error));
         }
@@ -101,16 +118,19 @@ impl Backend {
     ) -> Result<T, Error> {
         let jobs = match &self.writer {
             Writer::Thread(jobs) => jobs,
-            Writer::Inline(connection) => return self.write_inline(&lock(connection), work),
+            Writer::Inline(connection) => return self.noted(self.write_inline(&lock(connection), work)),
         };
         let (answer, answered) = oneshot::channel();
         let path = self.path.clone();
         let job: Job = Box::new(move |db| {
             let done = db.and_then(|db| in_savepoint(db, work).map_err(|error| told(&path, &error)));
-            Box::new(move |committed| drop(answer.send(done.and_then(|value| committed.map(|()| value)))))
+            let failed = done.as_ref().err().cloned();
+            let answer: Answer =
+                Box::new(move |committed| drop(answer.send(done.and_then(|value| committed.map(|()| value)))));
+            (answer, failed)
         });
         jobs.send(Task::Shared(job)).await.map_err(|_| Error::Closed)?;
-        answered.await.map_err(|_| Error::Closed)?
+        self.noted(answered.await.map_err(|_| Error::Closed)?)
     }
 
     /// As [`Backend::write`], for work that changes many pages: in a transaction of its own, which needs no copy of every
@@ -122,14 +142,14 @@ impl Backend {
         let jobs = match &self.writer {
             Writer::Thread(jobs) => jobs,
             Writer::Inline(connection) => {
-                return in_transaction(&lock(connection), work).map_err(|error| told(&self.path, &error));
+                return self.noted(in_transaction(&lock(connection), work).map_err(|error| told(&self.path, &error)));
             }
         };
         let (answer, answered) = oneshot::channel();
         let task = Task::Alone(Box::new(move |db| drop(answer.send(in_transaction(db, work)))));
         jobs.send(task).await.map_err(|_| Error::Closed)?;
         let done = answered.await.map_err(|_| Error::Closed)?;
-        done.map_err(|error| told(&self.path, &error))
+        self.noted(done.map_err(|error| told(&self.path, &error)))
     }
 
     fn write_inline<T>(
@@ -197,24 +217,29 @@ fn write_all(db: &Connection, mut waiting: mpsc::Receiver<Task>, path: &Path) {
     let _ = db.execute_batch("PRAGMA optimize");
 }
 
-/// Takes what has piled up, commits it once, answers all. Gives the task it met that wants to be alone.
+/// Takes what has piled up, commits it once, answers all. Gives the task that it met and that has to wait.
 fn write_group(db: &Connection, first: Job, waiting: &mut mpsc::Receiver<Task>, path: &Path) -> Option<Task> {
     let begun = db.execute_batch("BEGIN IMMEDIATE").map_err(|error| told(path, &error));
-    let inside = || begun.clone().map(|()| db);
-    let mut answers = vec![first(inside())];
-    let mut alone = None;
-    while answers.len() < GROUP_MAX
-        && let Ok(task) = waiting.try_recv()
-    {
-        match task {
-            Task::Shared(job) => answers.push(job(inside())),
-            task @ Task::Alone(_) => {
-                alone = Some(task);
-                break;
-            }
+    let (mut answers, mut alone, mut next) = (Vec::new(), None, Some(first));
+    let mut undone = None;
+    while let Some(job) = next.take() {
+        let (answer, failed) = job(begun.clone().map(|()| db));
+        answers.push(answer);
+        if begun.is_ok() && db.is_autocommit() {
+            // a full or failing disk undoes the whole transaction, not only the statement it was met by
+            undone = failed.or(Some(Error::Statement { path: path.to_owned(), why: "undone by its disk".to_owned() }));
+            break;
+        }
+        match waiting.try_recv() {
+            Ok(Task::Shared(job)) if answers.len() < GROUP_MAX => next = Some(job),
+            Ok(task) => alone = Some(task),
+            Err(_) => {}
         }
     }
-    let committed = begun.and_then(|()| db.execute_batch("COMMIT").map_err(|error| told(path, &error)));
+    let committed = match undone {
+        Some(error) => Err(error),
+        None => begun.and_then(|()| db.execute_batch("COMMIT").map_err(|error| told(path, &error))),
+    };
     if committed.is_err() && !db.is_autocommit() {
         let _ = db.execute_batch("ROLLBACK");
     }
@@ -253,6 +278,7 @@ pub(super) fn told(path: &Path, error: &rusqlite::Error) -> Error {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Locked(path),
         Some(ErrorCode::ReadOnly) => Error::ReadOnly(path),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Error::Corrupt { path, why },
+        Some(ErrorCode::SystemIoFailure) => Error::Disk { path, why },
         Some(ErrorCode::CannotOpen) => Error::Open { path, why },
         _ => Error::Statement { path, why },
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::FutureExt;
 use mailshot::base::{ContactId, LaunchId, Timestamp};
 use mailshot::engine::Handle;
 use mailshot::mail::Standing;
@@ -33,7 +34,9 @@ pub fn is_over(run: &Run, handle: &Handle) -> bool {
 /// What stands still, in words.
 pub async fn stuck(run: &Run, handle: &Handle) -> String {
     let domains = handle.queue().domains(20).await;
-    let mut words = format!("not final after hours; in the queue: {domains:?}\n");
+    let (depth, recorded) = (handle.depth(), run.store.last_outcome());
+    let mut words = format!("not final after hours; in the queue: {domains:?}\n{depth:?}, on record {recorded:?}\n");
+    words += &format!("stalled: {:?}, refused: {:?}\n", handle.queue().stall(), handle.failed().now_or_never());
     if let Some(sites) = handle.sites() {
         words += &format!("sites: {:?}\n", sites.snapshot().await);
     }

@@ -1,5 +1,6 @@
 //! One seed, one run: domains, hosts, people and campaigns; the whole engine on one thread in virtual time, killed, stopped
-//! or left without a disk at random instants and started again on what had been flushed.
+//! or left without a disk at random instants and started again on what had been flushed. Disks also fail for a while and come
+//! back: then the same life goes on.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use mailshot::base::{Address, CampaignName, Domain, LaunchId, Timestamp, bucket};
 use mailshot::config::Settings;
-use mailshot::engine::{Crew, Engine, Handle, Parts, Ready, Workspace};
+use mailshot::engine::{Crew, Engine, Error as EngineError, Handle, Parts, Ready, Workspace};
 use mailshot::queue::{Error, Ledger, MemoryLedger, Move, Pair};
 use mailshot::sign::{Algorithm, create_key};
 use mailshot::store::{LaunchOptions, NewContact, OnConflict, Reason, Store, SuppressionRow, Threads};
@@ -26,6 +27,8 @@ pub const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
 const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 /// How often it is looked whether all is final.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long after a start that was refused for its disk the next one comes.
+const AFTER_FAULT: Duration = Duration::from_secs(10);
 /// Hosts at most; each is a site of its own, with limits of its own.
 const HOSTS: usize = 9;
 /// The campaigns: one sends again what is in doubt, the other holds it.
@@ -93,10 +96,45 @@ impl Fate {
     }
 }
 
+/// A time in which a disk takes nothing.
+#[derive(Debug, Clone, Copy)]
+struct Fault {
+    from: Timestamp,
+    until: Timestamp,
+    whose: Whose,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// The queue's; what is written all the same is lost to nobody, as when only the sync fails.
+    Queue { writes: bool },
+    /// The record's.
+    Record,
+}
+
+impl Fault {
+    fn holds(&self, now: Timestamp) -> bool {
+        self.from <= now && now < self.until
+    }
+}
+
 /// The ledger, until the end of a life.
 struct Mortal {
     ledger: MemoryLedger,
     fate: Arc<Fate>,
+    faults: Vec<Fault>,
+    clock: Arc<SimulatedClock>,
+}
+
+impl Mortal {
+    /// Whether the disk fails now, having written all the same.
+    fn fails(&self) -> Option<bool> {
+        let now = self.clock.now();
+        self.faults.iter().filter(|fault| fault.holds(now)).find_map(|fault| match fault.whose {
+            Whose::Queue { writes } => Some(writes),
+            Whose::Record => None,
+        })
+    }
 }
 
 impl Ledger for Mortal {
@@ -108,6 +146,12 @@ impl Ledger for Mortal {
                 Err(Error::Disk { why: "the process is gone".into() })
             }
             Some(Ending::DiskFull) => Err(Error::Disk { why: "the disk is full".into() }),
+            _ if self.fails().is_some() => {
+                if self.fails() == Some(true) {
+                    self.ledger.commit(moves)?;
+                }
+                Err(Error::Disk { why: "an input/output error".into() })
+            }
             Some(Ending::Kill { .. } | Ending::Stop(_)) | None => self.ledger.commit(moves),
         }
     }
@@ -200,6 +244,9 @@ pub struct Run {
     zone: Zone,
     down: Vec<(Domain, Timestamp)>,
     deeds: Vec<(Timestamp, Deed)>,
+    faults: Vec<Fault>,
+    /// Stalls that were seen to begin.
+    pub stalls: u32,
 }
 
 /// The workspace of all runs: nobody writes into it.
@@ -332,6 +379,13 @@ impl Run {
         if dice.u8(0..3) == 0 {
             deeds.push((at(&mut dice, 120_000), Deed::Retry(dice.usize(0..2))));
         }
+        let mut faults = Vec::new();
+        for _ in 0..dice.usize(0..4).saturating_sub(1) {
+            let from = at(&mut dice, 90_000) + Duration::from_secs(1);
+            let until = from + Duration::from_millis(dice.u64(1..90_000));
+            let whose = if dice.bool() { Whose::Queue { writes: dice.bool() } } else { Whose::Record };
+            faults.push(Fault { from, until, whose });
+        }
         deeds.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         Run {
             store: Store::open("sqlite::memory:", Path::new("."), Threads::Inline).unwrap(),
@@ -350,6 +404,8 @@ impl Run {
             zone,
             down,
             deeds,
+            faults,
+            stalls: 0,
         }
     }
 
@@ -370,7 +426,21 @@ impl Run {
             self.kills += 1;
             self.now = self.now + Duration::from_millis(self.dice.u64(0..20_000));
         }
-        assert!(self.live(0, None), "without an end it goes on until all is final");
+        while !self.live(0, None) {
+            assert!(self.faults_hold(self.now), "without an end it goes on until all is final");
+            self.now = self.now + AFTER_FAULT;
+        }
+    }
+
+    /// Whether a disk is in trouble; a start is refused then.
+    fn faults_hold(&self, now: Timestamp) -> bool {
+        self.faults.iter().any(|fault| fault.holds(now))
+    }
+
+    /// The record's disk as it is now.
+    fn set_record(&self, now: Timestamp) {
+        let fails = self.faults.iter().any(|fault| fault.whose == Whose::Record && fault.holds(now));
+        self.store.refuse_writes(fails).unwrap();
     }
 
     /// One life; whether everything is final.
@@ -438,7 +508,9 @@ impl Run {
             place: 0,
             crew: Crew::Sending,
         };
-        let ledger = Mortal { ledger: self.ledger.clone(), fate: fate.clone() };
+        let (faults, clocked) = (self.faults.clone(), clock.clone());
+        let ledger = Mortal { ledger: self.ledger.clone(), fate: fate.clone(), faults, clock: clocked };
+        self.set_record(clock.now());
         let started = tokio::select! {
             biased;
             () = fate.killed() => return false,
@@ -447,7 +519,7 @@ impl Run {
         let engine = match started {
             Ok(engine) => engine,
             Err(error) => {
-                assert!(fate.ending().is_some(), "{error}");
+                assert!(fate.ending().is_some() || self.faults_hold(clock.now()), "{error}");
                 return false;
             }
         };
@@ -485,6 +557,8 @@ impl Run {
                 Some(Ending::Kill { .. }) | None => {}
             }
             let now = clock.now();
+            self.set_record(now);
+            self.stalls += u32::from(handle.queue().stall().is_some_and(|stall| stall.since == now));
             while self.deeds.last().is_some_and(|(at, _)| *at <= now) {
                 let (_, deed) = self.deeds.pop().expect("was just looked at");
                 self.carry_out(deed, &handle, clock).await;
@@ -496,6 +570,8 @@ impl Run {
                 panic!("{}", checkers::stuck(self, &handle).await);
             }
             let next = self.deeds.last().map_or(LOOK, |(at, _)| at.since(now).min(LOOK));
+            let turns = self.faults.iter().flat_map(|fault| [fault.from, fault.until]).filter(|turn| *turn > now);
+            let next = turns.map(|turn| turn.since(now)).fold(next, Duration::min);
             tokio::select! {
                 biased;
                 () = fate.over() => {}
@@ -516,20 +592,34 @@ impl Run {
         ready.launch(&self.store, now).await.unwrap().id
     }
 
+    /// Does it; a disk in trouble is told to whoever asked, and they ask again later.
     async fn carry_out(&mut self, deed: Deed, handle: &Handle, clock: &SimulatedClock) {
         let launch = |which: usize| self.launches[which].expect("both are launched");
-        // a campaign that is done or cancelled refuses, a full disk fails: a person would be told
-        let _ = match deed {
-            Deed::Pause(which) => handle.pause(launch(which)).await,
-            Deed::Resume(which) => handle.resume(launch(which)).await,
-            Deed::Cancel(which) => handle.cancel(launch(which)).await,
-            Deed::Retry(which) => handle.retry(launch(which)).await,
+        let done = match &deed {
+            Deed::Pause(which) => handle.pause(launch(*which)).await,
+            Deed::Resume(which) => handle.resume(launch(*which)).await,
+            Deed::Cancel(which) => handle.cancel(launch(*which)).await,
+            Deed::Retry(which) => handle.retry(launch(*which)).await,
             Deed::Suppress(address) => {
                 let (reason, since) = (Reason::Complaint, clock.now());
                 let row = SuppressionRow { address: address.clone(), reason, detail: String::new(), since };
-                self.store.suppress(vec![row]).await.unwrap();
-                return self.bars.push(Bar { address, at: clock.now() });
+                let done = self.store.suppress(vec![row]).await;
+                if done.is_ok() {
+                    self.bars.push(Bar { address: address.clone(), at: clock.now() });
+                }
+                done.map(|rows| rows as u64).map_err(EngineError::from)
             }
         };
+        match done {
+            // a campaign that is done or cancelled refuses
+            Ok(_) | Err(EngineError::State { .. }) => {}
+            Err(EngineError::Store(_) | EngineError::Waits(_) | EngineError::Queue(_)) => {
+                // what was to be done after it still is
+                let later = clock.now() + AFTER_FAULT;
+                self.deeds.iter_mut().for_each(|(at, _)| *at = later.max(*at));
+                self.deeds.push((later, deed));
+            }
+            Err(other) => panic!("{other}"),
+        }
     }
 }

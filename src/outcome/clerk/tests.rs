@@ -285,10 +285,29 @@ async fn trouble_of_the_store_is_waited_out_with_growing_pauses() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn outcomes_are_recorded_once_the_record_can_be_written_again() {
+    let office = Office::open(3).await;
+    let queue = office.queue();
+    office.admit(&queue, office.launch).await;
+    office.attempt_all(&queue, |_| DELIVERED).await;
+    office.store.refuse_writes(true).unwrap();
+    let stop = CancellationToken::new();
+    let working = tokio::spawn(office.clerk(&queue).run(stop.clone()));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(office.count(Standing::Delivered), 0);
+    office.store.refuse_writes(false).unwrap();
+    tokio::time::sleep(PAUSE_MAX).await;
+    assert_eq!(office.count(Standing::Delivered), 3);
+    stop.cancel();
+    working.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clerk_ends_with_its_queue() {
     let office = Office::open(1).await;
     let queue = office.queue();
     office.ledger.fail_after(Some(0));
+    queue.hurry();
     let learned = queue.learn(crate::base::SourceId(0), "x", vec![]).await;
     assert!(learned.is_err());
     office.clerk(&queue).run(CancellationToken::new()).await;

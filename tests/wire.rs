@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mailshot::base::{Address, ContactId, EnvelopeId, LaunchId};
 use mailshot::config::Secret;
-use mailshot::mail::{Message, Reply, Stage, TlsVersion};
+use mailshot::mail::{Message, Reply, Stage, TlsFlaw, TlsVersion};
 use mailshot::smtp::{
     Associations, Connection, Copy, CopySource, Ending, Error, Hello, Login, Patience, Receipt, Refused, Security,
     Timeouts, TlsClient, Verified,
@@ -194,6 +194,7 @@ fn hello(security: Security) -> Hello {
         ehlo_name: "mta1.example.com".into(),
         host: "mx.example.org".into(),
         security,
+        trial: false,
         chunking: true,
         login: None,
         timeouts,
@@ -966,7 +967,7 @@ async fn s_033_a_failed_handshake_is_told_as_such() {
             host.say("this is no handshake").await;
         });
         let refused = refused.await;
-        assert!(matches!(refused, Refused { stage: Stage::Secure, heard: Err(Error::Tls(_)) }), "{refused:?}");
+        assert!(matches!(refused, Refused { stage: Stage::Secure, heard: Err(Error::Tls(..)) }), "{refused:?}");
     }
 }
 
@@ -977,7 +978,7 @@ async fn s_033_demanded_tls_that_is_not_offered_or_refused_never_becomes_clear_t
             host.greet("PIPELINING").await;
             host.goodbye().await;
         });
-        assert!(matches!(refused.await.heard, Err(Error::Tls(_))));
+        assert!(matches!(refused.await.heard, Err(Error::Tls(..))));
         let refused = refusal(hello(security.clone()), web(), async |mut host| {
             host.greet("STARTTLS").await;
             host.expect("STARTTLS").await;
@@ -1029,7 +1030,7 @@ async fn a_certificate_is_checked_where_that_is_demanded() {
             host.say("220 go\r\n").await;
             assert!(host.tls(&authority.acceptor).await.is_err());
         });
-        let Err(Error::Tls(why)) = refused.await.heard else { panic!("an invalid certificate") };
+        let Err(Error::Tls(_, why)) = refused.await.heard else { panic!("an invalid certificate") };
         assert!(why.contains("certificate"), "{why}");
     }
 }
@@ -1059,11 +1060,37 @@ async fn s_034_a_certificate_is_compared_with_what_the_zone_announces() {
         let (connection, ()) = tokio::join!(open(stream, &hello, &tls), far);
         match (connection, verified) {
             (Ok(connection), Some(_)) => assert_eq!(connection.tls().map(|facts| facts.verified), verified),
-            (Err(Refused { stage: Stage::Secure, heard: Err(Error::Tls(why)) }), None) => {
+            (Err(Refused { stage: Stage::Secure, heard: Err(Error::Tls(_, why)) }), None) => {
                 assert!(why.contains("DANE"), "{why}");
             }
             (other, _) => panic!("{:?}", other.err()),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_on_trial_is_taken_and_what_is_wrong_with_it_is_told() {
+    let authority = Authority::new();
+    for (tls, name, flaw) in [
+        (authority.trusted(), "mx.example.org", None),
+        (authority.trusted(), "mx.example.net", Some(TlsFlaw::OtherName)),
+        (web(), "mx.example.org", Some(TlsFlaw::NotTrusted)),
+    ] {
+        let (stream, far) = sockets().await;
+        let hello = Hello { host: name.into(), trial: true, ..hello(Security::Opportunistic) };
+        let near = async {
+            let connection = open(stream, &hello, &tls).await.unwrap();
+            let facts = connection.tls().unwrap();
+            connection.quit().await;
+            facts
+        };
+        let far = async {
+            let mut host = far.starttls(&authority.acceptor, "").await;
+            host.ehlo("").await;
+            host.goodbye().await;
+        };
+        let (facts, ()) = tokio::join!(near, far);
+        assert_eq!((facts.verified, facts.flaw), (Verified::No, flaw), "{name}");
     }
 }
 
@@ -1122,7 +1149,7 @@ async fn s_036_no_password_goes_to_a_host_that_has_not_proved_its_name() {
     let refused = refusal(with_login(Security::Implicit, password()), web(), async |host| {
         assert!(host.tls(&authority.acceptor).await.is_err());
     });
-    assert!(matches!(refused.await.heard, Err(Error::Tls(_))));
+    assert!(matches!(refused.await.heard, Err(Error::Tls(..))));
     let refused = refusal(with_login(Security::Opportunistic, password()), web(), async |host| {
         let mut host = host.starttls(&authority.acceptor, "").await;
         host.ehlo("AUTH PLAIN LOGIN").await;

@@ -67,6 +67,21 @@ pub(crate) fn plain(fields: Vec<(&str, Field)>, text: &str) -> Vec<u8> {
     bytes
 }
 
+/// Words and a report in gzip (RFC 8460 §5.3). `unique` stands in neither.
+pub(crate) fn tls_report(fields: Vec<(&str, Field)>, unique: &str, words: &str, file: &str, gzip: &[u8]) -> Vec<u8> {
+    let report = MimePart::new("application/tlsrpt+gzip", gzip).attachment(file);
+    let content_type = ContentType::new("multipart/report").attribute("report-type", "tlsrpt");
+    let content_type = content_type.attribute("boundary", format!("=_t{unique}"));
+    let body = MimePart::new(content_type, vec![MimePart::new("text/plain", words), report]);
+    let mut builder = MessageBuilder::new();
+    for (name, field) in fields {
+        builder = builder.header(name, value(field));
+    }
+    let mut bytes = Vec::new();
+    builder.body(body).serialize(&mut bytes);
+    bytes
+}
+
 fn with<'x>(first: MimePart<'x>, encoded: &'x [Vec<u8>]) -> Vec<MimePart<'x>> {
     let further = encoded.iter().map(|part| MimePart::raw(part.as_slice()));
     std::iter::once(first).chain(further).collect()

@@ -87,6 +87,46 @@ pub fn memo(from: &Address, to: &Address, subject: &str, text: &str, date: Times
     mime::plain(fields, text)
 }
 
+/// A report on TLS, and the letter around it.
+#[derive(Debug, Clone, Copy)]
+pub struct TlsReportLetter<'a> {
+    /// Whose sessions it is about; its domain is the submitter.
+    pub from: &'a Address,
+    /// Who wanted it.
+    pub to: &'a Address,
+    /// The domain that it is about.
+    pub domain: &'a str,
+    /// Its id.
+    pub id: &'a str,
+    /// The name of the file.
+    pub file: &'a str,
+    /// The file: JSON in gzip.
+    pub gzip: &'a [u8],
+    /// When it is sent.
+    pub date: Timestamp,
+}
+
+/// A report on TLS as mail (RFC 8460 §5.3). It asks hosts on its way not to insist on TLS (RFC 8689 §5).
+pub fn tls_report(letter: &TlsReportLetter<'_>) -> Vec<u8> {
+    let TlsReportLetter { from, to, domain, id, file, gzip, date } = letter;
+    let submitter = from.domain();
+    let mailbox = |address: &Address| Field::mailbox(String::new(), address.to_string());
+    let subject = format!("Report Domain: {domain} Submitter: {submitter} Report-ID: <{id}>");
+    let fields = vec![
+        ("From", mailbox(from)),
+        ("To", mailbox(to)),
+        ("Subject", Field::text(subject, headers::VALUE_MAX)),
+        ("Date", Field::Exact(date.rfc5322())),
+        ("Message-ID", Field::Exact(format!("<{id}>"))),
+        ("TLS-Report-Domain", Field::Exact((*domain).to_owned())),
+        ("TLS-Report-Submitter", Field::Exact(submitter.to_string())),
+        ("TLS-Required", Field::Exact("No".to_owned())),
+        ("Auto-Submitted", Field::Exact("auto-generated".to_owned())),
+    ];
+    let words = format!("How sessions of {submitter} with the mail hosts of {domain} fared as to TLS: see the file.\n");
+    mime::tls_report(fields, id, &words, file, gzip)
+}
+
 fn place(line: Option<usize>) -> String {
     line.map(|line| format!(", line {line}")).unwrap_or_default()
 }

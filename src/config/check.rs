@@ -235,7 +235,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Alerts go to addresses that can be meant.
+    /// Alerts go to, and reports come from, addresses that can be meant.
     fn check_alert(&self) -> Result<(), Wrong> {
         if let Some(bad) =
             self.alert.mail.iter().chain(&self.alert.mail_from).find(|text| Address::parse(text).is_err())
@@ -244,6 +244,9 @@ impl Settings {
         }
         if !self.alert.mail.is_empty() && self.alert.mail_from.is_none() {
             return wrong("alert.mail_from", "", "alert mail needs an address it is from");
+        }
+        if let Some(from) = self.tls_reports.from.as_ref().filter(|text| Address::parse(text).is_err()) {
+            return wrong("tls_reports.from", from, "write a mail address as in \"tls-reports@example.com\"");
         }
         match &self.alert.webhook {
             Some(webhook) if !webhook.starts_with("https://") => {

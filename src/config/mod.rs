@@ -105,6 +105,8 @@ section! {
         breaker: Breaker = Breaker::default(),
         /// Whom to tell when something needs a person.
         alert: Alert = Alert::default(),
+        /// Telling domains how TLS with their hosts fared.
+        tls_reports: TlsReports = TlsReports::default(),
     }
 }
 
@@ -363,6 +365,19 @@ section! {
         repeat: Span = Span::secs(3600),
         /// Most alerts in an hour; what is beyond is counted in the next one.
         most_per_hour: u32 = 20,
+    }
+}
+
+section! {
+    /// Daily reports to the domains that ask for them (`_smtp._tls`, RFC 8460): how many sessions with their mail hosts were
+    /// secure as their policy demands, and what failed in the others. They name hosts and source addresses, no recipients.
+    TlsReports {
+        /// The address they come from; its domain needs a DKIM key. Unset: none are sent, and nothing is counted.
+        from: Option<String> = None,
+        /// The name of who sends; unset: the domain of `from`.
+        organization: Option<String> = None,
+        /// Where questions about a report go; unset: `from`.
+        contact: Option<String> = None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{
     Alert, Bounce, Breaker, Dkim, FixedRoute, Links, Listener, Mailbox, MailboxOauth, Pool, Queue, Relay, Retention,
-    Retry, RouteRelay, Sender, Settings, Shape, Signup, Source, Store, Warmup, Web,
+    Retry, RouteRelay, Sender, Settings, Shape, Signup, Source, Store, TlsReports, Warmup, Web,
 };
 
 /// One key of a section.
@@ -36,6 +36,7 @@ const SECTIONS: &[Section] = &[
     Section { name: "warmup", about: Warmup::ABOUT, keys: Warmup::KEYS },
     Section { name: "breaker", about: Breaker::ABOUT, keys: Breaker::KEYS },
     Section { name: "alert", about: Alert::ABOUT, keys: Alert::KEYS },
+    Section { name: "tls_reports", about: TlsReports::ABOUT, keys: TlsReports::KEYS },
     Section { name: "listener", about: Listener::ABOUT, keys: Listener::KEYS },
     Section { name: "web", about: Web::ABOUT, keys: Web::KEYS },
     Section { name: "signup", about: Signup::ABOUT, keys: Signup::KEYS },

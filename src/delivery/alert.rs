@@ -9,20 +9,14 @@ use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::base::{Address, EnvelopeId, Live, Timestamp};
+use crate::base::{Address, EnvelopeId, Timestamp};
 use crate::compose;
-use crate::config::shaping::Shaping;
 use crate::config::{self, Settings};
-use crate::delivery::dial::{Dialled, Dialler};
-use crate::delivery::knock::knock;
-use crate::delivery::route::{Route, Router};
-use crate::delivery::source::{Sources, host_name};
-use crate::delivery::taps::Taps;
-use crate::delivery::trouble::Fault;
-use crate::delivery::via::Via;
-use crate::mail::{Message, NoticeKind, Reply};
+use crate::delivery::beside::{self, Insists};
+use crate::delivery::source::host_name;
+use crate::mail::{Message, NoticeKind};
 use crate::sign::Keyring;
-use crate::smtp::{Copy, CopySource, Patience, Receipt, TlsClient};
+use crate::smtp::{Copy, TlsClient};
 use crate::world::{Http, World};
 
 /// How long a webhook may take.
@@ -173,69 +167,14 @@ impl Ways {
             true => self.keyring.sign(from.domain(), message).map_err(|why| words(&why))?,
             false => message,
         };
-        self.deliver(Copy { id, return_path: String::new(), to, message, early: false }).await
-    }
-
-    async fn deliver(&self, copy: Copy) -> Result<(), String> {
-        let settings = &self.settings;
-        let shaping = Arc::new(Shaping::new(settings, None).map_err(|why| why.to_string())?);
-        let route = match &settings.alert.mail_via {
-            Some(via) => Arc::new(Route::through(Via::parse(via).map_err(|why| why.to_string())?)),
-            None => {
-                let router = Router::new(&self.world, Live::new((*shaping).clone()), settings.smtp_port);
-                router.route(copy.to.domain()).await.map_err(|why| why.reply.to_string())?
-            }
-        };
-        let sources = Sources::new(settings, &host_name());
-        let source = sources.iter().next().ok_or("no source address")?;
-        let shape = match route.via {
-            Some(_) => shaping.relay(settings),
-            None => shaping.shape(&route.site, &source.name),
-        };
-        let tls = self.tls()?;
-        let dialler = Dialler::new(self.world.clone(), settings.allow_private);
-        // nobody listens in
-        let taps = Taps::new(self.world.clock.clone());
-        let tap = |host| taps.on(route.site.clone(), source.name.clone(), 0, host);
-        let dialled = knock(&dialler, &tls, settings, &route, source, &shape, tap).await;
-        let Dialled { mut connection, .. } = dialled.map_err(|no| said(no.heard))?;
-        let mut errand = Errand { copy: Some(copy), receipt: None };
-        connection.drive(&mut errand, 1).await;
-        connection.quit().await;
-        match errand.receipt.map(|receipt| receipt.heard.map_err(Fault::from)) {
-            Some(Ok(reply)) if reply.is_success() => Ok(()),
-            Some(heard) => Err(said(heard)),
-            None => Err("the connection ended before it was sent".to_owned()),
-        }
+        let copy = Copy { id, return_path: String::new(), to, message, early: false };
+        let via = self.settings.alert.mail_via.as_deref();
+        beside::deliver(&self.world, &self.settings, via, Insists::OnAll, copy).await
     }
 
     fn tls(&self) -> Result<TlsClient, String> {
         TlsClient::new(self.settings.tls_ca.as_deref()).map_err(|why| why.to_string())
     }
-}
-
-/// A single copy, beside the queue.
-struct Errand {
-    copy: Option<Copy>,
-    receipt: Option<Receipt>,
-}
-
-impl CopySource for Errand {
-    async fn next(&mut self, _: Patience) -> Option<Copy> {
-        self.copy.take()
-    }
-
-    async fn intend(&mut self, _: EnvelopeId) -> bool {
-        true
-    }
-
-    fn done(&mut self, _: EnvelopeId, receipt: Receipt) {
-        self.receipt = Some(receipt);
-    }
-}
-
-fn said(heard: Result<Reply, Fault>) -> String {
-    heard.map_or_else(|fault| fault.to_string(), |reply| reply.to_string())
 }
 
 fn json(alert: &Alert) -> Vec<u8> {

@@ -24,6 +24,7 @@ use crate::delivery::press::{Printed, Slot, Spoilt};
 use crate::delivery::route::Route;
 use crate::delivery::source::Source;
 use crate::delivery::steward::Hatch;
+use crate::delivery::tls_tally::Session;
 use crate::delivery::trouble::{Fault, Judgement, judge_by};
 use crate::mail::{Blame, Channel, Class, HostProof, InDoubt, NoticeKind, Reply, Stage, Standing, Verdict};
 use crate::queue::{Error, Lease, Settlement};
@@ -125,6 +126,8 @@ pub(super) struct Carrier {
 pub(super) struct Load {
     host: Option<Domain>,
     channel: Option<Channel>,
+    /// What of the connection is to be reported.
+    session: Option<Session>,
     coming: Coming,
     /// Handed to the session, not yet done.
     open: Vec<Job>,
@@ -191,7 +194,10 @@ impl Carrier {
         let connection = match dialled {
             None => return self.end(None, None).await,
             Some(Err(trouble)) => return self.say(Word::Shut(Box::new(trouble))).await,
-            Some(Ok(Dialled { connection, host, .. })) => {
+            Some(Ok(Dialled { connection, host, secrecy, .. })) => {
+                let reported = self.kit.road.tally.is_some() && self.route.via.is_none();
+                let session = || Session::new(host.clone(), self.source.address, connection.tls(), secrecy);
+                self.load.session = reported.then(session);
                 self.load.host = host;
                 self.load.channel = Some(channel(&connection, &self.route));
                 connection
@@ -521,6 +527,9 @@ impl CopySource for Carrier {
     fn done(&mut self, id: EnvelopeId, receipt: Receipt) {
         let Some(at) = self.load.open.iter().position(|job| job.lease.envelope.id == id) else { return };
         let job = self.load.open.remove(at);
+        if let (Some(tally), Some(session)) = (&self.kit.road.tally, &mut self.load.session) {
+            tally.carried(session, job.lease.domain());
+        }
         let Receipt { stage, heard, took } = receipt;
         self.load.closed_at_once = stage == Stage::From && matches!(heard, Err(crate::smtp::Error::Closed));
         let ended = heard.is_err();

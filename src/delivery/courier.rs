@@ -30,6 +30,7 @@ use crate::delivery::steward::{HANDFUL, Steward, Work};
 use crate::delivery::stops::Stops;
 use crate::delivery::sts::Policies;
 use crate::delivery::taps::Taps;
+use crate::delivery::tls_tally::Tally;
 use crate::mail::{Stage, Verdict};
 use crate::queue::{Claimed, Error, Lease, Queue, Settlement};
 use crate::sign::Keyring;
@@ -80,6 +81,8 @@ pub struct Road {
     pub tls: Arc<TlsClient>,
     /// The policies of recipients' domains, where they are followed.
     pub policies: Option<Policies>,
+    /// Where sessions are counted, when they are to be reported.
+    pub tally: Option<Tally>,
     /// Where what happens is told.
     pub notices: Notices,
     /// Where launches were stopped.
@@ -201,7 +204,7 @@ impl Courier {
         let router = Router::new(&road.world, road.shaping.clone(), road.settings.smtp_port);
         let router = router.with_relays(road.relays.clone());
         let router = match &road.policies {
-            Some(policies) => router.with_policies(policies.clone()),
+            Some(policies) => router.with_policies(policies.clone()).trying(road.tally.is_some()),
             None => router,
         };
         let taps = Taps::new(road.world.clock.clone());

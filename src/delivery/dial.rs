@@ -15,7 +15,7 @@ use crate::delivery::route::{Host, Route};
 use crate::delivery::source::Source;
 use crate::delivery::tls_policy::{BrokenTls, Demand};
 use crate::delivery::trouble::Fault;
-use crate::mail::{Reply, Stage};
+use crate::mail::{Reply, Stage, TlsFlaw};
 use crate::smtp::Associations;
 use crate::world::{DnsError, Stream, World, is_inward};
 
@@ -37,6 +37,17 @@ pub struct Trouble {
     pub host: Option<Domain>,
     /// The refusal, or the failure.
     pub heard: Result<Reply, Fault>,
+    /// What of it concerns TLS.
+    pub secrecy: Secrecy,
+}
+
+/// What was asked of TLS on the way to a host, and what went wrong with it: for reports.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Secrecy {
+    /// The certificates that the host's zone announces.
+    pub announced: Option<Arc<Associations>>,
+    /// What failed; on an open connection, why it is in clear.
+    pub flaw: Option<TlsFlaw>,
 }
 
 /// An open connection and where it leads.
@@ -48,6 +59,8 @@ pub struct Dialled<C> {
     pub host: Option<Domain>,
     /// Its address.
     pub address: IpAddr,
+    /// How TLS came about, or did not.
+    pub secrecy: Secrecy,
 }
 
 /// Why a host's door stayed shut after the TCP connection stood.
@@ -57,6 +70,19 @@ pub struct Shut {
     pub stage: Stage,
     /// The refusal, or the failure. [`Fault::Tls`] only for the handshake itself, which may be tried again in clear.
     pub heard: Result<Reply, Fault>,
+    /// What of it concerns TLS.
+    pub flaw: Option<TlsFlaw>,
+}
+
+impl Shut {
+    fn fault(stage: Stage, fault: Fault, flaw: Option<TlsFlaw>) -> Shut {
+        Shut { stage, heard: Err(fault), flaw }
+    }
+
+    fn at(self, host: &Host, announced: Option<&Arc<Associations>>) -> Trouble {
+        let Shut { stage, heard, flaw } = self;
+        Trouble { stage, host: host.domain(), heard, secrecy: Secrecy { announced: announced.cloned(), flaw } }
+    }
 }
 
 /// What a host's zone says of its certificate.
@@ -98,7 +124,8 @@ impl Dialler {
     where
         F: Future<Output = Result<C, Shut>>,
     {
-        let mut last = Trouble { stage: Stage::Route, host: None, heard: Err(Fault::NoAddress) };
+        let secrecy = Secrecy::default();
+        let mut last = Trouble { stage: Stage::Route, host: None, heard: Err(Fault::NoAddress), secrecy };
         let mut tries = 0;
         for host in route.order(&*self.world.dice) {
             let (addresses, proved) = match self.addresses(host, route, source).await {
@@ -108,17 +135,21 @@ impl Dialler {
                     // only when nothing else is wrong with its hosts.
                     let poison = matches!(fault, Fault::Forbidden(_));
                     if tries == 0 && (last.host.is_none() || !poison) {
-                        last = Trouble { stage: Stage::Route, host: host.domain(), heard: Err(fault) };
+                        last = Shut::fault(Stage::Route, fault, None).at(host, None);
                     }
                     continue;
                 }
             };
             let demand = match self.demand(host, route, shape, proved).await {
                 Ok(demand) => demand,
-                Err((stage, fault)) => {
-                    last = Trouble { stage, host: host.domain(), heard: Err(fault) };
+                Err(shut) => {
+                    last = shut.at(host, None);
                     continue;
                 }
+            };
+            let announced = match &demand {
+                Demand::Announced(announced) => Some(announced.clone()),
+                _ => None,
             };
             for address in addresses {
                 if tries == TRIES_MAX {
@@ -126,12 +157,17 @@ impl Dialler {
                 }
                 tries += 1;
                 match self.one(host, SocketAddr::new(address, route.port), source, shape, &demand, &mut open).await {
-                    Ok(connection) => {
-                        return Ok(Dialled { connection, host: host.domain(), address });
+                    Ok((connection, flaw)) => {
+                        return Ok(Dialled {
+                            connection,
+                            host: host.domain(),
+                            address,
+                            secrecy: Secrecy { announced, flaw },
+                        });
                     }
                     Err(shut) => {
                         let ends = ends_the_attempt(&shut);
-                        last = Trouble { stage: shut.stage, host: host.domain(), heard: shut.heard };
+                        last = shut.at(host, announced.as_ref());
                         if ends {
                             return Err(last);
                         }
@@ -147,13 +183,7 @@ impl Dialler {
 
     /// What the connection to this host must have. What its zone announces goes before the domain's policy, and replaces
     /// it (RFC 8461 §2).
-    async fn demand(
-        &self,
-        host: &Host,
-        route: &Route,
-        shape: &SiteShape,
-        proved: bool,
-    ) -> Result<Demand, (Stage, Fault)> {
+    async fn demand(&self, host: &Host, route: &Route, shape: &SiteShape, proved: bool) -> Result<Demand, Shut> {
         if let Some(via) = &route.via {
             return Ok(Demand::of_relay(via.tls));
         }
@@ -164,7 +194,7 @@ impl Dialler {
         }
         if !route.admits(&host.name, true) {
             let why = format!("the domain's MTA-STS policy does not name {}", host.name);
-            return Err((Stage::Secure, Fault::Tls(why)));
+            return Err(Shut::fault(Stage::Secure, Fault::Tls(why), Some(TlsFlaw::Other)));
         }
         let demand = if route.policy.is_some() { Demand::Verified } else { Demand::of_site(shape.tls) };
         Ok(match announced {
@@ -175,7 +205,7 @@ impl Dialler {
 
     /// What the host's zone says of its certificate. Trouble of the name service makes the host one that cannot be used
     /// now: who can silence it must not be able to make us trust anybody (RFC 7672 §2.1.2).
-    async fn announced(&self, host: &Host, port: u16) -> Result<Announced, (Stage, Fault)> {
+    async fn announced(&self, host: &Host, port: u16) -> Result<Announced, Shut> {
         let Some(name) = host.domain() else { return Ok(Announced::Nothing) };
         match self.world.dns.tlsa(&name, port).await {
             Ok(answer) if answer.secure => {
@@ -187,12 +217,13 @@ impl Dialler {
                     "what the zone of {host} says of its certificate (TLSA) cannot be had: {error}",
                     host = host.name
                 );
-                Err((Stage::Route, Fault::Unreachable(why)))
+                Err(Shut::fault(Stage::Route, Fault::Unreachable(why), Some(TlsFlaw::Unproved)))
             }
         }
     }
 
-    /// One address: TCP, then `open`; after a failed handshake once more in clear, where that is allowed.
+    /// One address: TCP, then `open`; after a failed handshake once more in clear, where that is allowed. Gives also why it
+    /// is in clear.
     async fn one<C, F>(
         &self,
         host: &Host,
@@ -201,20 +232,23 @@ impl Dialler {
         shape: &SiteShape,
         demand: &Demand,
         open: &mut impl FnMut(Box<dyn Stream>, Arc<str>, Demand) -> F,
-    ) -> Result<C, Shut>
+    ) -> Result<(C, Option<TlsFlaw>), Shut>
     where
         F: Future<Output = Result<C, Shut>>,
     {
-        let demand = self.broken_tls.adjust(demand.clone(), &host.name, Instant::now());
+        let now = Instant::now();
+        let known = self.broken_tls.flaw(&host.name, now).filter(|_| demand.may_fall_back());
+        let demand = self.broken_tls.adjust(demand.clone(), &host.name, now);
         let stream = self.connect(host, to, source, shape).await?;
         match open(stream, host.name.clone(), demand.clone()).await {
-            Err(Shut { heard: Err(Fault::Tls(_)), .. }) if demand.may_fall_back() => {
+            Err(Shut { heard: Err(Fault::Tls(_)), flaw, .. }) if demand.may_fall_back() => {
+                let flaw = flaw.unwrap_or(TlsFlaw::Other);
                 // The socket is spoilt by the handshake; a new one speaks clear text (C-40).
-                self.broken_tls.remember(&host.name, Instant::now());
+                self.broken_tls.remember(&host.name, flaw, Instant::now());
                 let stream = self.connect(host, to, source, shape).await?;
-                open(stream, host.name.clone(), Demand::Clear).await
+                Ok((open(stream, host.name.clone(), Demand::Clear).await?, Some(flaw)))
             }
-            other => other,
+            other => Ok((other?, known)),
         }
     }
 
@@ -235,7 +269,7 @@ impl Dialler {
         if matches!(fault, Fault::Unreachable(_) | Fault::TimedOut(_)) {
             self.remember_dead(host, to.ip());
         }
-        Err(Shut { stage: Stage::Connect, heard: Err(fault) })
+        Err(Shut::fault(Stage::Connect, fault, None))
     }
 
     /// The addresses of a host to dial, in order, and whether DNSSEC proved them: those of a family that failed lately

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::compose::Remark;
 use crate::config::Settings;
 use crate::config::shaping::{Shaping, SiteShape};
-use crate::delivery::dial::{Dialled, Dialler, Shut, Trouble};
+use crate::delivery::dial::{Dialled, Dialler, Secrecy, Shut, Trouble};
 use crate::delivery::relays::{Relays, login};
 use crate::delivery::route::Route;
 use crate::delivery::source::Source;
@@ -17,7 +17,7 @@ use crate::delivery::taps::Taps;
 use crate::delivery::tls_policy::Demand;
 use crate::delivery::trouble::Fault;
 use crate::mail::Stage;
-use crate::smtp::{Connection, Hello, Login, Security, Tap, Timeouts, TlsClient};
+use crate::smtp::{self, Connection, Hello, Login, Security, Tap, Timeouts, TlsClient};
 use crate::world::World;
 
 /// How long a relay may take to let us in, when it is only to be seen whether it does.
@@ -37,7 +37,7 @@ pub(super) async fn knock(
 ) -> Result<Dialled<Connection>, Trouble> {
     let login = login_for(settings, route).map_err(|why| {
         let host = route.hosts.first().and_then(|host| host.domain());
-        Trouble { stage: Stage::Secure, host, heard: Err(Fault::Credentials(why)) }
+        Trouble { stage: Stage::Secure, host, heard: Err(Fault::Credentials(why)), secrecy: Secrecy::default() }
     })?;
     let open = |stream, host: Arc<str>, demand| {
         let tap = Some(tap(host.clone()));
@@ -45,6 +45,7 @@ pub(super) async fn knock(
             ehlo_name: source.ehlo_name.clone(),
             host,
             security: security(demand),
+            trial: route.trial,
             chunking: shape.chunking,
             login: login.clone(),
             timeouts: timeouts(shape),
@@ -52,7 +53,13 @@ pub(super) async fn knock(
         };
         async move {
             let opened = Connection::open(stream, &hello, tls).await;
-            opened.map_err(|no| Shut { stage: no.stage, heard: no.heard.map_err(Fault::from) })
+            opened.map_err(|no| {
+                let flaw = match &no.heard {
+                    Err(smtp::Error::Tls(flaw, _)) => Some(*flaw),
+                    Ok(_) | Err(_) => None,
+                };
+                Shut { stage: no.stage, heard: no.heard.map_err(Fault::from), flaw }
+            })
         }
     };
     dialler.dial(route, source, shape, open).await

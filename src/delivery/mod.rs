@@ -1,6 +1,7 @@
 //! From the queue to the mail hosts: routes, sites, limits, connections, and the judgement on every attempt.
 
 pub mod alert;
+mod beside;
 mod carrier;
 pub mod courier;
 pub mod dial;
@@ -24,6 +25,8 @@ pub mod stops;
 pub mod sts;
 pub mod taps;
 pub mod tls_policy;
+pub mod tls_report;
+pub mod tls_tally;
 pub mod trouble;
 pub mod via;
 pub mod warmup;

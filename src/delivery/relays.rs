@@ -164,6 +164,7 @@ fn one(
         choices: None,
         proved: false,
         policy: None,
+        trial: false,
     }))
 }
 

@@ -73,6 +73,9 @@ pub struct Route {
     pub proved: bool,
     /// The policy of the domain that names its hosts and demands verified TLS (RFC 8461).
     pub policy: Option<Arc<Policy>>,
+    /// The domain's policy only tests, and somebody wants to know how that goes: certificates are checked, and mail goes
+    /// whatever they are.
+    pub trial: bool,
 }
 
 impl Route {
@@ -81,7 +84,7 @@ impl Route {
         let host = Host { name: via.host.as_str().into(), preference: 0, address: via.address };
         let site = via.to_string().into();
         let (hosts, port, via) = ([host].into(), via.port, Some(Arc::new(via)));
-        Route { site, hosts, port, via, relay: None, choices: None, proved: false, policy: None }
+        Route { site, hosts, port, via, relay: None, choices: None, proved: false, policy: None, trial: false }
     }
 
     /// Whether a connection to `host` may carry mail of this route: where a policy holds, only one to a host that it names
@@ -138,13 +141,19 @@ enum Known {
 impl Router {
     /// A router that asks `world`'s name service and tells sites by `shaping`'s providers. Hosts listen on `port`.
     pub fn new(world: &World, shaping: Live<Shaping>, port: u16) -> Router {
-        let finder = Finder { dns: world.dns.clone(), shaping, port, policies: None };
+        let finder = Finder { dns: world.dns.clone(), shaping, port, policies: None, tries: false };
         Router { finder, relays: Relays::default(), known: Arc::default() }
     }
 
     /// The same router, with fixed routes before what the name service says.
     pub fn with_relays(mut self, relays: Relays) -> Router {
         self.relays = relays;
+        self
+    }
+
+    /// The same router, which also tries out what policies would do that only test, for reports.
+    pub fn trying(mut self, tries: bool) -> Router {
+        self.finder.tries = tries;
         self
     }
 
@@ -238,6 +247,7 @@ struct Finder {
     shaping: Live<Shaping>,
     port: u16,
     policies: Option<Policies>,
+    tries: bool,
 }
 
 impl Finder {
@@ -248,10 +258,16 @@ impl Finder {
             let text = format!("the name service did not answer for {domain} within {} s", LOOKUP_MAX.as_secs());
             (Err(NoRoute::deferred(EnhancedCode(4, 4, 3), text)), TROUBLE_TTL)
         });
-        match (&self.policies, found) {
-            (Some(policies), Ok(route)) => (Ok(follow(route, policies.find(domain).await)), Instant::now() + ttl),
-            (_, found) => (found, Instant::now() + ttl),
-        }
+        let found = match (&self.policies, found) {
+            (Some(policies), Ok(route)) => {
+                let route = follow(route, policies.find(domain).await);
+                let tests = || policies.standing(domain).policy.is_some_and(|policy| policy.is_testing());
+                let trial = self.tries && tests();
+                Ok(if trial { Arc::new(Route { trial, ..(*route).clone() }) } else { route })
+            }
+            (_, found) => found,
+        };
+        (found, Instant::now() + ttl)
     }
 
     async fn look_up(&self, domain: &Domain) -> (Found, Duration) {
@@ -313,7 +329,8 @@ impl Finder {
 
     fn to(&self, hosts: Vec<Host>, proved: bool) -> Route {
         let (site, port) = (self.site(&hosts), self.port);
-        Route { site, hosts: hosts.into(), port, via: None, relay: None, choices: None, proved, policy: None }
+        let hosts = hosts.into();
+        Route { site, hosts, port, via: None, relay: None, choices: None, proved, policy: None, trial: false }
     }
 
     /// The site's name, from the hosts of the best preference.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::base::Domain;
-use crate::world::{Dns, Http};
+use crate::mail::TlsFlaw;
+use crate::world::{Dns, Http, HttpError};
 
 /// Largest policy read, in bytes (RFC 8461 §3.3).
 const POLICY_MAX: usize = 64 * 1024;
@@ -70,6 +71,29 @@ impl Policy {
         is_whole.then(|| Policy { id: id.to_owned(), mode, hosts, max_age })
     }
 
+    /// Whether it only tests: mail is delivered as if there were none, and what would have failed is reported.
+    pub fn is_testing(&self) -> bool {
+        self.mode == Mode::Testing
+    }
+
+    /// The host patterns.
+    pub fn hosts(&self) -> &[String] {
+        &self.hosts
+    }
+
+    /// The lines of its file, for reports.
+    pub fn lines(&self) -> Vec<String> {
+        let mode = match self.mode {
+            Mode::Enforce => "enforce",
+            Mode::Testing => "testing",
+            Mode::None => "none",
+        };
+        let hosts = self.hosts.iter().map(|host| format!("mx: {host}"));
+        let first = ["version: STSv1".to_owned(), format!("mode: {mode}")];
+        let last = format!("max_age: {}", self.max_age.as_secs());
+        first.into_iter().chain(hosts).chain([last]).collect()
+    }
+
     /// Whether a host is named: by its name, or by `*.` and all but its first label (RFC 8461 §4.1).
     pub fn names(&self, host: &str) -> bool {
         let above = host.split_once('.').map(|(_, above)| above);
@@ -84,8 +108,19 @@ impl Policy {
 #[derive(Debug, Clone, Default)]
 struct Known {
     policy: Option<(Arc<Policy>, Instant)>,
+    /// Why the policy that the record names is not had.
+    flaw: Option<TlsFlaw>,
     /// Asked for again from this time on.
     recheck: Option<Instant>,
+}
+
+/// How a domain stands with its policy, followed or not: for reports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The policy in force, whether it is enforced or only tests.
+    pub policy: Option<Arc<Policy>>,
+    /// Why the one that is announced is not had.
+    pub flaw: Option<TlsFlaw>,
 }
 
 /// Finds policies and keeps them. Cheap to clone.
@@ -114,15 +149,27 @@ impl Policies {
         known.policy.map(|(policy, _)| policy).filter(|policy| policy.mode == Mode::Enforce)
     }
 
+    /// What is known of a domain since it was last asked for.
+    pub fn standing(&self, domain: &Domain) -> Standing {
+        let known = self.table().get(domain).cloned().unwrap_or_default();
+        let in_force = known.policy.filter(|(policy, until)| *until > Instant::now() && policy.mode != Mode::None);
+        Standing { policy: in_force.map(|(policy, _)| policy), flaw: known.flaw }
+    }
+
     /// Asks for the record and, where it names another policy than the known one, fetches that. Whatever fails leaves the
     /// known one in force.
     async fn refresh(&self, domain: &Domain, mut known: Known) -> Known {
+        known.flaw = None;
         if let Some(id) = self.record(domain).await
             && known.policy.as_ref().is_none_or(|(policy, _)| policy.id != id)
-            && let Some(policy) = self.fetch(domain, &id).await
         {
-            let until = Instant::now() + policy.max_age;
-            known.policy = Some((Arc::new(policy), until));
+            match self.fetch(domain, &id).await {
+                Ok(policy) => {
+                    let until = Instant::now() + policy.max_age;
+                    known.policy = Some((Arc::new(policy), until));
+                }
+                Err(flaw) => known.flaw = Some(flaw),
+            }
         }
         known.recheck = Some(Instant::now() + RECHECK);
         known
@@ -139,17 +186,26 @@ impl Policies {
         ids.next().is_none().then(|| id.to_owned())
     }
 
-    async fn fetch(&self, domain: &Domain, id: &str) -> Option<Policy> {
+    async fn fetch(&self, domain: &Domain, id: &str) -> Result<Policy, TlsFlaw> {
         let address = format!("https://mta-sts.{domain}/.well-known/mta-sts.txt");
         match self.http.get(&address, POLICY_MAX, FETCH_MAX).await {
-            Ok(reply) if reply.status == 200 => Policy::parse(id, &String::from_utf8_lossy(&reply.body)),
+            Ok(reply) if reply.status == 200 => {
+                Policy::parse(id, &String::from_utf8_lossy(&reply.body)).ok_or(TlsFlaw::PolicyBroken)
+            }
             Ok(reply) => {
                 tracing::debug!(%domain, status = reply.status, "no MTA-STS policy where one is announced");
-                None
+                Err(TlsFlaw::PolicyGone)
             }
             Err(why) => {
                 tracing::debug!(%domain, %why, "the MTA-STS policy cannot be fetched");
-                None
+                Err(match why {
+                    HttpError::Untrusted { .. } => TlsFlaw::PolicyUntrusted,
+                    HttpError::TooLong { .. } => TlsFlaw::PolicyBroken,
+                    HttpError::Address(_)
+                    | HttpError::NoAddress(_)
+                    | HttpError::Failed { .. }
+                    | HttpError::TimedOut { .. } => TlsFlaw::PolicyGone,
+                })
             }
         }
     }

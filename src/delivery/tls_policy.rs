@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::config::shaping::Tls;
 use crate::delivery::via::ViaTls;
+use crate::mail::TlsFlaw;
 use crate::smtp::Associations;
 
 /// How long a host with a failing handshake is spoken to in clear at once (C-40). Short: hosts get mended, and clear
@@ -73,25 +74,29 @@ impl Demand {
 
 /// The hosts whose handshake failed lately.
 #[derive(Debug, Default)]
-pub struct BrokenTls(Mutex<HashMap<Arc<str>, Instant>>);
+pub struct BrokenTls(Mutex<HashMap<Arc<str>, (Instant, TlsFlaw)>>);
 
 impl BrokenTls {
     /// What to demand of this host: clear text at once where opportunistic TLS has just failed.
     pub fn adjust(&self, demand: Demand, host: &str, now: Instant) -> Demand {
-        let broken = || self.table().get(host).is_some_and(|until| *until > now);
-        if demand.may_fall_back() && broken() { Demand::Clear } else { demand }
+        if demand.may_fall_back() && self.flaw(host, now).is_some() { Demand::Clear } else { demand }
+    }
+
+    /// What was wrong when the handshake with this host failed lately.
+    pub fn flaw(&self, host: &str, now: Instant) -> Option<TlsFlaw> {
+        self.table().get(host).filter(|(until, _)| *until > now).map(|(_, flaw)| *flaw)
     }
 
     /// The handshake with this host failed.
-    pub fn remember(&self, host: &Arc<str>, now: Instant) {
+    pub fn remember(&self, host: &Arc<str>, flaw: TlsFlaw, now: Instant) {
         let mut table = self.table();
         if table.len() >= BROKEN_MAX {
             table.clear();
         }
-        table.insert(host.clone(), now + BROKEN_TTL);
+        table.insert(host.clone(), (now + BROKEN_TTL, flaw));
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Instant>> {
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, (Instant, TlsFlaw)>> {
         // Each change is one call, so a panic elsewhere leaves the table whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -105,7 +110,7 @@ mod tests {
     fn broken_tls_is_remembered_for_an_hour_and_never_lowers_a_demand() {
         let (broken, now, host) = (BrokenTls::default(), Instant::now(), Arc::from("mx.example.org"));
         assert_eq!(broken.adjust(Demand::Opportunistic, &host, now), Demand::Opportunistic);
-        broken.remember(&host, now);
+        broken.remember(&host, TlsFlaw::Other, now);
         assert_eq!(broken.adjust(Demand::Opportunistic, &host, now), Demand::Clear);
         for firm in [Demand::Required, Demand::Verified, Demand::Implicit] {
             assert_eq!(broken.adjust(firm.clone(), &host, now), firm);

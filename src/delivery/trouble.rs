@@ -93,7 +93,7 @@ impl From<smtp::Error> for Fault {
                 known => known,
             },
             smtp::Error::Garbled(what) => Fault::Garbled(what),
-            smtp::Error::Tls(why) => Fault::Tls(why),
+            smtp::Error::Tls(_, why) => Fault::Tls(why),
             smtp::Error::Credentials(why) => Fault::Credentials(why),
         }
     }

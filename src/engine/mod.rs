@@ -9,6 +9,7 @@ mod launch;
 mod planner;
 mod rebuild;
 mod registrar;
+mod reporter;
 mod reload;
 mod stalls;
 mod status;
@@ -33,6 +34,8 @@ use crate::delivery::sites::Sites;
 use crate::delivery::source::{Sources, host_name};
 use crate::delivery::stops::Stops;
 use crate::delivery::sts::Policies;
+use crate::delivery::tls_report::TlsReports;
+use crate::delivery::tls_tally::Tally;
 use crate::mail::{InDoubt, Notice};
 use crate::outcome::{Clerk, Policy};
 use crate::queue::{self, Keeper, Ledger, Marks, Opening, Queue};
@@ -55,6 +58,7 @@ use herald::Herald;
 use planner::{Planner, Plans};
 use registrar::Registrar;
 use stalls::Stalls;
+use reporter::Reporter;
 use stop::{Alarm, KeeperWork, Staff, Task};
 use warden::Warden;
 
@@ -186,12 +190,15 @@ impl Engine {
         let alerts = Alerts::new(workspace.settings(), &world, open_keyring(&workspace)?);
         let breaker = workspace.settings().breaker.clone();
         let alert = workspace.settings().alert.clone();
-        let (watchman, courier, sites) = match crew {
-            Crew::Planning | Crew::Keeping => (None, None, None),
+        let (watchman, courier, sites, reporter) = match crew {
+            Crew::Planning | Crew::Keeping => (None, None, None, None),
             Crew::Sending => {
+                let policies = policies(&workspace, &world)?;
+                let (reporter, tally) = start_reporter(&store, &alarm, &workspace, &world, &policies)?.unzip();
+                let listeners = (&notices, &stops, policies, tally);
                 let (watchman, task, sites) =
-                    start_courier(&queue, &store, &alarm, &workspace, world, threads, (&notices, &stops))?;
-                (watchman, Some(task), Some(sites))
+                    start_courier(&queue, &store, &alarm, &workspace, world, threads, listeners)?;
+                (watchman, Some(task), Some(sites), reporter)
             }
         };
         let sources = Arc::new(Sources::new(workspace.settings(), &host_name()));
@@ -203,7 +210,7 @@ impl Engine {
         let planner = (crew != Crew::Keeping).then(|| start_planner(&handle, &workspace));
         let registrar = start_registrar(&handle);
         let clerk = start_clerk(&handle, &workspace);
-        let staff = Staff { planner, watchman, courier, warden, clerk, registrar, herald, keeper };
+        let staff = Staff { planner, watchman, courier, reporter, warden, clerk, registrar, herald, keeper };
         Ok(Engine { handle, staff })
     }
 
@@ -293,13 +300,11 @@ fn start_courier(
     workspace: &Workspace,
     world: World,
     threads: Threads,
-    (notices, stops): (&Notices, &Stops),
+    (notices, stops, policies, tally): (&Notices, &Stops, Policies, Option<Tally>),
 ) -> Result<(Option<Task>, Task, Sites), Error> {
     let settings = workspace.settings();
     let failed = |why: String| Error::Start { what: "courier", why };
     let tls = TlsClient::new(settings.tls_ca.as_deref()).map_err(|why| failed(why.to_string()))?;
-    let http = Http::new(&world, tls.verified(), settings.allow_private);
-    let policies = Policies::new(world.dns.clone(), http);
     let shaping = Live::new(workspace.shaping().map_err(|why| failed(why.to_string()))?);
     let rules = Live::new(workspace.rules().map_err(|why| failed(why.to_string()))?);
     let road = Road {
@@ -314,6 +319,7 @@ fn start_courier(
         keyring: Arc::new(workspace.keyring().map_err(|why| failed(why.to_string()))?),
         seal: Arc::new(workspace.seal().map_err(|why| failed(why.to_string()))?),
         policies: Some(policies),
+        tally,
         tls: Arc::new(tls),
         notices: notices.clone(),
         stops: stops.clone(),
@@ -324,6 +330,29 @@ fn start_courier(
     let watchman = (threads == Threads::Own).then(|| Watchman::new(workspace, shaping, rules, sites.clone()));
     let watchman = watchman.map(|watchman| Task::start("watchman", alarm, |stop| watchman.run(stop)));
     Ok((watchman, Task::start("courier", alarm, |stop| async move { Ok(courier.run(stop).await?) }), sites))
+}
+
+/// The policies of recipients' domains, none of them fetched yet.
+fn policies(workspace: &Workspace, world: &World) -> Result<Policies, Error> {
+    let settings = workspace.settings();
+    let tls = TlsClient::new(settings.tls_ca.as_deref());
+    let tls = tls.map_err(|why| Error::Start { what: "courier", why: why.to_string() })?;
+    Ok(Policies::new(world.dns.clone(), Http::new(world, tls.verified(), settings.allow_private)))
+}
+
+/// Starts counting sessions and reporting them, where the settings want that.
+fn start_reporter(
+    store: &Store,
+    alarm: &Alarm,
+    workspace: &Workspace,
+    world: &World,
+    policies: &Policies,
+) -> Result<Option<(Task, Tally)>, Error> {
+    let keyring = open_keyring(workspace)?;
+    let Some(reports) = TlsReports::new(workspace.settings(), world, keyring, store.clone()) else { return Ok(None) };
+    let tally = Tally::new(policies.clone(), world.clock.clone());
+    let reporter = Reporter::new(tally.clone(), reports, store.clone(), world.clock.clone(), &*world.dice);
+    Ok(Some((Task::start("reporter", alarm, |stop| reporter.run(stop)), tally)))
 }
 
 fn start_clerk(handle: &Handle, workspace: &Workspace) -> Task {

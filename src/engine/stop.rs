@@ -121,6 +121,8 @@ pub(super) struct Staff {
     pub watchman: Option<Task>,
     /// Then nothing more is sent, and what is on the wire is finished.
     pub courier: Option<Task>,
+    /// Puts the last sessions on record.
+    pub reporter: Option<Task>,
     /// Stops launches that do harm.
     pub warden: Option<Task>,
     pub clerk: Task,
@@ -135,7 +137,7 @@ impl Staff {
     pub async fn end(self, queue: &Queue, alarm: &Alarm, grace: Duration) {
         queue.hurry();
         let deadline = Instant::now() + grace;
-        for task in [self.planner, self.watchman, self.courier, self.warden].into_iter().flatten() {
+        for task in [self.planner, self.watchman, self.courier, self.reporter, self.warden].into_iter().flatten() {
             task.end(deadline).await;
         }
         let deadline = Instant::now() + CLERK_MAX;

@@ -6,6 +6,7 @@ mod envelope;
 mod message;
 mod notice;
 mod outcome;
+mod tls_flaw;
 mod verdict;
 
 pub use attempt::{Attempt, EnhancedCode, Reply, Stage};
@@ -14,4 +15,5 @@ pub use envelope::{Consent, Envelope, InDoubt, Lane, Recipient};
 pub use message::Message;
 pub use notice::{Notice, NoticeKind, impersonal};
 pub use outcome::{Outcome, Standing};
+pub use tls_flaw::TlsFlaw;
 pub use verdict::{Blame, Class, Ruling, Verdict};

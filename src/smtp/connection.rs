@@ -17,7 +17,7 @@ use super::tls::Proof;
 use super::wire::{Wire, within};
 use super::{Associations, Error, Extensions, Login, TlsClient, TlsFacts, Verified};
 use crate::base::EnvelopeId;
-use crate::mail::{Reply, Stage};
+use crate::mail::{Reply, Stage, TlsFlaw};
 use crate::world::Stream;
 
 /// Challenges of one login; the longest mechanism has two.
@@ -117,6 +117,8 @@ pub struct Hello {
     pub host: Arc<str>,
     /// What it must have of TLS.
     pub security: Security,
+    /// Whether a certificate that needs not be valid is checked all the same; [`TlsFacts::flaw`] tells.
+    pub trial: bool,
     /// Whether BDAT may take the place of DATA where the host offers it (RFC 3030).
     pub chunking: bool,
     /// What to log in with; only inside verified TLS.
@@ -372,13 +374,15 @@ impl<'h> Door<'h> {
         let proof = match &self.hello.security {
             Security::Clear | Security::Implicit => return Ok(self),
             Security::Opportunistic if !self.extensions.starttls => return Ok(self),
+            Security::Opportunistic | Security::Required if self.hello.trial => Proof::Trial,
             Security::Opportunistic | Security::Required => Proof::None,
             Security::Verified => Proof::Name,
             Security::Announced(announced) => Proof::Zone(announced.clone()),
         };
         if !self.extensions.starttls {
             goodbye(&mut self.wire, self.hello.timeouts.quit).await;
-            return Err(at(Stage::Secure)(Error::Tls("the host does not offer STARTTLS, and it is demanded".into())));
+            let why = "the host does not offer STARTTLS, and it is demanded";
+            return Err(at(Stage::Secure)(Error::Tls(TlsFlaw::NotOffered, why.into())));
         }
         let limit = self.hello.timeouts.starttls;
         let clear_will_do = self.hello.security == Security::Opportunistic;
@@ -402,10 +406,11 @@ impl<'h> Door<'h> {
     async fn handshake(self, tls: &TlsClient, proof: Proof) -> Result<Door<'h>, Refused> {
         let injected = || Error::Garbled("clear text behind the answer to STARTTLS".into());
         let stream = self.wire.into_stream().ok_or_else(injected).map_err(at(Stage::Secure))?;
-        let shake = async { tls.connect(stream, &self.hello.host, proof).await.map_err(Error::Tls) };
+        let shake =
+            async { tls.connect(stream, &self.hello.host, proof).await.map_err(|(flaw, why)| Error::Tls(flaw, why)) };
         let limit = self.hello.timeouts.starttls;
         let (stream, facts) = match within(limit, shake).await {
-            Err(Error::TimedOut(limit)) => Err(Error::Tls(format!("no handshake within {limit:?}"))),
+            Err(Error::TimedOut(limit)) => Err(Error::Tls(TlsFlaw::Other, format!("no handshake within {limit:?}"))),
             other => other,
         }
         .map_err(at(Stage::Secure))?;

@@ -68,6 +68,11 @@ impl Associations {
         (!usable.is_empty()).then_some(Associations(usable))
     }
 
+    /// The announcements as records are written, for reports.
+    pub fn lines(&self) -> Vec<String> {
+        self.0.iter().map(Association::line).collect()
+    }
+
     /// Whether what the host shows is announced: its own certificate, whatever name and dates stand in it (RFC 7672 §3.1.1);
     /// or that of an authority, and then everything below must be in order, the host's name included (§3.1.2).
     pub(super) fn accept(
@@ -121,6 +126,23 @@ impl Association {
         };
         let fits = length.map_or(!record.data.is_empty(), |length| record.data.len() == length);
         fits.then(|| Association { usage, part, form, data: record.data.clone() })
+    }
+
+    fn line(&self) -> String {
+        let usage = match self.usage {
+            Usage::Authority => 2,
+            Usage::Host => 3,
+        };
+        let selector = match self.part {
+            Part::Certificate => 0,
+            Part::PublicKey => 1,
+        };
+        let matching = match self.form {
+            Form::Whole => 0,
+            Form::Sha256 => 1,
+            Form::Sha512 => 2,
+        };
+        format!("{usage} {selector} {matching} {}", data_encoding::HEXUPPER.encode(&self.data))
     }
 
     fn fits(&self, certificate: &CertificateDer<'_>) -> bool {

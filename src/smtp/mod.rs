@@ -22,6 +22,8 @@ mod wire;
 use std::io;
 use std::time::Duration;
 
+use crate::mail::TlsFlaw;
+
 pub use auth::Login;
 pub use certificate::{Certificate, CertificateError};
 pub use connection::{Connection, CopySource, Hello, Refused, Security, Speaker, Tap, Timeouts};
@@ -46,8 +48,8 @@ pub enum Error {
     #[error("the host broke the protocol: {0}")]
     Garbled(String),
     /// The handshake failed, or TLS is demanded and not offered.
-    #[error("TLS: {0}")]
-    Tls(String),
+    #[error("TLS: {1}")]
+    Tls(TlsFlaw, String),
     /// Something of our own is missing or unfit for this host: the login, or the name we greet with.
     #[error("{0}")]
     Credentials(String),

@@ -2,19 +2,22 @@
 //! line. Decides nothing about clear text: that is the connection's and `delivery::tls_policy`'s.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, ProtocolVersion, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, HandshakeKind, ProtocolVersion, RootCertStore,
+    SignatureScheme,
+};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Associations;
-use crate::mail::TlsVersion;
+use crate::mail::{TlsFlaw, TlsVersion};
 use crate::world::Stream;
 
 /// Hosts whose sessions are remembered for resumption.
@@ -44,6 +47,8 @@ pub struct TlsFacts {
     pub verified: Verified,
     /// Whether an earlier session with the host was taken up again.
     pub resumed: bool,
+    /// What was wrong with a certificate that was checked though it needed not be valid.
+    pub flaw: Option<TlsFlaw>,
 }
 
 /// How a host has proved that it is the one.
@@ -62,6 +67,8 @@ pub enum Verified {
 pub(super) enum Proof {
     /// Any certificate will do: the line is secret, the other end unknown (RFC 7435).
     None,
+    /// Any certificate will do, but what is wrong with it is told.
+    Trial,
     /// The certificate must be valid for the host's name.
     Name,
     /// The certificate must be one that the host's zone announces.
@@ -73,6 +80,7 @@ pub(super) enum Proof {
 pub struct TlsClient {
     unverified: TlsConnector,
     verified: TlsConnector,
+    authorities: Arc<WebPkiServerVerifier>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -87,10 +95,11 @@ impl TlsClient {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .build()
             .expect("a store with the authorities of the Web is not empty");
-        let any = OwnVerifier { announced: None, provider: provider.clone() };
+        let any = OwnVerifier { accepts: Accepts::Any, provider: provider.clone() };
         let sessions = || Resumption::in_memory_sessions(SESSIONS_MAX);
         let unverified = connector(provider.clone(), Arc::new(any), sessions());
-        Ok(TlsClient { unverified, verified: connector(provider.clone(), verifier, sessions()), provider })
+        let verified = connector(provider.clone(), verifier.clone(), sessions());
+        Ok(TlsClient { unverified, verified, authorities: verifier, provider })
     }
 
     /// The settings that verify certificates, for whoever speaks another protocol over TLS.
@@ -104,25 +113,56 @@ impl TlsClient {
         stream: Box<dyn Stream>,
         host: &str,
         proof: Proof,
-    ) -> Result<(Box<dyn Stream>, TlsFacts), String> {
-        let name =
-            ServerName::try_from(host.to_owned()).map_err(|_| format!("`{host}` cannot stand in a certificate"))?;
+    ) -> Result<(Box<dyn Stream>, TlsFacts), (TlsFlaw, String)> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| (TlsFlaw::Other, format!("`{host}` cannot stand in a certificate")))?;
+        let found = Arc::new(Mutex::new(None));
         let (connector, verified) = match proof {
             Proof::None => (self.unverified.clone(), Verified::No),
+            Proof::Trial => (self.own(Accepts::Trial(self.authorities.clone(), found.clone())), Verified::No),
             Proof::Name => (self.verified.clone(), Verified::Authority),
-            Proof::Zone(announced) => (self.announced(announced), Verified::Zone),
+            Proof::Zone(announced) => (self.own(Accepts::Announced(announced)), Verified::Zone),
         };
-        let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
-        let facts = facts(&stream, verified);
+        let stream =
+            connector.connect(name, stream).await.map_err(|error| (flaw_of(&error, verified), error.to_string()))?;
+        let flaw = *found.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts = TlsFacts { flaw, ..facts(&stream, verified) };
         Ok((Box::new(stream), facts))
     }
 }
 
 impl TlsClient {
-    /// The settings for one host. Its sessions are not taken up again: what is announced may change meanwhile.
-    fn announced(&self, announced: Arc<Associations>) -> TlsConnector {
-        let verifier = OwnVerifier { announced: Some(announced), provider: self.provider.clone() };
+    /// The settings for one host. Its sessions are not taken up again: what is announced may change meanwhile, and a
+    /// session taken up shows no certificate.
+    fn own(&self, accepts: Accepts) -> TlsConnector {
+        let verifier = OwnVerifier { accepts, provider: self.provider.clone() };
         connector(self.provider.clone(), Arc::new(verifier), Resumption::disabled())
+    }
+}
+
+/// What a failed handshake is called in reports.
+fn flaw_of(error: &std::io::Error, demanded: Verified) -> TlsFlaw {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match (inner, demanded) {
+        (Some(rustls::Error::InvalidCertificate(_) | rustls::Error::General(_)), Verified::Zone) => {
+            TlsFlaw::NotAnnounced
+        }
+        (Some(error), _) => flaw_of_certificate(error),
+        (None, _) => TlsFlaw::Other,
+    }
+}
+
+fn flaw_of_certificate(error: &rustls::Error) -> TlsFlaw {
+    let rustls::Error::InvalidCertificate(why) = error else { return TlsFlaw::Other };
+    match why {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => TlsFlaw::Expired,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => TlsFlaw::OtherName,
+        CertificateError::UnknownIssuer => TlsFlaw::NotTrusted,
+        // the library may add others
+        _ => TlsFlaw::Other,
     }
 }
 
@@ -150,7 +190,8 @@ fn facts(stream: &TlsStream<Box<dyn Stream>>, verified: Verified) -> TlsFacts {
         Some(_) | None => TlsVersion::V1_2,
     };
     let cipher = session.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into());
-    TlsFacts { version, cipher, verified, resumed: session.handshake_kind() == Some(HandshakeKind::Resumed) }
+    let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    TlsFacts { version, cipher, verified, resumed, flaw: None }
 }
 
 fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
@@ -162,10 +203,19 @@ fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), String>
     if some { Ok(()) } else { Err("there is no certificate in it".into()) }
 }
 
-/// Takes the announced certificates, or any when none are announced, but always wants the handshake signed with its key.
+/// Which certificates are taken.
+#[derive(Debug)]
+enum Accepts {
+    Any,
+    /// Any, and what is wrong with it is noted.
+    Trial(Arc<WebPkiServerVerifier>, Arc<Mutex<Option<TlsFlaw>>>),
+    Announced(Arc<Associations>),
+}
+
+/// Takes what it accepts, but always wants the handshake signed with the certificate's key.
 #[derive(Debug)]
 struct OwnVerifier {
-    announced: Option<Arc<Associations>>,
+    accepts: Accepts,
     provider: Arc<CryptoProvider>,
 }
 
@@ -175,11 +225,16 @@ impl ServerCertVerifier for OwnVerifier {
         host: &CertificateDer<'_>,
         above: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        _: &[u8],
+        stapled: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Some(announced) = &self.announced {
-            announced.accept(host, above, name, now, &self.provider)?;
+        match &self.accepts {
+            Accepts::Any => {}
+            Accepts::Trial(authorities, found) => {
+                let wrong = authorities.verify_server_cert(host, above, name, stapled, now).err();
+                *found.lock().unwrap_or_else(PoisonError::into_inner) = wrong.as_ref().map(flaw_of_certificate);
+            }
+            Accepts::Announced(announced) => announced.accept(host, above, name, now, &self.provider)?,
         }
         Ok(ServerCertVerified::assertion())
     }

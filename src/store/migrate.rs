@@ -7,7 +7,8 @@ use rusqlite::Connection;
 use super::Error;
 use super::sqlite::told;
 
-const MIGRATIONS: &[&str] = &[include_str!("sql/0001_people_and_launches.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("sql/0001_people_and_launches.sql"), include_str!("sql/0002_tls_sessions.sql")];
 
 /// Brings the schema up to date; refuses one that a later version made.
 pub(super) fn migrate(db: &mut Connection, path: &Path) -> Result<(), Error> {

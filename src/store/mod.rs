@@ -18,6 +18,7 @@ mod signups;
 mod sqlite;
 mod subscriptions;
 mod suppressions;
+mod tls_sessions;
 mod upkeep;
 mod visits;
 
@@ -34,6 +35,7 @@ pub use road::{Break, Counted, Strain, UnknownReply, WarmupRow};
 pub use signups::{Confirmation, NewSignup, SignupRow};
 pub use subscriptions::SubscriptionRow;
 pub use suppressions::{Reason, SuppressionRow};
+pub use tls_sessions::TlsSessionRow;
 pub use upkeep::StoreMarks;
 pub use visits::{Deeds, LinkFigure, Readers, Reading, Visit, VisitRow, Visitor};
 

@@ -38,6 +38,14 @@ pub enum HttpError {
         /// What went wrong.
         why: String,
     },
+    /// The host has not proved its name.
+    #[error("{host} has not proved its name: {why}")]
+    Untrusted {
+        /// The host.
+        host: Domain,
+        /// What is wrong with its certificate.
+        why: String,
+    },
     /// More than was allowed.
     #[error("{host} sent more than {most} bytes")]
     TooLong {
@@ -133,7 +141,10 @@ impl Http {
         let stream = self.connect(target).await?;
         let name = ServerName::try_from(target.host.as_str().to_owned()).map_err(|why| failed(why.to_string()))?;
         let secure = TlsConnector::from(self.tls.clone()).connect(name, stream).await;
-        let secure = secure.map_err(|why| failed(why.to_string()))?;
+        let secure = secure.map_err(|why| match is_untrusted(&why) {
+            true => HttpError::Untrusted { host: target.host.clone(), why: why.to_string() },
+            false => failed(why.to_string()),
+        })?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(secure)).await;
         let (mut sender, connection) = handshake.map_err(|why| failed(why.to_string()))?;
         let answer = async {
@@ -171,6 +182,11 @@ impl Http {
         }
         Err(last)
     }
+}
+
+fn is_untrusted(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// An https address taken apart. A host given as a number is refused: whoever names one means to go around names.

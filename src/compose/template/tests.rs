@@ -351,3 +351,31 @@ fn tracked_copies_carry_sealed_links_and_the_pixel_and_others_carry_nothing() {
     let (html, _) = decoded(&print(&edition, &ada).unwrap());
     assert!(html.contains(&format!("/c/{click}")) && html.contains("/o/"));
 }
+
+#[test]
+fn s_031_messages_are_seven_bit_clean_whatever_words_and_files_they_carry() {
+    let mut edition = sample();
+    let every_byte: Vec<u8> = (0..=255).cycle().take(9_000).collect();
+    edition.attachments.push(Asset {
+        name: "表 Übersicht.bin".into(),
+        media_type: "application/octet-stream".into(),
+        content_id: None,
+        bytes: every_byte.clone(),
+    });
+    for (name, city) in [
+        ("Ada", "Ulm"),
+        ("Zoë Müller", "Besançon"),
+        ("山田太郎", "東京都千代田区"),
+        ("Ада Лавлейс", "Санкт-Петербург"),
+        ("😀 👩\u{200d}👩\u{200d}👧", "🏙"),
+        ("x\u{202e}y\u{85}z", "ﷺ".repeat(400).as_str()),
+    ] {
+        let message = print(&edition, &recipient(name, city)).unwrap();
+        let beyond = message.bytes.iter().find(|byte| !byte.is_ascii() || **byte < 0x20 && !b"\t\r\n".contains(byte));
+        assert_eq!(beyond, None, "{name}, {city}");
+        assert_wire_ready(&message.bytes);
+        let parsed = MessageParser::new().parse(&message.bytes).unwrap();
+        assert!(parsed.body_text(0).unwrap().contains(city), "{city} arrives as it was");
+        assert_eq!(parsed.attachment(0).unwrap().contents(), every_byte);
+    }
+}

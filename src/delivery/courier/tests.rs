@@ -16,7 +16,7 @@ use crate::mail::{Class, Envelope, InDoubt, Lane, Notice, NoticeKind, Outcome, S
 use crate::queue::{Admission, MemoryLedger, Opening, Sweep};
 use crate::sign::{Algorithm, create_key};
 use crate::store::{LaunchKind, LaunchOptions, LaunchState, NewContact, NewLaunch, Reason, SuppressionRow, Threads};
-use crate::world::{NetTable, Stream, Zone};
+use crate::world::{Http, NetTable, Stream, Zone};
 
 const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
 
@@ -267,6 +267,10 @@ impl Yard {
         let shaping = Live::new(Shaping::new(&self.settings, Some(&self.overlay)).unwrap());
         let (notices, noticed) = Notices::new(world.clock.clone());
         let stops = Stops::default();
+        let tls = Arc::new(TlsClient::new(None).unwrap());
+        let http = Http::new(&world, tls.verified(), false);
+        let tally = Tally::new(Policies::new(world.dns.clone(), http), world.clock.clone());
+        let tally = self.settings.tls_reports.from.is_some().then_some(tally);
         let road = Road {
             queue: queue.clone(),
             store: store.clone(),
@@ -278,8 +282,9 @@ impl Yard {
             settings: Arc::new(self.settings),
             keyring,
             seal: Arc::new(Seal::new(vec![SealKey::new('a', &[7; 32]).unwrap()]).unwrap()),
-            tls: Arc::new(TlsClient::new(None).unwrap()),
+            tls,
             policies: None,
+            tally: tally.clone(),
             notices,
             stops: stops.clone(),
         };
@@ -299,6 +304,7 @@ impl Yard {
             cleared: 0,
             noticed,
             stops,
+            tally,
             _folder: folder,
         }
     }
@@ -345,6 +351,7 @@ struct Sending {
     cleared: u64,
     noticed: mpsc::Receiver<Notice>,
     stops: Stops,
+    tally: Option<Tally>,
     _folder: tempfile::TempDir,
 }
 
@@ -452,6 +459,38 @@ async fn copies_are_delivered_signed_once_each_and_connections_end_politely() {
     let book = host.book.lock().unwrap();
     assert_eq!((book.open, book.quits), (0, book.connections), "idle connections are closed by QUIT");
     assert!(book.open_most <= 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_are_counted_for_each_domain_where_they_are_to_be_reported() {
+    let mut yard = Yard::new();
+    yard.settings.tls_reports.from = Some("tls-reports@example.com".to_owned());
+    yard.overlay = "[[site]]\nsite = \"c.example\"\nshape.tls = \"required\"\n".into();
+    let host = Host::new(Manner::Takes);
+    let (mx, at) = (domain("mx.shared.example"), IpAddr::from([198, 51, 100, 90]));
+    for name in ["a.example", "b.example"] {
+        yard.zone = yard.zone.mx(&domain(name), 10, Some(&mx));
+    }
+    yard.zone = yard.zone.address(&mx, at);
+    let yard = yard.door(SocketAddr::new(at, 25), &host).at_host("c.example", &Host::new(Manner::Takes));
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    for (name, count) in [("a.example", 4), ("b.example", 1), ("c.example", 2)] {
+        sending.admit(launch, name, count).await;
+    }
+    sending.start();
+    sending.pass(secs(60)).await;
+    assert_eq!((sending.standing(Standing::Delivered), sending.standing(Standing::Deferred)), (5, 1));
+    let rows = sending.tally.clone().unwrap().take();
+    assert!(rows.iter().all(|row| row.result == "starttls-not-supported"), "{rows:?}");
+    let hosts: BTreeMap<&str, &str> = rows.iter().map(|row| (row.domain.as_str(), row.host.as_str())).collect();
+    let expected =
+        [("a.example", "mx.shared.example"), ("b.example", "mx.shared.example"), ("c.example", "mx.c.example")];
+    assert_eq!(hosts, BTreeMap::from(expected));
+    let of = |name: &str| rows.iter().filter(|row| row.domain == name).map(|row| row.sessions).sum::<u64>();
+    let connections = u64::from(host.book.lock().unwrap().connections);
+    assert!((1..=connections).contains(&of("a.example")) && of("b.example") == 1, "{connections}: {rows:?}");
+    assert_eq!(sending.tally.unwrap().take(), []);
 }
 
 #[tokio::test(start_paused = true)]

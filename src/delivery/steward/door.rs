@@ -51,6 +51,9 @@ pub(super) fn door_of(route: &Route) -> Arc<str> {
     if route.proved {
         key.push("proved".to_owned());
     }
+    if route.trial {
+        key.push("trial".to_owned());
+    }
     if let Some(policy) = &route.policy {
         key.push(format!("{policy:?}"));
     }

@@ -120,8 +120,12 @@ impl Steward {
 
     /// No connection came about.
     pub(super) fn shut(&mut self, key: &Arc<str>, trouble: Trouble, now: Instant) {
-        let Trouble { stage, host, heard } = trouble;
         let Some(door) = self.doors.get_mut(key) else { return };
+        if let Some(tally) = self.kit.road.tally.as_ref().filter(|_| door.route.via.is_none()) {
+            let waiting = door.stock.iter().map(|job| job.lease.domain());
+            tally.failed(door.claims.iter().chain(waiting), self.source.address, &trouble);
+        }
+        let Trouble { stage, host, heard, .. } = trouble;
         let site = door.route.via.is_none().then_some(&*self.post.1);
         let judgement = judge_by(&self.kit.road.rules.now(), site, stage, heard.as_ref()).over(self.source.is_v6());
         let reply_of = heard.clone();

@@ -143,6 +143,7 @@ pub fn session(data: &[u8]) {
         ehlo_name: "mail.example.com".into(),
         host: "mx.example.org".into(),
         security: Security::Clear,
+        trial: false,
         chunking: true,
         login: None,
         timeouts: Timeouts::default(),

@@ -14,6 +14,7 @@ use crate::cli::{Desk, Error, Exit};
 use crate::compose::Edition;
 use crate::config::{RouteRelay, Source};
 use crate::delivery::forecast::{Bound, Course, Forecast, Load, in_words};
+use crate::delivery::new_domains::{among, names, record_name};
 use crate::delivery::route::{Route, Router};
 use crate::delivery::via::Via;
 use crate::delivery::warmup::{Calendar, Warmth};
@@ -78,6 +79,9 @@ pub(super) struct Audience {
     beyond_limit: u64,
     #[serde(skip)]
     survey: Survey,
+    /// The domains that its mail shows.
+    #[serde(skip)]
+    names: Vec<Domain>,
 }
 
 /// Where they are, and how long it takes.
@@ -117,6 +121,12 @@ pub(super) fn options_as_typed(options: &LaunchOptions, own_rate: Option<&str>) 
     options.into_iter().filter_map(|(name, value)| Some(format!(" --{name} {}", value.as_ref()?))).collect()
 }
 
+/// The domains that copies of an edition show.
+fn names_of(edition: &Edition) -> Vec<Domain> {
+    let from = edition.from.address.rsplit_once('@').and_then(|(_, domain)| Domain::parse(domain).ok());
+    names(from.as_ref(), &edition.bounce_domain, &edition.base_url)
+}
+
 impl Audience {
     /// Counts the recipients.
     pub(super) async fn count(
@@ -150,6 +160,7 @@ impl Audience {
             left_out: survey.barred.clone(),
             beyond_limit: survey.recipients - recipients,
             survey,
+            names: names_of(edition),
         })
     }
 
@@ -199,8 +210,12 @@ impl Outlook {
                 copies: audience.recipients,
                 shape: desk.workspace().shaping()?.relay(desk.settings()),
                 cold: Vec::new(),
+                new_domains: Vec::new(),
             }],
-            None => loads(desk, store, &audience.survey, audience.recipients, &sources).await?,
+            None => {
+                let new_domains = among(&desk.settings().warmup.domains, &audience.names);
+                loads(desk, store, &audience.survey, audience.recipients, (&sources, &new_domains)).await?
+            }
         };
         let calendar = Calendar::new(&desk.settings().warmup);
         let forecast = Forecast::make(loads, sources.len().max(1), rate.map(Rate::per_second), &calendar, desk.now());
@@ -231,7 +246,7 @@ async fn loads(
     store: &Store,
     survey: &Survey,
     recipients: u64,
-    sources: &[&Source],
+    (sources, new_domains): (&[&Source], &[Domain]),
 ) -> Result<Vec<Load>, Error> {
     let shaping = Arc::new(desk.workspace().shaping()?);
     let router = Router::new(&desk.world()?, Live::new((*shaping).clone()), desk.settings().smtp_port);
@@ -279,17 +294,27 @@ async fn loads(
         };
         sources.iter().filter_map(state).collect()
     };
+    let new_domains = |site: &str| {
+        let state = |domain: &Domain| {
+            let kept = warmups.get(&(record_name(domain.as_str()), site.to_owned()));
+            let first = desk.settings().warmup.domains.get(domain.as_str()).copied().unwrap_or(1);
+            kept.and_then(|text| Warmth::from_text(text)).unwrap_or_else(|| Warmth::beginning(first))
+        };
+        new_domains.iter().map(state).filter(|warmth| calendar.most(site, warmth.day).is_some()).collect()
+    };
     let load = |(site, copies): (&str, u64)| Load {
         site: site.to_owned(),
         copies: (copies as f64 * share).ceil() as u64,
         shape: shaping.shape(site, source),
         cold: cold(site),
+        new_domains: new_domains(site),
     };
     let through = |(site, (copies, relay)): (Arc<str>, (f64, &RouteRelay))| Load {
         site: site.to_string(),
         copies: (copies * share).ceil() as u64,
         shape: shaping.route_relay(relay),
         cold: Vec::new(),
+        new_domains: Vec::new(),
     };
     Ok(copies.into_iter().map(load).chain(relayed.into_iter().map(through)).collect())
 }
@@ -328,7 +353,7 @@ impl Delivery {
         }
         if let Some(course) = self.by_site.iter().find(|course| course.warmup_days.is_some()) {
             desk.say(format!(
-                "\nOnly sources that are not known there yet go to {} and others held back by their warm-up: {} days.",
+                "\nWhat goes to {} and others is held back by the warm-up of its sources or domains: {} days.",
                 course.site,
                 course.warmup_days.unwrap_or_default()
             ));

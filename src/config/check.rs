@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::{MailboxOauth, Settings, Warmup};
-use crate::base::{Address, Network};
+use crate::base::{Address, Domain, Network};
 
 /// A value of the right type that cannot be meant.
 pub(super) struct Wrong {
@@ -217,6 +217,9 @@ impl Settings {
                 return wrong(key, *growth, "each day allows 1 to 3 times as much as the day before");
             }
         }
+        if let Some((name, _)) = self.warmup.domains.iter().find(|(name, day)| **day == 0 || !is_domain(name)) {
+            return wrong("warmup.domains", name, "write domains in lower case, each with a day of 1 or more");
+        }
         let breaker = &self.breaker;
         for (key, share) in [
             ("warmup.deferred", *deferred),
@@ -276,6 +279,10 @@ fn check_oauth(oauth: &MailboxOauth) -> Result<(), Wrong> {
         );
     }
     Ok(())
+}
+
+fn is_domain(name: &str) -> bool {
+    Domain::parse(name).is_ok_and(|domain| domain.as_str() == name)
 }
 
 /// A value that cannot be meant, and what to write instead.

@@ -318,6 +318,9 @@ section! {
         complained: f64 = 0.1,
         /// After this time without a message it goes on 14 days earlier in the calendar.
         idle: Span = Span::secs(30 * 86_400),
+        /// Domains that are new as From, return path or link, and the day of the calendar each begins with at every provider,
+        /// over all sources together: { "news.example.com" = 1 }. Domains not named here are known.
+        domains: BTreeMap<String, u16> = BTreeMap::new(),
     }
 }
 

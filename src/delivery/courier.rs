@@ -20,6 +20,7 @@ use crate::delivery::carrier::Job;
 use crate::delivery::dial::Dialler;
 use crate::delivery::entry::{Entries, Said};
 use crate::delivery::launches::{Facts, Launches, Way};
+use crate::delivery::new_domains::NewDomains;
 use crate::delivery::notices::Notices;
 use crate::delivery::press::Press;
 use crate::delivery::relays::{Relays, by_weight};
@@ -113,6 +114,7 @@ pub(super) struct Kit {
     pub road: Road,
     pub press: Press,
     pub launches: Launches,
+    pub new_domains: NewDomains,
     pub entries: Entries,
     pub dialler: Dialler,
     /// The domains that a person holds.
@@ -212,7 +214,13 @@ impl Courier {
         let (back, backs) = mpsc::channel(BACKS_MAX);
         let kit = Kit {
             press,
-            launches: Launches::new(road.store.clone()),
+            launches: Launches::new(road.store.clone(), road.settings.warmup.domains.clone()),
+            new_domains: NewDomains::new(
+                &road.settings.warmup,
+                road.store.clone(),
+                road.world.clock.clone(),
+                road.notices.clone(),
+            ),
             entries: Entries::new(&road.world, road.settings.retry.clone()),
             dialler: Dialler::new(road.world.clone(), road.settings.allow_private),
             held: HeldDomains::default(),

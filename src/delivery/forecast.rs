@@ -23,6 +23,8 @@ pub struct Load {
     pub shape: SiteShape,
     /// The sources that are not known there yet, as far as they have come.
     pub cold: Vec<Warmth>,
+    /// The launch's domains that are not known there yet, as far as they have come.
+    pub new_domains: Vec<Warmth>,
 }
 
 /// What holds a site back.
@@ -82,9 +84,12 @@ impl Forecast {
 }
 
 fn course(load: Load, sources: usize, launch: Option<f64>, calendar: &Calendar, now: Timestamp) -> Course {
-    let Load { site, copies, shape, cold } = load;
+    let Load { site, copies, shape, cold, new_domains } = load;
     let known = sources.saturating_sub(cold.len());
-    let days = if known == 0 { warmup::days(calendar, &site, &cold, copies, now) } else { None };
+    let of_sources = if known == 0 { warmup::days(calendar, &site, &cold, copies, now) } else { None };
+    let of = |domain: &Warmth| warmup::days(calendar, &site, std::slice::from_ref(domain), copies, now);
+    let of_domains = new_domains.iter().filter_map(of);
+    let days = of_sources.into_iter().chain(of_domains).max_by(|one, other| one.1.total_cmp(&other.1));
     let sources = if known == 0 { sources } else { known };
     let connections = f64::from(shape.connection_limit) / COPY_TAKES.as_secs_f64();
     let messages = shape.max_message_rate.0.map(|rate| rate.per_second());
@@ -140,7 +145,7 @@ mod tests {
                        [[site]]\nsite = \"narrow\"\nshape = { connection_limit = 2, max_connection_rate = \"none\", \
                        max_message_rate = \"none\" }\n";
         let shape = Shaping::new(&Settings::default(), Some(overlay)).unwrap().shape(site, "default");
-        Load { site: site.into(), copies, shape, cold: Vec::new() }
+        Load { site: site.into(), copies, shape, cold: Vec::new(), new_domains: Vec::new() }
     }
 
     #[test]
@@ -170,6 +175,9 @@ mod tests {
     #[test]
     fn new_sources_take_the_days_of_their_calendar_unless_a_known_one_helps_out() {
         let calendar = calendar();
+        let new = |copies| Load { new_domains: vec![Warmth::beginning(1)], ..load("google", copies) };
+        let of_domain = Forecast::make(vec![new(1_000)], 3, None, &calendar, NOW);
+        assert_eq!((of_domain.sites[0].bound, of_domain.sites[0].warmup_days), (Bound::Warmup, Some(7)));
         let cold = |copies| Load { cold: vec![Warmth::beginning(1)], ..load("google", copies) };
         let alone = Forecast::make(vec![cold(1000)], 1, None, &calendar, NOW);
         assert_eq!((alone.sites[0].bound, alone.sites[0].warmup_days), (Bound::Warmup, Some(7)));

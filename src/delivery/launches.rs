@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::base::{Domain, LaunchId, Rate};
 use crate::compose::Edition;
+use crate::delivery::new_domains::{among, names};
 use crate::delivery::pace::Pace;
 use crate::delivery::route::Route;
 use crate::delivery::via::Via;
@@ -37,6 +38,8 @@ pub(super) struct Facts {
     pub from: Option<Domain>,
     /// The sources it leaves from, by the name of their pool; `None`: any.
     pub pool: Option<Arc<str>>,
+    /// Its domains that providers have not met yet.
+    pub new_domains: Vec<Domain>,
     /// Its rate over all sites, shared by all who send for it.
     pace: Option<Mutex<Pace>>,
     /// The last turn that was given out.
@@ -46,12 +49,14 @@ pub(super) struct Facts {
 /// All launches met so far.
 pub(super) struct Launches {
     store: Store,
+    /// Domains that providers have not met yet.
+    new_domains: BTreeMap<String, u16>,
     known: Mutex<BTreeMap<LaunchId, Arc<Facts>>>,
 }
 
 impl Launches {
-    pub fn new(store: Store) -> Launches {
-        Launches { store, known: Mutex::default() }
+    pub fn new(store: Store, new_domains: BTreeMap<String, u16>) -> Launches {
+        Launches { store, new_domains, known: Mutex::default() }
     }
 
     /// The facts of a launch, or in words why nothing of it can be sent.
@@ -62,8 +67,8 @@ impl Launches {
         }
         let row = self.store.launch(launch).map_err(|why| why.to_string())?;
         let row = row.ok_or_else(|| format!("launch {launch} is not on record"))?;
-        let from = self.sender(&row);
-        let facts = Arc::new(Facts::of(row, from)?);
+        let (from, new_domains) = self.domains(&row).unwrap_or_default();
+        let facts = Arc::new(Facts { new_domains, ..Facts::of(row, from)? });
         if known.len() >= LAUNCHES_MAX {
             known.clear();
         }
@@ -73,10 +78,13 @@ impl Launches {
 }
 
 impl Launches {
-    fn sender(&self, row: &LaunchRow) -> Option<Domain> {
+    /// The domain it is from, and those of its domains that are new.
+    fn domains(&self, row: &LaunchRow) -> Option<(Option<Domain>, Vec<Domain>)> {
         let edition = self.store.edition(row.edition).ok().flatten()?;
         let edition = Edition::from_bytes(&edition.frozen).ok()?;
-        Domain::parse(edition.from.address.rsplit_once('@')?.1).ok()
+        let from = edition.from.address.rsplit_once('@').and_then(|(_, domain)| Domain::parse(domain).ok());
+        let names = names(from.as_ref(), &edition.bounce_domain, &edition.base_url);
+        Some((from, among(&self.new_domains, &names)))
     }
 }
 
@@ -90,7 +98,7 @@ impl Facts {
         let rate = row.options.rate.as_deref().map(Rate::parse).transpose().map_err(|why| why.to_string())?;
         let pace = rate.map(|rate| Mutex::new(Pace::new(Some(rate), Instant::now())));
         let (pool, turns) = (row.options.pool.map(Into::into), Mutex::new(Instant::now()));
-        Ok(Facts { way, in_doubt: row.in_doubt, from, pool, pace, turns })
+        Ok(Facts { way, in_doubt: row.in_doubt, from, pool, new_domains: Vec::new(), pace, turns })
     }
 
     /// Whether its own rate lets nothing go now.

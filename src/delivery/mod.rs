@@ -12,6 +12,7 @@ pub mod knock;
 mod launches;
 pub mod limits;
 pub mod look;
+pub mod new_domains;
 pub mod notices;
 pub mod pace;
 pub mod press;

@@ -61,10 +61,29 @@ pub fn record_name(domain: &str) -> String {
     format!("domain {domain}")
 }
 
+/// The domains that mail of these shows: the one it is from, that of its return path, and that of its links.
+pub fn names(from: Option<&Domain>, bounce: &str, base_url: &str) -> Vec<Domain> {
+    let host = base_url.split_once("://").map_or(base_url, |(_, rest)| rest);
+    let host = host.split(['/', ':']).next().unwrap_or_default();
+    let others = [bounce, host].into_iter().filter_map(|name| Domain::parse(name).ok());
+    from.cloned().into_iter().chain(others).collect()
+}
+
+/// Those of the names that are new, each once.
+pub fn among(new: &BTreeMap<String, u16>, names: &[Domain]) -> Vec<Domain> {
+    let is_new = |name: &&Domain| new.contains_key(name.as_str());
+    names.iter().filter(is_new).cloned().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 impl NewDomains {
     pub fn new(settings: &config::Warmup, store: Store, clock: Arc<dyn Clock>, notices: Notices) -> NewDomains {
         let (calendar, first) = (Calendar::new(settings), settings.domains.clone());
         NewDomains { calendar, first, store, clock, notices, novices: Mutex::default() }
+    }
+
+    /// Whether there are any.
+    pub fn are_any(&self) -> bool {
+        !self.first.is_empty()
     }
 
     /// One copy for a site may go if all these domains allow it and `then` says yes; only all together are spent.
@@ -162,7 +181,9 @@ impl NewDomains {
                 let (gate, record) = self.end_day(&domain, &site, complaints);
                 self.put(&domain, &site, record).await;
                 if gate == Gate::Stop {
-                    let words = format!("two bad days in a row of the warm-up of {domain}: too many deferrals, bounces or complaints");
+                    let words = format!(
+                        "two bad days in a row of the warm-up of {domain}: too many deferrals, bounces or complaints"
+                    );
                     let about = About { site: Some(site), ..About::default() };
                     self.notices.raise(NoticeKind::WarmupStopped, about, &words, None);
                 }

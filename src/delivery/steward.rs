@@ -277,6 +277,7 @@ impl Steward {
             Work::SetAside(domain) => self.set_aside(&domain),
             Work::Resume => {
                 self.limits.resume();
+                self.kit.new_domains.resume(&self.post.1);
                 self.news = true;
                 let at = self.kit.entries.now();
                 for domain in std::mem::take(&mut self.rested) {
@@ -377,8 +378,12 @@ impl Steward {
         }
     }
 
-    /// A lease that came: into the stock, on to its own way, or given up because its time is over.
-    fn take_in(&mut self, key: &Arc<str>, lease: Lease, batch: &mut Vec<Settlement>) {
+    /// A lease that came: into the stock, on to its own way, or given up because its time is over. The time of a copy that
+    /// only a warm-up has kept waiting begins anew.
+    fn take_in(&mut self, key: &Arc<str>, mut lease: Lease, batch: &mut Vec<Settlement>) {
+        if lease.envelope.expires <= self.kit.entries.now() && self.waited_for_warmup(&lease) {
+            lease.envelope.expires = self.kit.entries.now() + self.kit.road.settings.retry.expires.duration();
+        }
         let Some(door) = self.doors.get_mut(key) else { return lease.home() };
         let entries = &self.kit.entries;
         let site = self.kit.counted_under(&door.route, lease.domain());
@@ -396,6 +401,11 @@ impl Steward {
             // what stood still together does not come back together
             let at = entries.in_about(until.map_or(RECHECK, |until| until.since(now)));
             return batch.push(entries.aside(lease, at, why.to_string(), site));
+        }
+        let new_domains = if self.is_direct { &facts.new_domains[..] } else { &[] };
+        if let Some((turn, why)) = self.kit.new_domains.turn(new_domains, &self.post.1, Instant::now()) {
+            let at = now + turn.saturating_duration_since(Instant::now());
+            return batch.push(entries.aside(lease, at, why, site));
         }
         let same_way = match (&facts.way, &door.route.via) {
             (Way::Direct, None) => true,
@@ -501,11 +511,15 @@ impl Steward {
 
     /// The first copy behind a door that may go now; a yes is spent.
     fn pick(&mut self, key: &Arc<str>, now: Instant) -> Option<Job> {
-        let Steward { doors, limits, .. } = self;
+        let Steward { kit, post, doors, limits, is_direct, .. } = self;
         let door = doors.get_mut(key)?;
         let mut wait: Option<Duration> = None;
         for at in 0..door.stock.len().min(SEARCH_MAX) {
-            match door.stock[at].facts.may_send(now, || limits.may_send(now)) {
+            let Job { lease, facts, .. } = &door.stock[at];
+            let new_domains = if *is_direct { &facts.new_domains[..] } else { &[] };
+            let launch = (new_domains, lease.envelope.id.launch());
+            let by_launch = || facts.may_send(now, || limits.may_send(now));
+            match kit.new_domains.may_send(launch, &post.1, now, by_launch) {
                 Ok(()) => return door.stock.remove(at),
                 Err(Bound::Launch(until)) => {
                     let until = until.min(NAP);

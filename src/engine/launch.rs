@@ -11,6 +11,7 @@ use crate::compose::{self, Edition, Grade, Missing, Remark, Template, Urls, proo
 use crate::config::Settings;
 use crate::delivery::doctor::{self, Patient, Way};
 use crate::delivery::knock;
+use crate::delivery::new_domains::{among, names};
 use crate::delivery::source::{Sources, host_name};
 use crate::delivery::via::{Via, ViaError, ViaTls};
 use crate::engine::Workspace;
@@ -218,7 +219,8 @@ impl Ready {
         let rate = options.rate.clone().or_else(|| campaign.rate().map(str::to_owned));
         let pool = campaign.pool().map(str::to_owned);
         may_use_pool(workspace, pool.as_deref())?;
-        let engaged_first = options.via.is_none() && is_warming(workspace, pool.as_deref());
+        let is_warming = is_warming(workspace, pool.as_deref()) || shows_new_domains(workspace, &campaign);
+        let engaged_first = options.via.is_none() && is_warming;
         let options = plain(&LaunchOptions { rate, pool, engaged_first, ..options })?;
         if let Some(launch) = &before {
             may_go_on(launch, &options)?;
@@ -410,6 +412,13 @@ fn is_warming(workspace: &Workspace, pool: Option<&str>) -> bool {
     let shares = pool.and_then(|name| settings.pool.iter().find(|pool| pool.name == name)).map(|pool| &pool.sources);
     let is_in = |name: &str| shares.is_none_or(|shares| shares.iter().any(|share| share.name == name));
     settings.source.iter().any(|source| source.warmup.is_some() && is_in(&source.name))
+}
+
+/// Whether a domain that the campaign shows is one that providers have not met yet.
+fn shows_new_domains(workspace: &Workspace, campaign: &Campaign) -> bool {
+    let (settings, from) = (workspace.settings(), campaign.from_domain());
+    let bounce = settings.sender.bounce_domain.clone().unwrap_or_else(|| format!("bounce.{from}"));
+    !among(&settings.warmup.domains, &names(Some(from), &bounce, &settings.links.base_url)).is_empty()
 }
 
 /// A login that would never be sent must not be waited for.

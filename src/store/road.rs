@@ -127,15 +127,15 @@ impl Store {
             .await
     }
 
-    /// How many copies at a site were called spam since a time.
-    pub fn complaints_since(&self, site: &str, since: Timestamp) -> Result<u64, Error> {
+    /// How many copies at a site were called spam since a time: those of one launch, or of all.
+    pub fn complaints_since(&self, site: &str, launch: Option<LaunchId>, since: Timestamp) -> Result<u64, Error> {
         self.backend.read(|db| {
             db.prepare_cached(
                 "SELECT count(*) FROM events x JOIN copies p ON p.launch = x.launch AND p.contact = x.contact \
                  JOIN sites s ON s.id = p.site WHERE x.launch IS NOT NULL AND x.kind = 'complained' AND x.at >= ?2 \
-                 AND s.name = ?1",
+                 AND s.name = ?1 AND (?3 IS NULL OR x.launch = ?3)",
             )?
-            .query_row(params![site, since.as_ms()], |row| row.get(0))
+            .query_row(params![site, since.as_ms(), launch.map(|launch| launch.0)], |row| row.get(0))
         })
     }
 

@@ -116,7 +116,9 @@ impl Steward {
         heard.drain(..).for_each(|heard| self.note(heard, now));
         let job = self.pick(&key, now)?;
         let may_grow = self.lines.len() < size || !self.unmanned.is_empty();
-        let is_wanted = self.news || self.doors.get(&key).is_some_and(|door| door.runs_low() || may_grow);
+        let is_wanted = self.news
+            || self.kit.new_domains.are_any()
+            || self.doors.get(&key).is_some_and(|door| door.runs_low() || may_grow);
         Some((job, is_wanted))
     }
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::{Domain, Timestamp};
 use crate::delivery::carrier::{Carrier, Job, Load};
 use crate::delivery::courier::Back;
+use crate::delivery::new_domains::Chore;
 use crate::delivery::route::Route;
 use crate::delivery::sites::SiteStatus;
 use crate::delivery::steward::{Event, Hatch, LINGER, Leased, Steward};
@@ -34,6 +35,8 @@ pub(super) enum Order {
     KeepWarm(String),
     /// The warm-up's record, as it is.
     Record(String),
+    /// What a new domain needs before more of it may go.
+    Introduce(Chore),
     /// The complaints since then are asked for.
     EndDay(Timestamp),
     Tell(Back),
@@ -73,8 +76,12 @@ impl Steward {
             }
             Order::KeepWarm(record) => chores.push(self.put_warmup(record).map(Event::Kept).boxed()),
             Order::Record(record) => chores.push(quietly(self.put_warmup(record))),
+            Order::Introduce(chore) => {
+                let (kit, site) = (self.kit.clone(), self.post.1.clone());
+                chores.push(quietly(async move { kit.new_domains.carry_out(chore, site).await }));
+            }
             Order::EndDay(since) => {
-                let counted = self.kit.road.store.complaints_since(&self.post.1, since);
+                let counted = self.kit.road.store.complaints_since(&self.post.1, None, since);
                 // what cannot be read is no reason to go faster, nor to stop: the day is judged by what was heard
                 chores.push(std::future::ready(Event::DayEnded(counted.unwrap_or(0))).boxed());
             }

@@ -6,7 +6,11 @@ use crate::delivery::steward::Steward;
 use crate::delivery::steward::orders::Order;
 use crate::delivery::warmup::{Calendar, Gate, Warming, Warmth};
 use crate::mail::NoticeKind;
+use crate::queue::Lease;
 use crate::store::WarmupRow;
+
+/// A copy that was tried so often has had its chance, warm-up or not.
+const TRIED: u16 = 5;
 
 impl Steward {
     /// Goes on with the warm-up where the record stands; a relay knows us.
@@ -34,6 +38,10 @@ impl Steward {
 
     /// Ends a day of the warm-up that is over, and puts on record what may be sent next.
     pub(super) fn keep_warm(&mut self, now: Instant) {
+        if self.is_direct && self.kit.new_domains.are_any() {
+            self.orders.extend(self.kit.new_domains.chores(&self.post.1, now).into_iter().map(Order::Introduce));
+            self.put_new_aside(now);
+        }
         if self.turning {
             return;
         }
@@ -45,6 +53,40 @@ impl Steward {
         } else if !is_idle && let Some(record) = warming.reserve(now) {
             self.orders.push(Order::KeepWarm(record));
         }
+    }
+
+    /// Copies whose new domains keep them waiting for long make room for others.
+    fn put_new_aside(&mut self, now: Instant) {
+        let entries = &self.kit.entries;
+        let mut batch = Vec::new();
+        for door in self.doors.values_mut() {
+            for job in std::mem::take(&mut door.stock) {
+                match self.kit.new_domains.turn(&job.facts.new_domains, &self.post.1, now) {
+                    Some((turn, why)) => {
+                        let site = self.kit.counted_under(&door.route, job.lease.domain());
+                        let at = entries.now() + turn.saturating_duration_since(now);
+                        batch.push(entries.aside(job.lease, at, why, site));
+                    }
+                    None => door.stock.push_back(job),
+                }
+            }
+        }
+        if !batch.is_empty() {
+            self.orders.push(Order::Settle(batch));
+        }
+    }
+
+    /// Whether a copy has hardly been tried because its source, or a domain of its launch, is still being made known.
+    pub(super) fn waited_for_warmup(&mut self, lease: &Lease) -> bool {
+        if lease.envelope.tries >= TRIED || !self.is_direct {
+            return false;
+        }
+        if self.limits.warming().is_some_and(|warming| warming.most().is_some()) {
+            return true;
+        }
+        let facts = self.kit.launches.facts(lease.envelope.id.launch());
+        let new_domains = facts.map(|facts| facts.new_domains.clone()).unwrap_or_default();
+        self.kit.new_domains.keep_waiting(&new_domains, &self.post.1, Instant::now())
     }
 
     /// A day of the warm-up is over.

@@ -57,8 +57,8 @@ use bell::Bell;
 use herald::Herald;
 use planner::{Planner, Plans};
 use registrar::Registrar;
-use stalls::Stalls;
 use reporter::Reporter;
+use stalls::Stalls;
 use stop::{Alarm, KeeperWork, Staff, Task};
 use warden::Warden;
 

@@ -30,6 +30,12 @@ macro_rules! kinds {
                 [$(NoticeKind::$name),*].into_iter().find(|kind| kind.word() == word)
             }
         }
+
+        impl serde::Serialize for NoticeKind {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(self.word())
+            }
+        }
     };
 }
 

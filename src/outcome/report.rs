@@ -138,7 +138,6 @@ pub struct CampaignReport {
     #[serde(skip)]
     pub deferrals: Vec<ReasonReport>,
     /// What happened on the road meanwhile, and where the launch was stopped.
-    #[serde(skip)]
     pub incidents: Vec<Incident>,
     /// Where the launch stands.
     #[serde(skip)]
@@ -207,14 +206,14 @@ pub fn whole_report(store: &Store, launch: LaunchId, now: Timestamp) -> Result<O
 }
 
 /// The same thing that happened, once or several times.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Incident {
     /// What.
     pub kind: NoticeKind,
     /// At which site.
-    pub site: Option<Arc<str>>,
+    pub site: Option<String>,
     /// To which source.
-    pub source: Option<Arc<str>>,
+    pub source: Option<String>,
     /// In the host's words, or ours.
     pub text: String,
     /// The first time.
@@ -223,6 +222,22 @@ pub struct Incident {
     pub last: Timestamp,
     /// How often.
     pub count: u32,
+}
+
+impl Incident {
+    /// The site, and from which source.
+    fn whose(&self) -> String {
+        let whose = [&self.site, &self.source].into_iter().flatten();
+        whose.map(|name| printable(name)).collect::<Vec<_>>().join(" from ")
+    }
+
+    /// When, and how often.
+    fn times(&self) -> String {
+        match self.count {
+            1 => moment(self.first),
+            count => format!("{count} times from {} to {}", moment(self.first), moment(self.last)),
+        }
+    }
 }
 
 /// What happened between begin and end that concerns a launch: its own trouble, and that of the sites it went to.
@@ -246,6 +261,7 @@ fn incidents(
         if !concerns {
             continue;
         }
+        let (site, source) = (site.map(|name| name.to_string()), source.map(|name| name.to_string()));
         let same = |known: &&mut Incident| known.kind == kind && known.site == site && known.source == source;
         match found.iter_mut().find(same) {
             Some(known) => (known.last, known.count) = (at, known.count + 1),

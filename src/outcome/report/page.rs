@@ -7,7 +7,8 @@ use handlebars::Handlebars;
 use serde::Serialize;
 
 use super::{
-    CampaignReport, Counts, LinkReport, ReadersReport, ReasonReport, Seen, SiteReport, grouped, lasted, moment, percent,
+    CampaignReport, Counts, Incident, LinkReport, ReadersReport, ReasonReport, Seen, SiteReport, grouped, lasted,
+    moment, percent, printable,
 };
 use crate::base::{LaunchId, Timestamp};
 use crate::store::{self, Store};
@@ -15,6 +16,8 @@ use crate::store::{self, Store};
 const PAGE: &str = include_str!("page.hbs");
 /// Sites listed one by one.
 const SITES_MAX: usize = 100;
+/// Incidents listed.
+const INCIDENTS_MAX: usize = 100;
 /// The width of every drawing in its own units.
 const WIDTH: f64 = 1000.0;
 /// The height of the curve in its own units.
@@ -44,6 +47,7 @@ struct Page<'a> {
     more_sites: Option<String>,
     reasons: Vec<ReasonTable>,
     readers: Option<ReadersPart>,
+    incidents: Vec<IncidentLine>,
 }
 
 /// What readers did.
@@ -103,6 +107,14 @@ struct SiteLine {
     other: String,
     share: String,
     bar: Vec<Part>,
+}
+
+#[derive(Serialize)]
+struct IncidentLine {
+    kind: String,
+    whose: String,
+    times: String,
+    text: String,
 }
 
 #[derive(Serialize)]
@@ -168,11 +180,21 @@ pub fn html(store: &Store, launch: LaunchId, report: &CampaignReport) -> Result<
         .filter(|table| !table.lines.is_empty())
         .collect(),
         readers: readers(report),
+        incidents: report.incidents.iter().take(INCIDENTS_MAX).map(incident_line).collect(),
     };
     let mut printer = Handlebars::new();
     printer.set_strict_mode(true);
     let printed = printer.render_template(PAGE, &page);
     Ok(printed.expect("the page's template names only what the page has"))
+}
+
+fn incident_line(incident: &Incident) -> IncidentLine {
+    IncidentLine {
+        kind: incident.kind.word().replace('_', " "),
+        whose: incident.whose(),
+        times: incident.times(),
+        text: printable(&incident.text),
+    }
 }
 
 fn facts(report: &CampaignReport) -> Vec<(&'static str, String)> {

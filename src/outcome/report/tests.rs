@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::*;
 use crate::base::{ContactId, EnvelopeId};
 use crate::mail::{EnhancedCode, InDoubt, Outcome, Stage};
@@ -88,7 +90,7 @@ async fn the_json_is_the_promised_object_and_its_sums_hold() {
     let json = serde_json::to_value(&report).unwrap();
     let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
     let promised = "attempts barred bounced_late bounces by_site campaign cancelled clicked complained deferred delivered \
-                    edition failed failures finished in_doubt links opened possible_doubles rate recipients seconds \
+                    edition failed failures finished in_doubt incidents links opened possible_doubles rate recipients seconds \
                     skipped started unsubscribed waiting";
     let mut sorted = keys.clone();
     sorted.sort_unstable();
@@ -121,6 +123,42 @@ async fn what_a_host_wrote_cannot_steer_page_or_terminal() {
         assert!(!page.contains(forbidden), "{forbidden}");
     }
     assert!(!plain(&report, Ink::Black).contains('\x1b'));
+}
+
+#[tokio::test]
+async fn what_happened_on_the_road_stands_in_every_form_of_the_report() {
+    let (store, launch) = mixed().await;
+    let stop = |kind, site: Option<&str>, launch, text: &str| Notice {
+        kind,
+        site: site.map(Into::into),
+        source: Some("east".into()),
+        launch,
+        text: text.into(),
+        until: None,
+        at: START,
+    };
+    for notice in [
+        stop(NoticeKind::Breaker, Some("gmail"), Some(launch), "6 % hard bounces <at> gmail"),
+        stop(NoticeKind::Paused, Some("gmail"), None, "421 slow down"),
+        stop(NoticeKind::Paused, Some("gmail"), None, "421 slow down"),
+        stop(NoticeKind::Paused, Some("nowhere"), None, "not this launch's"),
+        stop(NoticeKind::Stopped, None, None, "the disk is full"),
+    ] {
+        store.note_incident(notice).await.unwrap();
+    }
+    let report = report(&store, launch).unwrap().unwrap();
+    let json = serde_json::to_value(&report).unwrap();
+    let kinds: Vec<_> = json["incidents"].as_array().unwrap().iter().map(|i| (&i["kind"], &i["count"])).collect();
+    assert_eq!(json!(kinds), json!([["breaker", 1], ["paused", 2], ["stopped", 1]]));
+    assert_eq!(json["incidents"][0]["site"], "gmail");
+    let page = html(&store, launch, &report).unwrap();
+    for words in
+        ["What happened on the road", "<b>breaker</b> gmail from east", "6 % hard bounces &lt;at&gt;", "2 times from"]
+    {
+        assert!(page.contains(words), "`{words}` is missing: {page}");
+    }
+    assert!(!page.contains("not this launch"));
+    assert!(plain(&report, Ink::Black).contains("stopped"));
 }
 
 #[tokio::test]

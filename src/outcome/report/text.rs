@@ -79,12 +79,7 @@ fn write_incidents(text: &mut String, incidents: &[Incident], ink: Ink) {
     }
     let _ = writeln!(text, "{}", ink.paint(Tone::Strong, "what happened on the road"));
     for incident in incidents.iter().take(INCIDENTS_MAX) {
-        let whose = [&incident.site, &incident.source].into_iter().flatten();
-        let whose = whose.map(|name| &**name).collect::<Vec<_>>().join(" from ");
-        let times = match incident.count {
-            1 => moment(incident.first),
-            count => format!("{count} times from {} to {}", moment(incident.first), moment(incident.last)),
-        };
+        let (whose, times) = (incident.whose(), incident.times());
         let word = incident.kind.word().replace('_', " ");
         let _ = writeln!(text, "  {word:<14} {whose} · {}", ink.paint(Tone::Dim, &times));
         let sample: String = incident.text.chars().take(WORDS_MAX).collect();

@@ -109,7 +109,9 @@ fn ring_elsewhere(desk: &Desk) -> Ring {
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 #[error("{why}")]
-#[diagnostic(help("stop whoever listens there, or name another address with {key} in mailshot.toml"))]
+#[diagnostic(help(
+    "stop whoever listens there, or name another address with {key} in mailshot.toml; a port below 1024 needs a right: `setcap cap_net_bind_service=+ep` on the binary, or the unit in the README"
+))]
 struct Taken {
     why: String,
     key: &'static str,

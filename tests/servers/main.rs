@@ -33,6 +33,16 @@ const SCENES: &[Scene] = &[
         play: scenes::smarthost,
     },
     Scene {
+        name: "s_036_logins_by_scram_and_by_a_token_at_postfix",
+        needs: &[Need::Root, Need::Postfix, Need::Dovecot],
+        play: scenes::logins,
+    },
+    Scene {
+        name: "s_037_a_refused_login_at_postfix_holds_the_route_and_bounces_nobody",
+        needs: &[Need::Root, Need::Postfix, Need::Dovecot],
+        play: scenes::refused_logins,
+    },
+    Scene {
         name: "a_fixed_route_through_postfix_with_a_login_while_the_other_relay_is_away",
         needs: &[Need::Root, Need::Postfix, Need::Dovecot, Need::Dkimpy],
         play: scenes::fixed_route,

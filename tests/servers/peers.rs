@@ -211,6 +211,9 @@ pub enum Door<'a> {
     Hasty { domain: &'a str, returns: (&'a str, u16) },
 }
 
+/// The domain whose people a Postfix or Exim keeps the mail of.
+pub const UTF: &str = "utf.example";
+
 /// A Postfix that hands what it takes to another host.
 pub struct Postfix {
     pub port: u16,
@@ -233,7 +236,16 @@ impl Postfix {
         let authority = Authority::new(&base);
         authority.certify(&base, "", &NAMES, 2100);
         let (who, login) = match door {
-            Door::Mx(domains) => (format!("relay_domains = {}\n", domains.join(" ")), String::new()),
+            Door::Mx(domains) => {
+                // everybody at this domain has one mailbox here, whatever letters the name is in
+                open_folder(base.join("mailboxes"));
+                let local = format!(
+                    "virtual_mailbox_domains = {UTF}\nvirtual_mailbox_base = {base}/mailboxes\nvirtual_minimum_uid = 1\n\
+                     virtual_mailbox_maps = static:box/\nvirtual_uid_maps = static:65534\nvirtual_gid_maps = static:65534\n",
+                    base = base.display()
+                );
+                (format!("relay_domains = {}\n{local}", domains.join(" ")), String::new())
+            }
             Door::Hasty { domain, returns: (back, at) } => {
                 let transport = etc.join("transport");
                 fs::write(&transport, format!("{back} smtp:[127.0.0.1]:{at}\n")).expect("transport");
@@ -273,6 +285,12 @@ impl Postfix {
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
+
+    /// The messages in its own mailbox, that of everybody at [`UTF`].
+    pub fn mailbox(&self) -> Vec<String> {
+        let files = fs::read_dir(self.etc.with_file_name("mailboxes/box/new")).into_iter().flatten();
+        files.map(|entry| fs::read_to_string(entry.expect("an entry").path()).expect("a message")).collect()
+    }
 }
 
 impl Drop for Postfix {
@@ -300,6 +318,7 @@ fn master(port: u16) -> String {
         ("trace", "bounce"),
         ("proxymap", "proxymap"),
         ("smtp", "smtp"),
+        ("virtual", "virtual"),
         ("relay", "smtp"),
         ("error", "error"),
         ("retry", "error"),
@@ -407,6 +426,7 @@ fn exim() -> Option<PathBuf> {
 pub struct Exim {
     pub port: u16,
     log: PathBuf,
+    mailbox: PathBuf,
     _server: Server,
 }
 
@@ -444,7 +464,12 @@ impl Exim {
         command.arg("-C").arg(&file).args(["-bdf", "-q2s"]);
         let server = start(&mut command, &scratch.join("exim.log"));
         wait_for("Exim", || listens(port));
-        Exim { port, log: base.join("mainlog"), _server: server }
+        Exim { port, log: base.join("mainlog"), mailbox: base.join("utf"), _server: server }
+    }
+
+    /// Its own mailbox, that of everybody at [`UTF`].
+    pub fn mailbox(&self) -> String {
+        fs::read_to_string(&self.mailbox).unwrap_or_default()
     }
 
     /// What it wrote down.
@@ -453,19 +478,71 @@ impl Exim {
     }
 }
 
+/// How Dovecot wants a login to be spoken.
+#[derive(Debug, Clone, Copy)]
+pub enum Speech {
+    /// PLAIN or LOGIN.
+    Password,
+    /// SCRAM-SHA-256 only.
+    Scram,
+    /// XOAUTH2 only; the token is `good` (RFC 7662).
+    Token,
+}
+
+/// Answers which tokens are good, and whose.
+const TOKENS: &str = r#"
+import http.server, json, sys, urllib.parse
+class Host(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        token = urllib.parse.parse_qs(urllib.parse.urlparse(self.path).query).get("token", [""])[0]
+        body = json.dumps({"active": token == "good", "email": "newsletter"}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *words):
+        pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Host).serve_forever()
+"#;
+
 /// Dovecot as the keeper of logins: every user, password `secret`.
 pub struct Logins {
     pub port: u16,
     _server: Server,
+    _tokens: Option<Server>,
 }
 
 impl Logins {
     pub fn start(scratch: &Path) -> Logins {
+        Logins::spoken(scratch, Speech::Password)
+    }
+
+    pub fn spoken(scratch: &Path, speech: Speech) -> Logins {
         let (base, port) = (scratch.join("dovecot"), free_port());
         fs::create_dir_all(&base).expect("a folder");
+        let by_password = "driver = static\n  args = password=secret".to_owned();
+        let (mechanisms, passdb, tokens) = match speech {
+            Speech::Password => ("plain login", by_password, None),
+            Speech::Scram => ("scram-sha-256", by_password, None),
+            Speech::Token => {
+                let (script, settings, at) = (base.join("tokens.py"), base.join("oauth2.conf"), free_port());
+                fs::write(&script, TOKENS).expect("tokens.py");
+                let text = format!(
+                    "introspection_mode = get\nintrospection_url = http://127.0.0.1:{at}/?token=\n\
+                     active_attribute = active\nactive_value = true\nusername_attribute = email\n"
+                );
+                fs::write(&settings, text).expect("oauth2.conf");
+                let mut command = Command::new("/usr/bin/python3");
+                let host = start(command.arg(&script).arg(at.to_string()), &base.join("tokens.log"));
+                wait_for("the host of tokens", || listens(at));
+                let passdb = format!("driver = oauth2\n  mechanisms = xoauth2\n  args = {}", settings.display());
+                ("xoauth2", passdb, Some(host))
+            }
+        };
         let text = format!(
-            "base_dir = {base}/run\nlog_path = {base}/log\nprotocols = none\nssl = no\nauth_mechanisms = plain login\n\
-             passdb {{\n  driver = static\n  args = password=secret\n}}\n\
+            "base_dir = {base}/run\nlog_path = {base}/log\nprotocols = none\nssl = no\nauth_mechanisms = {mechanisms}\n\
+             passdb {{\n  {passdb}\n}}\n\
              userdb {{\n  driver = static\n  args = uid=nobody gid=nogroup home={base}\n}}\n\
              service auth {{\n  inet_listener {{\n    address = 127.0.0.1\n    port = {port}\n  }}\n}}\n",
             base = base.display()
@@ -476,7 +553,7 @@ impl Logins {
         command.arg("-F").arg("-c").arg(&file);
         let server = start(&mut command, &base.join("start.log"));
         wait_for("Dovecot", || listens(port));
-        Logins { port, _server: server }
+        Logins { port, _server: server, _tokens: tokens }
     }
 }
 
@@ -580,9 +657,18 @@ pub struct NameServer {
 impl NameServer {
     /// Serves `records` (lines of a zone file) below `zone`.
     pub fn start(scratch: &Path, zone: &str, records: &str) -> NameServer {
+        NameServer::with(scratch, zone, records, None)
+    }
+
+    /// The same, and another zone beside it.
+    pub fn with(scratch: &Path, zone: &str, records: &str, other: Option<(&str, &str)>) -> NameServer {
         let base = open_folder(scratch.join("nsd"));
         fs::write(base.join("zone"), zone_file(zone, records)).expect("the zone");
-        NameServer::serve(&base, zone, "")
+        let more = other.map(|(name, records)| {
+            fs::write(base.join("other"), zone_file(name, records)).expect("the other zone");
+            format!("zone:\n  name: {name}\n  zonefile: other\n")
+        });
+        NameServer::serve(&base, zone, &more.unwrap_or_default())
     }
 
     /// The same in a world of its own, whose root is signed too; gives the file with the root's key. `tamper` may change

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::mail::{self, Seen};
 use crate::peers::{
-    Aiosmtpd, Door, Exim, Logins, Mailboxes, NameServer, PolicyHost, Postfix, SmtpSink, free_port, hand_in, listens,
-    wait_for, wait_long,
+    Aiosmtpd, Door, Exim, Logins, Mailboxes, NameServer, PolicyHost, Postfix, SmtpSink, Speech, UTF, free_port,
+    hand_in, listens, wait_for, wait_long,
 };
 use crate::workspace::Workspace;
 
@@ -100,20 +100,73 @@ pub fn fixed_route() {
 pub fn mx() {
     let mut workspace = Workspace::new();
     workspace.people(120, &["people.example", "readers.people.example"]);
+    workspace.addresses(std::iter::once(format!("jürgen@{UTF}")));
     let sink = SmtpSink::start(workspace.scratch());
     let domains = ["people.example", "readers.people.example"];
     let postfix = Postfix::start(workspace.scratch(), &Door::Mx(&domains), sink.port);
     let records = "@ IN MX 10 mx\nreaders IN MX 20 mx\nreaders IN MX 10 gone\nmx IN A 127.0.0.1\n";
-    let names = NameServer::start(workspace.scratch(), "people.example", records);
+    let names = NameServer::with(workspace.scratch(), "people.example", records, Some((UTF, "@ IN A 127.0.0.1\n")));
     workspace.set("RESOLVER", format!("127.0.0.1:{}", names.port));
     workspace.set("SMTP_PORT", postfix.port);
     workspace.set("ALLOW_PRIVATE", true);
     let report = workspace.send(&["--wait", "all"]);
-    assert_all_delivered(&report, 120);
+    assert_all_delivered(&report, 121);
     let messages = captured(&sink, 120);
     assert_well_received(&mail::read(workspace.scratch(), &workspace.keys(), &messages), 120);
     let log = postfix.log();
     assert!(log.contains("TLS connection established"), "opportunistic TLS was not used: {log}");
+    assert!(log.contains(" bdat="), "the first copy of a connection goes by BDAT: {log}");
+    wait_for("the message in a mailbox whose name is no ASCII", || postfix.mailbox().len() == 1);
+    let letter = postfix.mailbox().remove(0);
+    assert!(letter.contains(&format!("X-Original-To: jürgen@{UTF}")), "{letter}");
+}
+
+/// A campaign to a Postfix that wants a login spoken like this; gives the report and what Postfix wrote down.
+fn logged_in(speech: Speech, set: &[(&str, &str)]) -> (Value, String, Workspace) {
+    let mut workspace = Workspace::new();
+    workspace.people(20, &["one.example", "two.example"]);
+    let sink = SmtpSink::start(workspace.scratch());
+    let logins = Logins::spoken(workspace.scratch(), speech);
+    let postfix = Postfix::start(workspace.scratch(), &Door::Smarthost { logins: logins.port }, sink.port);
+    workspace.set("TLS_CA", postfix.authority.file.display());
+    workspace.set("RELAY__USER", "newsletter");
+    let token = workspace.scratch().join("token");
+    std::fs::write(&token, "good\n").expect("the token");
+    workspace.set("RELAY__CONNECTION_LIMIT", 3);
+    for (key, value) in set {
+        workspace.set(key, value.replace("TOKEN", &token.display().to_string()));
+    }
+    let report = workspace.send(&["--via", &format!("smtp+starttls://localhost:{}", postfix.port)]);
+    (report, postfix.log(), workspace)
+}
+
+pub fn logins() {
+    for (speech, set, method) in [
+        (Speech::Scram, ("RELAY__PASSWORD", "secret"), "SCRAM-SHA-256"),
+        (Speech::Token, ("RELAY__TOKEN_FILE", "TOKEN"), "XOAUTH2"),
+    ] {
+        let (report, log, _) = logged_in(speech, &[set]);
+        assert_all_delivered(&report, 20);
+        assert!(log.contains(&format!("sasl_method={method}, sasl_username=newsletter")), "{log}");
+    }
+}
+
+pub fn refused_logins() {
+    for (speech, set) in [
+        (Speech::Password, ("RELAY__PASSWORD", "wrong")),
+        (Speech::Scram, ("RELAY__PASSWORD", "wrong")),
+        (Speech::Token, ("RELAY__TOKEN_FILE", "/dev/null")),
+    ] {
+        let (report, log, workspace) = logged_in(speech, &[set]);
+        let count = |key: &str| report[key].as_u64().expect("a number");
+        assert_eq!((count("delivered"), count("failed"), count("barred")), (0, 0, 0), "{speech:?}: {report}");
+        assert_eq!(count("waiting") + count("deferred"), 20, "{speech:?}: {report}");
+        let held = report["incidents"].as_array().expect("a list").iter().any(|incident| incident["kind"] == "held");
+        assert!(held, "{speech:?}: {report}");
+        assert!(!log.contains("sasl_username"), "{log}");
+        let suppressed = workspace.run(&["suppress", "list", "--json"]);
+        assert_eq!(String::from_utf8_lossy(&suppressed.stdout).matches('@').count(), 0, "nobody is suppressed");
+    }
 }
 
 /// The data of a TLSA record: SHA-256 of a certificate in a PEM file, counted from 0.
@@ -263,6 +316,8 @@ pub fn exim() {
     let (plain, utf8) = (log.matches(" P=esmtps ").count(), log.matches(" P=utf8esmtps ").count());
     assert!(plain + utf8 == 62 && utf8 >= 1, "{plain} and {utf8}: {log}");
     assert!(log.contains("X=TLS1.3:"), "{log}");
+    assert!(log.lines().any(|line| line.contains(" <= ") && line.contains(" K ")), "none came by BDAT: {log}");
+    assert!(exim.mailbox().contains("To: <jürgen@utf.example>"), "{}", exim.mailbox());
     let texts = messages.iter().map(|file| std::fs::read_to_string(file).expect("a message"));
     let report = texts.into_iter().find(|text| text.contains("Action: failed")).expect("Exim's report");
     let returned_to = report.lines().find_map(|line| line.strip_prefix("X-Rcpt-Args: <")?.split('@').next());

@@ -102,6 +102,14 @@ pub(super) struct Heard {
 }
 
 impl Heard {
+    /// Whether the host wants less from us, or nothing.
+    pub fn is_throttle(&self) -> bool {
+        match self.judgement.reaction {
+            Reaction::Slow(_) | Reaction::Pause(_) | Reaction::Hold | Reaction::Halt => true,
+            Reaction::None | Reaction::OneConnection(_) | Reaction::ShortSession(_) | Reaction::OverIpv4 => false,
+        }
+    }
+
     /// Whether the copy was taken and nothing is to be done about it.
     pub fn is_plain(&self) -> bool {
         self.judgement.ruling.verdict == Verdict::Delivered && self.judgement.reaction == Reaction::None

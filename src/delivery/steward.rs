@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::Domain;
-use crate::delivery::carrier::{Answer, End, Job, Word};
+use crate::delivery::carrier::{Answer, End, Heard, Job, Word};
 use crate::delivery::courier::{Back, Kit, Post};
 use crate::delivery::entry::Said;
 use crate::delivery::launches::{Bound, Way};
@@ -336,6 +336,8 @@ impl Steward {
                 }
             }
             Word::End(End { heard, back, closed_after }) => {
+                // a session that ended by a throttle says nothing of how long sessions may be (C-21)
+                let closed_after = closed_after.filter(|_| !heard.iter().any(Heard::is_throttle));
                 heard.into_iter().for_each(|heard| self.note(heard, now));
                 if let Some(most) = closed_after {
                     self.limits.closed_after(most, now);

@@ -50,6 +50,8 @@ enum Manner {
     WantsLogin,
     /// 550 5.7.510 to RCPT: it wants IPv4.
     WantsIpv4,
+    /// As Google: throttles by a 421 to the first MAIL after so many messages, once, and takes everything afterwards.
+    ThrottlesOnce(u32),
     /// Answers each RCPT after so many seconds.
     Slow(u64),
 }
@@ -129,6 +131,11 @@ impl Host {
                             return Ok(());
                         }
                         Manner::ClosesAfter(most) if done >= most => return Ok(()),
+                        Manner::ThrottlesOnce(most) if done >= most && self.first_loss() => {
+                            let words = "421 4.7.28 Gmail has detected an unusual rate of mail originating from your IP address.\r\n";
+                            stream.write_all(words.as_bytes()).await?;
+                            return Ok(());
+                        }
                         Manner::Throttles => "451 4.7.1 too many messages from your address\r\n".to_owned(),
                         Manner::WantsLogin => "530 5.7.0 Authentication required\r\n".to_owned(),
                         _ => "250 2.1.0 ok\r\n".to_owned(),
@@ -174,6 +181,13 @@ impl Host {
             };
             stream.write_all(answer.as_bytes()).await?;
         }
+    }
+
+    /// Whether nothing was lost here before; something is now.
+    fn first_loss(&self) -> bool {
+        let mut book = self.book.lock().unwrap();
+        book.lost += 1;
+        book.lost == 1
     }
 
     fn taken_of(&self, from: &str, to: &str, text: &str) -> Taken {
@@ -524,6 +538,20 @@ async fn a_host_that_dismisses_after_n_is_spoken_to_in_sessions_of_n() {
         assert_eq!(host.taken().len(), 60, "{manner:?}: no copy twice");
         assert!(sending.outcomes.iter().all(|outcome| outcome.tries == 1), "{manner:?}: no try is counted for it");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttle_by_421_teaches_no_shorter_session() {
+    let (mut yard, host) = Yard::new().domain("a.google.com", Manner::ThrottlesOnce(2));
+    yard.overlay = "[[site]]\nsite = \"google\"\nshape.tls = \"opportunistic\"\nshape.connection_start = 1\n".into();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.google.com", 100).await;
+    sending.start();
+    sending.pass(secs(3 * 3600)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 100, "{:?}", sending.outcomes.last());
+    let connections = host.book.lock().unwrap().connections;
+    assert!(connections < 12, "{connections} connections for a hundred copies");
 }
 
 #[tokio::test(start_paused = true)]

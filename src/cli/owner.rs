@@ -216,7 +216,8 @@ impl Here {
         }
         let durability = if settings.queue.durable { Durability::Synced } else { Durability::Unsynced };
         let folder = workspace.queue_folder();
-        let ledger = SledLedger::open(&folder, settings.queue.cache_mb, durability)?;
+        let ledger =
+            SledLedger::open(&folder, settings.queue.cache_mb, durability)?.with_reserve(settings.queue.reserve_mb);
         let place = place(&folder);
         let parts =
             Parts { workspace: workspace.clone(), world, store: store.clone(), threads: Threads::Own, place, crew };

@@ -190,6 +190,8 @@ section! {
         durable: bool = true,
         /// Memory for the queue's pages, in MiB.
         cache_mb: u16 = 16,
+        /// Room that is left on the queue's disk, in MiB: with less, sending waits until there is more.
+        reserve_mb: u32 = 64,
     }
 }
 

@@ -40,6 +40,7 @@ mod keeper;
 mod keys;
 mod lease;
 mod ledger;
+mod lookout;
 mod memory;
 mod retry;
 mod sled;
@@ -411,11 +412,6 @@ impl Queue {
             Ok(Some(stall)) => stall,
             Ok(None) | Err(_) => std::future::pending().await,
         }
-    }
-
-    /// How the stall is shown, for whoever tells of it.
-    pub fn watch_stall(&self) -> watch::Receiver<Option<Stall>> {
-        self.stall.clone()
     }
 
     /// How much is on the road, as of the last commit.

@@ -565,6 +565,69 @@ async fn a_queue_on_disk_opens_with_what_it_held() {
     assert_eq!(queue.domains(100).await.unwrap().len(), 50);
 }
 
+/// Puts of a round, with values that no other round writes.
+fn round(number: u8) -> Vec<Move> {
+    (0..20u8).map(|key| Move::Put(vec![b't', number, key], vec![number; 50])).collect()
+}
+
+#[test]
+fn a_log_torn_within_a_write_opens_with_all_that_was_committed_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = SledLedger::open(folder.path(), 1, Durability::Synced).unwrap();
+    (0..30).for_each(|number| ledger.commit(&round(number)).unwrap());
+    let log = || std::fs::read(folder.path().join("db")).unwrap();
+    let before = log();
+    ledger.commit(&round(30)).unwrap();
+    let after = log();
+    let written: Vec<usize> = (0..after.len()).filter(|at| before.get(*at) != after.get(*at)).collect();
+    let (mut with, mut without) = (0, 0);
+    for cut in (0..=20).map(|part| written.len() * part / 20) {
+        let torn = tempfile::tempdir().unwrap();
+        for entry in folder.path().read_dir().unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+            std::fs::copy(entry.path(), torn.path().join(entry.file_name())).unwrap();
+        }
+        let mut bytes = before.clone();
+        bytes.resize(after.len(), 0);
+        written[..cut].iter().for_each(|at| bytes[*at] = after[*at]);
+        std::fs::write(torn.path().join("db"), bytes).unwrap();
+        let ledger = SledLedger::open(torn.path(), 1, Durability::Synced).unwrap();
+        let pairs = ledger.scan(b"t", &[], 9999).unwrap();
+        let of =
+            |number: u8| pairs.iter().filter(|(key, value)| key[1] == number && *value == vec![number; 50]).count();
+        assert!((0..30).all(|number| of(number) == 20), "cut at {cut} of {}", written.len());
+        match of(30) {
+            20 => with += 1,
+            0 => without += 1,
+            some => panic!("cut at {cut} of {}: {some} of a batch", written.len()),
+        }
+    }
+    assert!(with > 0 && without > 0, "with the last batch {with}, without it {without}");
+}
+
+#[test]
+fn a_snapshot_that_was_cut_off_is_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || SledLedger::open(folder.path(), 1, Durability::Synced);
+    let mut ledger = open().unwrap();
+    ledger.commit(&round(1)).unwrap();
+    drop(ledger);
+    std::fs::write(folder.path().join("snap.00000000000000FF.generating"), b"half a sna").unwrap();
+    let ledger = open().unwrap();
+    assert_eq!(ledger.scan(b"t", &[], 99).unwrap().len(), 20);
+}
+
+#[test]
+fn a_ledger_without_its_reserve_writes_nothing_and_is_none_the_worse_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = SledLedger::open(folder.path(), 1, Durability::Synced).unwrap().with_reserve(u32::MAX);
+    let refused = ledger.commit(&round(1)).unwrap_err();
+    assert!(refused.may_pass() && refused.to_string().contains("MiB are free"), "{refused}");
+    assert_eq!(ledger.scan(b"t", &[], 99), Ok(vec![]));
+    let mut ledger = ledger.with_reserve(0);
+    ledger.commit(&round(1)).unwrap();
+    assert_eq!(ledger.scan(b"t", &[], 99).unwrap().len(), 20);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_record_of_outcomes_that_cannot_be_read_is_kept_and_named_and_holds_up_nobody() {
     let folder = tempfile::tempdir().unwrap();

@@ -11,6 +11,9 @@ use crate::scene::{Scene, wait_until};
 const CLEAR: &str =
     "session = \"clear\"\ndomains = { \"*\" = \"clear\" }\n[personality.clear]\nhide = [\"STARTTLS\"]\n";
 
+/// How the end of a message is written: as a lone dot, in a piece with others or by itself, or as a last chunk.
+const ENDS: [&str; 3] = [r"\r\n.\r\n", "\".\\r\\n", r" LAST\r\n"];
+
 fn has_strace() -> bool {
     let tried = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
     let works = tried.is_ok_and(|status| status.success());
@@ -112,8 +115,7 @@ fn no_final_dot_leaves_before_the_sync_that_covers_it() {
                     step(Covered::Syncing, Covered::Synced, &mut connections);
                 }
                 ("sendto" | "sendmsg" | "write" | "writev", Seen::Begins)
-                    if object.contains("<socket:")
-                        && [r"\r\n.\r\n", "\".\\r\\n"].iter().any(|dot| call.text.contains(dot)) =>
+                    if object.contains("<socket:") && ENDS.iter().any(|end| call.text.contains(end)) =>
                 {
                     dots += 1;
                     let covered = connections.insert(object.clone(), Covered::Not);

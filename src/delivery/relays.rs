@@ -156,7 +156,7 @@ fn one(
     let host = Host { name: via.host.as_str().into(), preference: 0, address: via.address };
     Ok(Arc::new(Route {
         // told apart from the same host named by `--via`, whose login and limits are others
-        site: format!("route {via}").into(),
+        site: format!("{FIXED}{via}").into(),
         hosts: [host].into(),
         port: via.port,
         via: Some(Arc::new(via)),
@@ -166,6 +166,14 @@ fn one(
         policy: None,
         trial: false,
     }))
+}
+
+/// How the names of the sites of fixed routes begin.
+const FIXED: &str = "route ";
+
+/// Whether a site is the relay of a fixed route.
+pub fn is_fixed_route(site: &str) -> bool {
+    site.starts_with(FIXED)
 }
 
 /// Relays in the order of one attempt: each place is drawn among those that are left, by weight.

@@ -12,8 +12,10 @@ use serde::Serialize;
 
 use crate::base::{CampaignName, Domain, LaunchId, Timestamp};
 use crate::campaign::Survey;
+use crate::delivery::relays::is_fixed_route;
+use crate::delivery::via::Via;
 use crate::mail::{Class, Notice, NoticeKind, Standing};
-use crate::store::{self, Figure, LaunchKind, LaunchState, Store};
+use crate::store::{self, Figure, LaunchKind, LaunchRow, LaunchState, Store};
 
 pub use page::html;
 pub use readers::{LinkReport, ReadersReport, Seen};
@@ -160,7 +162,7 @@ pub fn report(store: &Store, launch: LaunchId) -> Result<Option<CampaignReport>,
     let seconds = end.since(row.started).as_secs_f64();
     let rate = if seconds > 0.0 { counts.delivered as f64 / seconds } else { 0.0 };
     Ok(Some(CampaignReport {
-        campaign: row.campaign,
+        campaign: row.campaign.clone(),
         edition: edition.as_ref().map_or_else(String::new, |row| data_encoding::HEXLOWER.encode(&row.hash)),
         counts,
         started: Some(row.started),
@@ -172,7 +174,7 @@ pub fn report(store: &Store, launch: LaunchId) -> Result<Option<CampaignReport>,
         bounces: reasons(store, launch, &figures, |figure| figure.standing == Standing::Failed && figure.late)?,
         readers: readers::readers(store, launch, edition.as_ref().map_or(&[], |row| &row.frozen))?,
         deferrals: reasons(store, launch, &figures, |figure| figure.standing == Standing::Deferred)?,
-        incidents: incidents(store, launch, row.started, row.finished, &figures)?,
+        incidents: incidents(store, &row, &figures)?,
         state: row.state,
         kind: row.kind,
     }))
@@ -240,21 +242,21 @@ impl Incident {
     }
 }
 
-/// What happened between begin and end that concerns a launch: its own trouble, and that of the sites it went to.
-fn incidents(
-    store: &Store,
-    launch: LaunchId,
-    from: Timestamp,
-    to: Option<Timestamp>,
-    figures: &[Figure],
-) -> Result<Vec<Incident>, store::Error> {
+/// What happened between begin and end that concerns a launch: its own trouble, and that of the sites and relays it went
+/// to.
+fn incidents(store: &Store, launch: &LaunchRow, figures: &[Figure]) -> Result<Vec<Incident>, store::Error> {
     let sites: BTreeSet<&Arc<str>> = figures.iter().map(|figure| &figure.site).collect();
-    let to = to.unwrap_or(Timestamp::from_ms(i64::MAX));
+    let via = launch.options.via.as_deref().and_then(|via| Via::parse(via).ok()).map(|via| via.to_string());
+    let concerns_site = |site: &Arc<str>| match &via {
+        Some(via) => **site == **via,
+        None => sites.contains(site) || is_fixed_route(site),
+    };
+    let to = launch.finished.unwrap_or(Timestamp::from_ms(i64::MAX));
     let mut found: Vec<Incident> = Vec::new();
-    for notice in store.incidents(from, to, INCIDENTS_MAX)? {
+    for notice in store.incidents(launch.started, to, INCIDENTS_MAX)? {
         let concerns = match (notice.launch, &notice.site) {
-            (Some(of), _) => of == launch,
-            (None, Some(site)) => sites.contains(site),
+            (Some(of), _) => of == launch.id,
+            (None, Some(site)) => concerns_site(site),
             (None, None) => true,
         };
         let Notice { kind, site, source, text, at, .. } = notice;

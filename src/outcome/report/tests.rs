@@ -158,6 +158,20 @@ async fn what_happened_on_the_road_stands_in_every_form_of_the_report() {
         assert!(page.contains(words), "`{words}` is missing: {page}");
     }
     assert!(!page.contains("not this launch"));
+    let via = LaunchOptions { via: Some("smtp://relay.example".into()), ..LaunchOptions::default() };
+    let new = NewLaunch {
+        campaign: CampaignName::parse("by-relay").unwrap(),
+        kind: LaunchKind::Campaign,
+        edition: store.launch(launch).unwrap().unwrap().edition,
+        in_doubt: InDoubt::Resend,
+        options: via,
+        lists: vec![],
+    };
+    let relayed = store.create_launch(new, START).await.unwrap();
+    store.note_incident(stop(NoticeKind::Held, Some("smtp://relay.example:25"), None, "535 no")).await.unwrap();
+    let told = super::report(&store, relayed).unwrap().unwrap().incidents;
+    let kinds: Vec<NoticeKind> = told.iter().map(|incident| incident.kind).collect();
+    assert_eq!(kinds, [NoticeKind::Stopped, NoticeKind::Held], "the relay's, and what concerns everybody");
     assert!(plain(&report, Ink::Black).contains("stopped"));
 }
 

@@ -310,7 +310,7 @@ fn master(port: u16) -> String {
     let mut text = format!("127.0.0.1:{port} inet n - n - - smtpd\n");
     text.push_str("pickup unix n - n 60 1 pickup\ncleanup unix n - n - 0 cleanup\nqmgr unix n - n 300 1 qmgr\n");
     text.push_str("tlsmgr unix - - n 1000? 1 tlsmgr\nanvil unix - - n - 1 anvil\nscache unix - - n - 1 scache\n");
-    text.push_str("postlog unix-dgram n - n - 1 postlogd\n");
+    text.push_str("postlog unix-dgram n - n - 1 postlogd\nvirtual unix - n n - - virtual\n");
     for (name, program) in [
         ("rewrite", "trivial-rewrite"),
         ("bounce", "bounce"),
@@ -318,7 +318,6 @@ fn master(port: u16) -> String {
         ("trace", "bounce"),
         ("proxymap", "proxymap"),
         ("smtp", "smtp"),
-        ("virtual", "virtual"),
         ("relay", "smtp"),
         ("error", "error"),
         ("retry", "error"),

@@ -116,7 +116,11 @@ pub fn mx() {
     let log = postfix.log();
     assert!(log.contains("TLS connection established"), "opportunistic TLS was not used: {log}");
     assert!(log.contains(" bdat="), "the first copy of a connection goes by BDAT: {log}");
-    wait_for("the message in a mailbox whose name is no ASCII", || postfix.mailbox().len() == 1);
+    let end = Instant::now() + Duration::from_secs(20);
+    while postfix.mailbox().is_empty() {
+        assert!(Instant::now() < end, "nothing in a mailbox whose name is no ASCII: {}", postfix.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let letter = postfix.mailbox().remove(0);
     assert!(letter.contains(&format!("X-Original-To: jürgen@{UTF}")), "{letter}");
 }
@@ -163,7 +167,7 @@ pub fn refused_logins() {
         assert_eq!(count("waiting") + count("deferred"), 20, "{speech:?}: {report}");
         let held = report["incidents"].as_array().expect("a list").iter().any(|incident| incident["kind"] == "held");
         assert!(held, "{speech:?}: {report}");
-        assert!(!log.contains("sasl_username"), "{log}");
+        assert!(!log.contains("sasl_method="), "{log}");
         let suppressed = workspace.run(&["suppress", "list", "--json"]);
         assert_eq!(String::from_utf8_lossy(&suppressed.stdout).matches('@').count(), 0, "nobody is suppressed");
     }

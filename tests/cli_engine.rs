@@ -69,6 +69,17 @@ fn a_queue_is_looked_at_while_nobody_sends() {
 }
 
 #[test]
+fn a_name_that_nothing_is_known_of_is_said_to_be_so() {
+    let folder = workspace();
+    let at = folder.path();
+    check(at, &["queue", "resume", "nowhere"], 0, &["nothing held nowhere up"]);
+    let held = ["held: all that goes to the site nowhere", "no mail is on its way there now"];
+    check(at, &["queue", "suspend", "nowhere"], 0, &held);
+    check(at, &["queue", "resume", "nowhere"], 0, &["the site nowhere goes on"]);
+    check(at, &["queue", "explain", "nobody@nowhere.example"], 2, &["is no contact"]);
+}
+
+#[test]
 fn a_backup_holds_the_record_and_the_keys_and_never_the_queue() {
     let folder = workspace();
     let at = folder.path();

@@ -21,6 +21,8 @@ use crate::store::{LaunchRow, LaunchState, MembershipStatus, Store, Threads};
 const LOOKUP_TAKES: Duration = Duration::from_secs(5);
 /// Sites of a campaign that are explained one by one.
 const SITES_MAX: usize = 10;
+/// Why somebody is not planned yet.
+const UNPLANNED: &str = "those at full buckets wait until copies before them are settled (queue.max_waiting)";
 /// Limits shown to a person; `--json` has all.
 const SHOWN: [&str; 6] = [
     "connection_limit",
@@ -38,7 +40,7 @@ struct Explained {
     kind: Kind,
     /// What holds its mail back now; none: only the hosts' own speed.
     holds: Vec<Hold>,
-    /// An address's copies that are not final.
+    /// An address's copies of campaigns under way.
     copies: Vec<Copy>,
     /// What is on the road to its domain.
     domain: Option<DomainView>,
@@ -67,7 +69,7 @@ struct Hold {
     why: String,
 }
 
-/// A copy that is not final.
+/// A copy of a campaign under way.
 #[derive(Debug, Serialize)]
 struct Copy {
     campaign: CampaignName,
@@ -122,7 +124,7 @@ async fn explain(desk: &Desk, store: &Store, owner: &Owner, name: &str) -> Resul
     if let Some(campaign) = CampaignName::parse(name)
         && let Some(launch) = store.launch_of(&campaign)?
     {
-        return case.campaign(&launch);
+        return case.campaign(&launch).await;
     }
     let is_site = case.view.sites.iter().any(|row| row.site == name)
         || case.view.still.iter().any(|row| row.name == name && row.source.is_some())
@@ -170,11 +172,17 @@ impl Case<'_> {
         let mut copies = Vec::new();
         for launch in self.store.open_launches()? {
             let id = EnvelopeId::new(launch.id, contact.id);
-            let Some(row) = self.store.copy(id)? else { continue };
-            if !matches!(row.standing, Standing::Waiting | Standing::Deferred | Standing::InDoubt) {
+            let Some(row) = self.store.copy(id)? else {
+                if !launch.planned && launch.state == LaunchState::Running {
+                    holds.push(standing(
+                        format!("its copy of `{}` is not planned yet", launch.campaign),
+                        UNPLANNED.to_owned(),
+                    ));
+                }
                 continue;
-            }
-            let queue = if self.is_stalled() { None } else { self.owner.copy(id).await? };
+            };
+            let is_final = !matches!(row.standing, Standing::Waiting | Standing::Deferred | Standing::InDoubt);
+            let queue = if is_final || self.is_stalled() { None } else { self.owner.copy(id).await? };
             if let Some(place) = queue.as_ref().filter(|place| place.due > self.desk.now().rfc3339()) {
                 holds.push(Hold {
                     what: format!("its copy of `{}` is due later", launch.campaign),
@@ -183,7 +191,7 @@ impl Case<'_> {
                     why: row.text.clone(),
                 });
             }
-            holds.extend(state(&launch));
+            holds.extend(state(&launch).filter(|_| !is_final));
             let (campaign, since) = (launch.campaign.clone(), row.at.rfc3339());
             copies.push(Copy { campaign, standing: row.standing, since, text: row.text, queue });
         }
@@ -192,15 +200,14 @@ impl Case<'_> {
         Ok(Explained { name: text, holds, copies, ..found })
     }
 
-    fn campaign(&self, launch: &LaunchRow) -> Result<Explained, Error> {
+    async fn campaign(&self, launch: &LaunchRow) -> Result<Explained, Error> {
         let mut holds: Vec<Hold> = state(launch).into_iter().collect();
         holds.extend(self.idle());
         if let Some(rate) = &launch.options.rate {
             holds.push(standing(format!("the campaign's own rate, {rate}"), "recorded with the launch".to_owned()));
         }
         if !launch.planned && launch.state == LaunchState::Running {
-            let why = "those at full buckets wait until copies before them are settled (queue.max_waiting)".to_owned();
-            holds.push(standing("not everybody is planned yet".to_owned(), why));
+            holds.push(standing("not everybody is planned yet".to_owned(), UNPLANNED.to_owned()));
         }
         let mut names: BTreeSet<String> = BTreeSet::new();
         match &launch.options.via {
@@ -210,7 +217,9 @@ impl Case<'_> {
                 let mut figures = self.store.figures(launch.id)?;
                 figures.retain(|figure| open(figure.standing));
                 figures.sort_by_key(|figure| std::cmp::Reverse(figure.copies));
-                names.extend(figures.iter().map(|figure| figure.site.to_string()).take(SITES_MAX));
+                for figure in figures.iter().take(SITES_MAX) {
+                    names.insert(self.site_now(figure.standing, &figure.site).await?);
+                }
             }
         }
         holds.extend(self.still(|row| row.source.is_none() || names.contains(&row.name)));
@@ -222,6 +231,16 @@ impl Case<'_> {
         Ok(Explained { name, kind: Kind::Campaign, holds, copies: Vec::new(), domain: None, sites })
     }
 
+    /// The site that copies are counted under: those never tried stand under their domain until their way is found.
+    async fn site_now(&self, standing: Standing, site: &str) -> Result<String, Error> {
+        let domain = Domain::parse(site).ok().filter(|_| standing == Standing::Waiting);
+        let found = match domain {
+            Some(domain) if !self.view.sites.iter().any(|row| row.site == site) => self.site_of(&domain).await?,
+            Some(_) | None => None,
+        };
+        Ok(found.unwrap_or_else(|| site.to_owned()))
+    }
+
     async fn domain(&self, domain: &Domain, kind: Kind) -> Result<Explained, Error> {
         let view = if self.is_stalled() { None } else { self.owner.domain(domain).await? };
         let mut holds = self.idle();
@@ -229,6 +248,10 @@ impl Case<'_> {
         if let Some(next) = view.as_ref().and_then(|view| view.next.clone()).filter(|next| *next > now) {
             let why = "its copies wait for another attempt, or for its site".to_owned();
             holds.push(Hold { what: format!("nothing for {domain} is due"), since: None, until: Some(next), why });
+        }
+        if view.is_none() && kind == Kind::Domain && !self.is_stalled() {
+            let why = "no copy for it waits in the queue".to_owned();
+            holds.push(standing(format!("nothing for {domain} is on the road"), why));
         }
         let mut names: BTreeSet<String> =
             self.store.open_launches()?.into_iter().filter_map(|launch| launch.options.via).collect();
@@ -340,7 +363,9 @@ fn limits(shape: &SiteShape) -> Vec<Limit> {
 
 fn show(desk: &Desk, found: &Explained) {
     desk.say(&found.name);
-    if found.holds.is_empty() {
+    let is_final = |copy: &Copy| copy.queue.is_none() && copy.standing != Standing::Waiting;
+    let is_over = found.kind == Kind::Address && found.copies.iter().all(is_final);
+    if found.holds.is_empty() && !is_over {
         desk.say("  nothing holds it back but the hosts' own speed, and the limits below");
     }
     for Hold { what, since, until, why } in &found.holds {
@@ -350,11 +375,12 @@ fn show(desk: &Desk, found: &Explained) {
     }
     for Copy { campaign, standing, since, text, queue } in &found.copies {
         let due = match queue {
-            None => "not in the queue".to_owned(),
-            Some(place) if place.leased => "in the hands of a connection".to_owned(),
-            Some(place) => format!("due {}, {} tries, given up {}", place.due, place.tries, place.expires),
+            None if matches!(standing, Standing::Waiting | Standing::Deferred) => "; not in the queue".to_owned(),
+            None => String::new(),
+            Some(place) if place.leased => "; in the hands of a connection".to_owned(),
+            Some(place) => format!("; due {}, {} tries, given up {}", place.due, place.tries, place.expires),
         };
-        desk.say(format!("  copy of {campaign}: {} since {since}; {due}{}", standing.word(), said(text)));
+        desk.say(format!("  copy of {campaign}: {} since {since}{due}{}", standing.word(), said(text)));
     }
     if let Some(DomainView { domain, waiting, leased, next }) = &found.domain {
         let next = next.as_deref().unwrap_or("now");

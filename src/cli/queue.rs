@@ -138,6 +138,7 @@ async fn top(desk: &Desk) -> Result<Exit, Error> {
 async fn hold(desk: &Desk, name: &str, held: bool) -> Result<Exit, Error> {
     let store = desk.workspace().store(Threads::Own)?;
     let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
+    let before = owner.queue().await;
     let done = match held {
         true => owner.suspend(name).await,
         false => owner.let_go(name).await,
@@ -145,8 +146,17 @@ async fn hold(desk: &Desk, name: &str, held: bool) -> Result<Exit, Error> {
     let left = owner.leave().await;
     done?;
     left?;
+    let before = before?;
+    let stood_still = before.still.iter().any(|row| row.name == name);
     let is_domain = Domain::parse(name).is_ok_and(|domain| domain.as_str().contains('.'));
-    desk.give(&serde_json::json!({"site": name, "domain": is_domain.then_some(name), "held": held}));
+    desk.give(&serde_json::json!({
+        "site": name, "domain": is_domain.then_some(name), "held": held, "stood_still": stood_still
+    }));
+    if !held && !stood_still {
+        desk.say(format!("nothing held {name} up"));
+        desk.next("mailshot queue top");
+        return Ok(Exit::Done);
+    }
     desk.say(match (held, is_domain) {
         (true, true) => {
             format!("held: addresses at {name}, whatever way their mail goes, and all that goes to the site {name}")
@@ -155,6 +165,12 @@ async fn hold(desk: &Desk, name: &str, held: bool) -> Result<Exit, Error> {
         (false, true) => format!("the domain {name} and the site {name} go on"),
         (false, false) => format!("the site {name} goes on"),
     });
+    let has_mail = before.sites.iter().any(|row| row.site == name)
+        || before.domains.iter().any(|row| row.domain == name)
+        || !store.domains_at(name)?.is_empty();
+    if held && !has_mail && !stood_still {
+        desk.say("no mail is on its way there now: is that the name, as `queue top` has it?");
+    }
     desk.next(if held { format!("mailshot queue resume {name}") } else { "mailshot queue top".to_owned() });
     Ok(Exit::Done)
 }

@@ -484,7 +484,10 @@ fn trouble(judgement: &Judgement) -> Option<Blame> {
 }
 
 fn cut(words: &str) -> String {
-    words[..words.floor_char_boundary(WHY_MAX)].to_owned()
+    match words.len() {
+        ..=WHY_MAX => words.to_owned(),
+        _ => format!("{}…", &words[..words.floor_char_boundary(WHY_MAX - '…'.len_utf8())]),
+    }
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ pub(super) async fn pause(State(pages): State<Pages>, Path(token): Path<String>,
     let now = pages.clock.now();
     let until = now + DAY * u32::try_from(days).expect("at most a year");
     match pages.store.pause(copy, Some(until), now).await {
-        Ok(()) => page(&pages, copy, &token, Some("Done: you rest.")),
+        Ok(()) => page(&pages, copy, &token, Some("Done: enjoy your break.")),
         Err(why) => sorry(&pages, &why),
     }
 }
@@ -154,7 +154,23 @@ fn hinted(address: &str) -> String {
     format!("{}…\u{2060}@{domain}", local.chars().take(1).collect::<String>())
 }
 
-/// The day of a time, in UTC.
+/// The day of a time, in UTC, as in "3 December 2026".
 fn day(at: Timestamp) -> String {
-    at.rfc3339()[..10].to_owned()
+    const MONTHS: [&str; 12] = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ];
+    let text = at.rfc3339();
+    let number = |range: std::ops::Range<usize>| text[range].parse::<usize>().expect("RFC 3339 has digits there");
+    format!("{} {} {}", number(8..10), MONTHS[number(5..7) - 1], &text[..4])
 }

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::base::{EnvelopeId, ListId, Purpose};
+use crate::base::{EnvelopeId, ListId, Purpose, Timestamp};
 use crate::store::{self, MembershipStatus, SubscriptionRow};
 use crate::web::{Pages, looks};
 
@@ -21,20 +21,24 @@ const ONE_CLICK: (&[u8], &[u8]) = (b"List-Unsubscribe", b"One-Click");
 #[derive(Serialize)]
 pub(super) struct Shown<'a> {
     token: &'a str,
-    /// The lists the message was sent to and that still stand as they should.
-    lists: Vec<String>,
+    /// The lists it is about.
+    lists: Vec<&'a str>,
     /// Whether there are further lists to leave.
     has_more: bool,
-    /// Whether it can be undone.
-    undo: bool,
+    /// By what the leaving that can be undone is known.
+    undo: Option<i64>,
 }
 
 impl<'a> Shown<'a> {
-    pub(super) fn new(token: &'a str, rows: &[SubscriptionRow]) -> Shown<'a> {
-        let lists = rows.iter().filter(|row| row.of_copy).map(|row| row.name.clone()).collect();
-        let subscribed = |row: &&SubscriptionRow| row.status != MembershipStatus::Unsubscribed;
-        let has_more = rows.iter().filter(|row| !row.of_copy).any(|row| subscribed(&row));
-        Shown { token, lists, has_more, undo: false }
+    /// A page about some of a contact's lists.
+    pub(super) fn about(
+        token: &'a str,
+        rows: &'a [SubscriptionRow],
+        is_meant: impl Fn(&SubscriptionRow) -> bool,
+    ) -> Shown<'a> {
+        let lists = rows.iter().filter(|row| is_meant(row)).map(|row| row.name.as_str()).collect();
+        let has_more = rows.iter().any(|row| !is_meant(row) && row.status != MembershipStatus::Unsubscribed);
+        Shown { token, lists, has_more, undo: None }
     }
 }
 
@@ -42,7 +46,10 @@ impl<'a> Shown<'a> {
 pub(super) async fn ask(State(pages): State<Pages>, Path(token): Path<String>) -> Response {
     let Some(copy) = opened(&pages, &token) else { return looks::not_found(State(pages)).await };
     match pages.store.subscriptions(copy) {
-        Ok(rows) => pages.looks.page("unsubscribe", StatusCode::OK, &Shown::new(&token, &rows)),
+        Ok(rows) => {
+            let shown = Shown::about(&token, &rows, |row| row.of_copy);
+            pages.looks.page("unsubscribe", StatusCode::OK, &shown)
+        }
         Err(why) => sorry(&pages, &why),
     }
 }
@@ -50,62 +57,75 @@ pub(super) async fn ask(State(pages): State<Pages>, Path(token): Path<String>) -
 /// POST: off the lists this message was sent to; on disk before it is answered with yes (U-03). Never a redirect, and
 /// the same answer when it is asked again (U-02).
 pub(super) async fn leave(State(pages): State<Pages>, Path(token): Path<String>, body: Bytes) -> Response {
-    let left = depart(&pages, &token, |row| row.of_copy).await;
-    match left {
-        Ok(Some(_)) if is_one_click(&body) => (StatusCode::OK, "unsubscribed\n").into_response(),
-        other => farewell(pages, &token, other).await,
+    let Some(copy) = opened(&pages, &token) else { return looks::not_found(State(pages)).await };
+    match depart(&pages, copy, |row| row.of_copy).await {
+        Ok(_) if is_one_click(&body) => (StatusCode::OK, "unsubscribed\n").into_response(),
+        Ok(at) => farewell(&pages, copy, &token, at),
+        Err(why) => sorry(&pages, &why),
     }
 }
 
 /// POST: off every list.
 pub(super) async fn leave_all(State(pages): State<Pages>, Path(token): Path<String>) -> Response {
-    let left = depart(&pages, &token, |_| true).await;
-    farewell(pages, &token, left).await
+    let Some(copy) = opened(&pages, &token) else { return looks::not_found(State(pages)).await };
+    match depart(&pages, copy, |_| true).await {
+        Ok(at) => farewell(&pages, copy, &token, at),
+        Err(why) => sorry(&pages, &why),
+    }
 }
 
-/// POST: back on the lists of this message, when they were left within a day.
-pub(super) async fn undo(State(pages): State<Pages>, Path(token): Path<String>) -> Response {
+/// POST: back on the lists of this message, and on those left in the same moment, within a day.
+pub(super) async fn undo(State(pages): State<Pages>, Path(token): Path<String>, body: Bytes) -> Response {
     let Some(copy) = opened(&pages, &token) else { return looks::not_found(State(pages)).await };
+    let at = form_urlencoded::parse(&body).find(|(name, _)| name == "at").and_then(|(_, at)| at.parse().ok());
     let now = pages.clock.now();
     let come_back = async {
-        for row in pages.store.subscriptions(copy)?.iter().filter(|row| row.of_copy) {
-            pages.store.rejoin(copy, row.list, now - UNDO, now).await?;
-        }
         let rows = pages.store.subscriptions(copy)?;
-        Ok::<_, store::Error>(rows.into_iter().filter(|row| row.status == MembershipStatus::Subscribed).collect())
+        let meant: Vec<ListId> = rows.iter().filter(|row| is_of(row, at)).map(|row| row.list).collect();
+        for list in &meant {
+            pages.store.rejoin(copy, *list, now - UNDO, now).await?;
+        }
+        Ok::<_, store::Error>((meant, pages.store.subscriptions(copy)?))
     };
     match come_back.await {
-        Ok(rows) => {
-            let rows: Vec<SubscriptionRow> = rows;
-            pages.looks.page("back", StatusCode::OK, &Shown::new(&token, &rows))
+        Ok((meant, rows)) => {
+            let is_back =
+                |row: &SubscriptionRow| row.status == MembershipStatus::Subscribed && meant.contains(&row.list);
+            pages.looks.page("back", StatusCode::OK, &Shown::about(&token, &rows, is_back))
         }
         Err(why) => sorry(&pages, &why),
     }
 }
 
-/// Takes the contact off the lists chosen; `None` when the token is none of ours.
+/// Takes the contact off the lists chosen; gives when.
 async fn depart(
     pages: &Pages,
-    token: &str,
+    copy: EnvelopeId,
     chosen: impl Fn(&SubscriptionRow) -> bool,
-) -> Result<Option<Vec<SubscriptionRow>>, store::Error> {
-    let Some(copy) = opened(pages, token) else { return Ok(None) };
+) -> Result<Timestamp, store::Error> {
     let rows = pages.store.subscriptions(copy)?;
     let lists: Vec<ListId> = rows.iter().filter(|row| chosen(row)).map(|row| row.list).collect();
-    pages.store.leave(copy, lists, pages.clock.now()).await?;
-    Ok(Some(pages.store.subscriptions(copy)?))
+    let now = pages.clock.now();
+    pages.store.leave(copy, lists, now).await?;
+    Ok(now)
 }
 
-async fn farewell(pages: Pages, token: &str, left: Result<Option<Vec<SubscriptionRow>>, store::Error>) -> Response {
-    match left {
-        Ok(Some(rows)) => {
-            let since = pages.clock.now() - UNDO;
-            let undo = rows.iter().any(|row| row.of_copy && row.since >= since);
-            pages.looks.page("left", StatusCode::OK, &Shown { undo, ..Shown::new(token, &rows) })
+/// Tells what was left at a time, with the way back.
+fn farewell(pages: &Pages, copy: EnvelopeId, token: &str, at: Timestamp) -> Response {
+    match pages.store.subscriptions(copy) {
+        Ok(rows) => {
+            let mut shown = Shown::about(token, &rows, |row| is_of(row, Some(at.as_ms())));
+            let may_come_back = rows.iter().any(|row| is_of(row, Some(at.as_ms())) && row.since >= at - UNDO);
+            shown.undo = may_come_back.then_some(at.as_ms());
+            pages.looks.page("left", StatusCode::OK, &shown)
         }
-        Ok(None) => looks::not_found(State(pages)).await,
-        Err(why) => sorry(&pages, &why),
+        Err(why) => sorry(pages, &why),
     }
+}
+
+/// Whether a list is one that the copy was sent to, or was left at a time.
+fn is_of(row: &SubscriptionRow, at: Option<i64>) -> bool {
+    row.of_copy || row.status == MembershipStatus::Unsubscribed && at == Some(row.since.as_ms())
 }
 
 /// The store failed: nothing was promised, and the sender of a one-click POST will try again.

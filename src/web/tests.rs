@@ -220,8 +220,23 @@ const UNDO_AND_A_BIT: Duration = Duration::from_secs(24 * 3600 + 1);
 async fn all_lists_can_be_left_at_once() {
     let house = house().await;
     let page = text(house.ask(Method::POST, &format!("{}/all", house.path()), "").await).await;
-    assert!(page.contains("You have left"), "{page}");
+    assert!(page.contains("You have left") && page.contains("news") && page.contains("offers"), "{page}");
     assert_eq!(house.statuses(), [Unsubscribed, Unsubscribed]);
+    let at = page.split_once("name=\"at\" value=\"").unwrap().1.split('"').next().unwrap();
+    let page = text(house.ask(Method::POST, &format!("{}/undo", house.path()), &format!("at={at}")).await).await;
+    assert!(page.contains("Welcome back") && page.contains("offers"), "{page}");
+    assert_eq!(house.statuses(), [Subscribed, Subscribed]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn undoing_one_leaving_undoes_no_other() {
+    let house = house().await;
+    house.ask(Method::POST, &format!("{}/all", house.path()), "").await;
+    tokio::time::advance(Duration::from_secs(60)).await;
+    for nonsense in ["", "at=", "at=x", "at=0", "at=-1", "at=1795465234501"] {
+        house.ask(Method::POST, &format!("{}/undo", house.path()), nonsense).await;
+        assert_eq!(house.statuses(), [Subscribed, Unsubscribed], "{nonsense}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -280,7 +295,8 @@ async fn a_list_name_is_text_whatever_stands_in_it() {
         since: NOW,
         of_copy: true,
     };
-    let page = house.pages.looks.page("unsubscribe", StatusCode::OK, &subscriptions::Shown::new("t", &[row]));
+    let page =
+        house.pages.looks.page("unsubscribe", StatusCode::OK, &subscriptions::Shown::about("t", &[row], |_| true));
     let page = text(page).await;
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script>"), "{page}");
 }

@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::base::Domain;
 use crate::config::{Mailbox, MailboxProtocol, MailboxTls, Secret};
+use crate::delivery::source::host_name;
 use crate::outcome::intake::Intake;
 use crate::outcome::oauth::Tokens;
 use crate::outcome::{imap, pop3};
@@ -26,7 +27,7 @@ pub(super) const MESSAGE_MAX: usize = 10 * 1024 * 1024;
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Longest time for one round through a mailbox; what is left waits for the next.
 const ROUND_MAX: Duration = Duration::from_secs(30 * 60);
-/// How long a mailbox stays in the hands of whoever died with it.
+/// How long a mailbox stays in the hands of whoever died with it, where that cannot be seen from here.
 const LEASE: Duration = Duration::from_secs(120);
 
 /// Why a mailbox could not be read to its end. What was taken before stays taken.
@@ -126,7 +127,7 @@ impl Fetcher {
     pub fn new(mailbox: Mailbox, world: &World, tls: &TlsClient, store: Store, allow_private: bool) -> Fetcher {
         let http = Http::new(world, tls.verified(), allow_private);
         let tokens = mailbox.oauth.clone().map(|oauth| Tokens::new(oauth, http, world.clock.clone()));
-        let holder = format!("{}-{:016x}", std::process::id(), world.dice.roll());
+        let holder = format!("{}/{}/{:016x}", host_name(), std::process::id(), world.dice.roll());
         Fetcher { mailbox, world: world.clone(), tls: tls.clone(), store, tokens, holder }
     }
 
@@ -230,12 +231,24 @@ impl Fetcher {
         }
     }
 
+    /// Takes the mailbox, or keeps it; from a process of this machine that has died as well.
     async fn take_in_hand(&self) -> Result<(), MailboxError> {
-        let now = self.world.clock.now();
-        match self.store.lease_mailbox(place(&self.mailbox), self.holder.clone(), now + LEASE, now).await? {
-            true => Ok(()),
-            false => Err(MailboxError::Taken { mailbox: self.mailbox.name.clone() }),
+        if self.lease().await? {
+            return Ok(());
         }
+        let place = place(&self.mailbox);
+        if let Some(holder) = self.store.mailbox_holder(&place)?.filter(|holder| has_died(holder)) {
+            self.store.release_mailbox(place, holder).await?;
+            if self.lease().await? {
+                return Ok(());
+            }
+        }
+        Err(MailboxError::Taken { mailbox: self.mailbox.name.clone() })
+    }
+
+    async fn lease(&self) -> Result<bool, store::Error> {
+        let now = self.world.clock.now();
+        self.store.lease_mailbox(place(&self.mailbox), self.holder.clone(), now + LEASE, now).await
     }
 
     /// Lets others look through the mailbox, when a stay was given up in the middle.
@@ -244,6 +257,15 @@ impl Fetcher {
             tracing::debug!(%why, "a mailbox is let go of only when its lease ends");
         }
     }
+}
+
+/// Whether a holder was a process of this machine that is no more: killed with a mailbox in hand.
+fn has_died(holder: &str) -> bool {
+    let mut parts = holder.split('/');
+    let is_here = parts.next() == Some(host_name().as_str());
+    let process = parts.next().and_then(|process| process.parse().ok()).and_then(rustix::process::Pid::from_raw);
+    is_here
+        && process.is_some_and(|process| rustix::process::test_kill_process(process) == Err(rustix::io::Errno::SRCH))
 }
 
 /// What a mailbox is on its server, whatever it is called here.

@@ -50,6 +50,15 @@ impl Store {
             .await
     }
 
+    /// Who has a mailbox in hand, or had it last.
+    pub fn mailbox_holder(&self, mailbox: &str) -> Result<Option<String>, Error> {
+        self.backend.read(|db| {
+            db.prepare_cached("SELECT holder FROM mailbox_leases WHERE mailbox = ?1")?
+                .query_row([mailbox], |row| row.get(0))
+                .optional()
+        })
+    }
+
     /// Gives a mailbox out of hand, if it was in hand.
     pub async fn release_mailbox(&self, mailbox: String, holder: String) -> Result<(), Error> {
         self.backend

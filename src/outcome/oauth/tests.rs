@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::base::Domain;
 use crate::config::{MailboxProtocol, MailboxTls};
+use crate::outcome::fetch::place;
 use crate::outcome::{Fetcher, Policy, ReturnDesk, Round};
 use crate::smtp::TlsClient;
 use crate::store::{Store, Threads};
@@ -305,18 +306,32 @@ async fn without_a_refresh_token_the_clients_own_credentials_are_shown() {
 #[tokio::test(start_paused = true)]
 async fn a_mailbox_is_looked_through_by_one_at_a_time() {
     let scene = Scene::set(Provider::default());
-    let place = super::super::fetch::place(scene.fetcher.mailbox());
+    let mailbox = place(scene.fetcher.mailbox());
     let (store, now) = (scene.desk.store.clone(), || scene.desk.clock.now());
     let lease = async |holder: &str| {
-        store.lease_mailbox(place.clone(), holder.into(), now() + Duration::from_secs(120), now()).await.unwrap()
+        store.lease_mailbox(mailbox.clone(), holder.into(), now() + Duration::from_secs(120), now()).await.unwrap()
     };
     assert!(lease("another process").await);
     let taken = scene.round().await.unwrap_err();
     assert!(matches!(taken, MailboxError::Taken { .. }), "{taken}");
     assert_eq!((scene.asked(), scene.shown().len()), (0, 0), "nothing was said to anybody");
-    // it died, and its lease ends
+    // it is heard of no more, and its lease ends
     sleep(Duration::from_secs(121)).await;
     scene.round().await.unwrap();
     assert!(lease("another process").await, "whoever is done lets go");
     assert!(lease("another process").await, "and whoever has it may keep it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_in_the_hands_of_the_dead_is_taken_at_once() {
+    let scene = Scene::set(Provider::default());
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    let (mailbox, now) = (place(scene.fetcher.mailbox()), scene.desk.clock.now());
+    dead.wait().unwrap();
+    for (process, is_free) in [(dead.id(), true), (std::process::id(), false)] {
+        let holder = format!("{}/{process}/0", crate::delivery::source::host_name());
+        let until = now + Duration::from_secs(3600);
+        assert!(scene.desk.store.lease_mailbox(mailbox.clone(), holder, until, now).await.unwrap());
+        assert_eq!(scene.round().await.is_ok(), is_free);
+    }
 }

@@ -7,8 +7,12 @@ use rusqlite::Connection;
 use super::Error;
 use super::sqlite::told;
 
-const MIGRATIONS: &[&str] =
-    &[include_str!("sql/0001_people_and_launches.sql"), include_str!("sql/0002_tls_sessions.sql")];
+/// What was released is never edited: a change is another migration.
+const MIGRATIONS: &[&str] = &[
+    include_str!("sql/0001_people_and_launches.sql"),
+    include_str!("sql/0002_tls_sessions.sql"),
+    include_str!("sql/0003_forgetting_and_leases.sql"),
+];
 
 /// Brings the schema up to date; refuses one that a later version made.
 pub(super) fn migrate(db: &mut Connection, path: &Path) -> Result<(), Error> {
@@ -29,4 +33,37 @@ pub(super) fn migrate(db: &mut Connection, path: &Path) -> Result<(), Error> {
         step.commit().map_err(told)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::digest::{SHA256, digest};
+    use data_encoding::HEXLOWER;
+
+    use super::*;
+
+    #[test]
+    fn a_record_of_the_first_version_is_brought_up_to_date_with_all_that_is_in_it() {
+        let mut db = Connection::open_in_memory().unwrap();
+        db.execute_batch(MIGRATIONS[0]).unwrap();
+        db.execute_batch("PRAGMA user_version = 1; INSERT INTO lists (name, created) VALUES ('news', 0)").unwrap();
+        migrate(&mut db, Path::new("record")).unwrap();
+        let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, u32>(0)).unwrap();
+        assert_eq!(count("SELECT count(*) FROM lists"), 1);
+        assert_eq!(count("SELECT count(*) FROM launches WHERE wordless = 0 AND reading IS NULL"), 0);
+        assert_eq!(count("SELECT count(*) FROM mailbox_leases") + count("SELECT count(*) FROM tls_sessions"), 0);
+        assert_eq!(count("PRAGMA user_version"), MIGRATIONS.len() as u32);
+    }
+
+    #[test]
+    fn what_has_run_somewhere_is_never_edited() {
+        let hash = |text: &str| HEXLOWER.encode(digest(&SHA256, text.as_bytes()).as_ref());
+        let hashes: Vec<String> = MIGRATIONS.iter().map(|text| hash(text)).collect();
+        let known = [
+            "1ced044d02f8591162d0881d8476ff4df97c4755728e4fb2c31ee1aa4282a807",
+            "9c004a4536fdf9d872853d706e13d81e4ae8c2a518d7bf077bc94a5c4aba899a",
+            "954852375e38b3242de67c3f32bc38f158f597f2334a0c99a7ee070125374708",
+        ];
+        assert_eq!(hashes, known, "write another migration instead");
+    }
 }

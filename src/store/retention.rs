@@ -30,7 +30,7 @@ impl Faded {
     fn is_left(self) -> &'static str {
         match self {
             Faded::Words => "wordless = 0",
-            Faded::Visits => "reading IS NULL",
+            Faded::Visits => "visitless = 0",
         }
     }
 }
@@ -55,14 +55,20 @@ impl Store {
 
     /// Forgets who opened a launch and followed its links. Its figures are put on record before, and count no further visits.
     pub async fn forget_visits(&self, launch: LaunchId) -> Result<(), Error> {
+        let reader = self.clone();
+        let read = move || reader.backend.read(|db| reading_of(db, launch));
+        let reading = tokio::task::spawn_blocking(read).await.map_err(|_| Error::Closed)??;
+        let reading = serde_json::to_string(&reading).expect("figures are plain JSON");
         self.backend
             .write(move |db| {
-                let reading = serde_json::to_string(&reading_of(db, launch)?).expect("figures are plain JSON");
                 let row = params![launch.0, reading];
                 db.execute("UPDATE launches SET reading = ?2 WHERE id = ?1 AND reading IS NULL", row).map(drop)
             })
             .await?;
-        self.in_steps(launch, "DELETE FROM visits WHERE launch = ?1 AND contact BETWEEN ?2 AND ?3").await
+        self.in_steps(launch, "DELETE FROM visits WHERE launch = ?1 AND contact BETWEEN ?2 AND ?3").await?;
+        self.backend
+            .write(move |db| db.execute("UPDATE launches SET visitless = 1 WHERE id = ?1", [launch.0]).map(drop))
+            .await
     }
 
     /// Cuts the addresses from which lists were joined before a time to their networks, and forgets the browsers. Gives how
@@ -94,21 +100,23 @@ impl Store {
 
     /// Forgets the events before a time that prove nothing about consent. Gives how many.
     pub async fn forget_events(&self, before: Timestamp) -> Result<usize, Error> {
-        let found: Vec<i64> = self.backend.read(|db| {
-            db.prepare_cached(&format!("SELECT id FROM events WHERE at < ?1 AND kind IN {PASSING}"))?
-                .query_map([before.as_ms()], |row| row.get(0))?
-                .collect()
-        })?;
-        for events in found.chunks(ROWS) {
-            let events = events.to_vec();
-            self.backend
+        let mut forgotten = 0;
+        loop {
+            let step = self
+                .backend
                 .write(move |db| {
-                    let mut forget = db.prepare_cached("DELETE FROM events WHERE id = ?1")?;
-                    events.iter().try_for_each(|event| forget.execute([event]).map(drop))
+                    db.prepare_cached(&format!(
+                        "DELETE FROM events WHERE id IN \
+                         (SELECT id FROM events WHERE at < ?1 AND kind IN {PASSING} LIMIT {ROWS})"
+                    ))?
+                    .execute([before.as_ms()])
                 })
                 .await?;
+            forgotten += step;
+            if step < ROWS {
+                return Ok(forgotten);
+            }
         }
-        Ok(found.len())
     }
 
     /// Runs a statement on a launch for one range of contacts (`?2` to `?3`) after the other.

@@ -335,3 +335,29 @@ async fn an_import_states_consent_to_tracking_and_never_overrules_a_no() {
     let last = store.events(ContactId(1)).unwrap().pop().unwrap();
     assert_eq!((last.kind.as_str(), last.detail.as_str()), ("consent", "opens: yes, clicks: no"));
 }
+
+#[tokio::test]
+async fn forgetting_who_read_goes_on_where_it_was_cut_off() {
+    on_both(|store| async move {
+        import(&store, "news", vec![person("ann@example.com", json!({}))], OnConflict::Fill).await;
+        let list = store.list("news").unwrap().unwrap();
+        let launch = launch(&store, vec![list]).await;
+        let contact = store.contact("ann@example.com").unwrap().unwrap().id;
+        let row = PlannedRow { contact, standing: Standing::Delivered, barred: None, site: "example.com".into() };
+        store.record_batch(launch, 0, vec![row], NOW).await.unwrap();
+        let copy = EnvelopeId::new(launch, contact);
+        let visit = Visit { copy, link: Some(0), visitor: Visitor::Person, at: NOW };
+        store.record_visits(vec![visit]).await.unwrap();
+        store.set_launch_state(launch, LaunchState::Done, NOW).await.unwrap();
+        // the figures were kept, and then the process ended
+        let figures = serde_json::to_string(&store.reading(launch).unwrap()).unwrap();
+        let keep = move |db: &rusqlite::Connection| db.execute("UPDATE launches SET reading = ?1", [figures]).map(drop);
+        store.backend.write(keep).await.unwrap();
+        let later = NOW + std::time::Duration::from_secs(1);
+        assert_eq!(store.ended_before(later, Faded::Visits), Ok(vec![launch]));
+        store.forget_visits(launch).await.unwrap();
+        assert_eq!(store.visits(contact).unwrap(), []);
+        assert_eq!(store.ended_before(later, Faded::Visits), Ok(Vec::new()));
+    })
+    .await;
+}

@@ -91,10 +91,7 @@ CREATE TABLE launches (
     options  TEXT    NOT NULL,
     started  INTEGER NOT NULL,
     finished INTEGER,
-    planned  INTEGER NOT NULL,
-    -- Forgotten with time: 1 once the hosts' words about its copies are; what readers did, once it is kept as figures only.
-    wordless INTEGER NOT NULL DEFAULT 0,
-    reading  TEXT
+    planned  INTEGER NOT NULL
 ) STRICT;
 
 -- A campaign is sent once; a second launch of the same folder is refused by this index.
@@ -224,13 +221,6 @@ CREATE TABLE known_mail (
     message TEXT    NOT NULL,
     since   INTEGER NOT NULL,
     PRIMARY KEY (mailbox, message)
-) STRICT, WITHOUT ROWID;
-
--- Who looks through a mailbox at present: one at a time, until the time it said, or longer when it says so again.
-CREATE TABLE mailbox_leases (
-    mailbox TEXT    PRIMARY KEY,
-    holder  TEXT    NOT NULL,
-    until   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- How far a source address is known at a site: the state is `delivery::warmup`'s own.

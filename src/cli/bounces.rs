@@ -128,6 +128,8 @@ struct Polled<'a> {
     mailbox: &'a str,
     taken: u64,
     foreign: u64,
+    /// Whether another process is looking through it.
+    in_use: bool,
 }
 
 /// Goes through every mailbox once. A mailbox that cannot be read does not keep the others waiting; exit code 1 then.
@@ -150,10 +152,13 @@ async fn poll(desk: &Desk) -> Result<Exit, Error> {
         match fetcher.collect(&intake).await {
             Ok(Round { taken, foreign }) => {
                 desk.say(format!("{}: {taken} on record, {foreign} left alone", mailbox.name));
-                desk.give(&Polled { mailbox: &mailbox.name, taken, foreign });
+                desk.give(&Polled { mailbox: &mailbox.name, taken, foreign, in_use: false });
             }
             // what it holds comes home all the same
-            Err(why @ MailboxError::Taken { .. }) => desk.note(why.to_string()),
+            Err(why @ MailboxError::Taken { .. }) => {
+                desk.note(why.to_string());
+                desk.give(&Polled { mailbox: &mailbox.name, taken: 0, foreign: 0, in_use: true });
+            }
             Err(why) => {
                 desk.note(why.to_string());
                 exit = Exit::Failed;

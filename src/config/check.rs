@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::{MailboxOauth, Settings, Warmup};
-use crate::base::{Address, Domain, Network};
+use super::{MailboxOauth, Retention, Settings, Warmup};
+use crate::base::{Address, Domain, Network, Span};
 
 /// A value of the right type that cannot be meant.
 pub(super) struct Wrong {
@@ -29,7 +29,24 @@ impl Settings {
         self.check_sources()?;
         self.check_pools()?;
         self.check_warmup()?;
-        self.check_alert()
+        self.check_alert()?;
+        self.check_retention()
+    }
+
+    /// What is still needed is not forgotten.
+    fn check_retention(&self) -> Result<(), Wrong> {
+        let Retention { words, visits, .. } = self.retention;
+        if words < Span::secs(31 * 86_400) {
+            return wrong("retention.words", words, "must be \"31d\" or longer: late bounces come for a month");
+        }
+        if visits < Span::secs(90 * 86_400) {
+            return wrong(
+                "retention.visits",
+                visits,
+                "must be \"90d\" or longer: the most engaged people are known by it",
+            );
+        }
+        Ok(())
     }
 
     /// Where names are asked, and where links lead.
@@ -110,9 +127,9 @@ impl Settings {
 
     /// The door for what comes back.
     fn check_listener(&self) -> Result<(), Wrong> {
-        for address in self.listener.smtp.iter().chain(&self.listener.lmtp) {
-            if address.parse::<SocketAddr>().is_err() {
-                return wrong("listener.smtp", address, "write an address to listen on as \"IP:PORT\"");
+        for (key, address) in [("listener.smtp", &self.listener.smtp), ("listener.lmtp", &self.listener.lmtp)] {
+            if let Some(bad) = address.iter().find(|text| text.parse::<SocketAddr>().is_err()) {
+                return wrong(key, bad, "write an address to listen on as \"IP:PORT\"");
             }
         }
         if self.listener.tls_cert.is_some() != self.listener.tls_key.is_some() {
@@ -158,8 +175,10 @@ impl Settings {
             if mailbox.name.is_empty() || self.mailbox[..at].iter().any(|other| other.name == mailbox.name) {
                 return wrong("mailbox.name", &mailbox.name, "every [[mailbox]] needs a name of its own");
             }
-            if mailbox.host.is_empty() || mailbox.user.is_empty() {
-                return wrong("mailbox.host", &mailbox.host, "every [[mailbox]] needs a host and a user");
+            for (key, value) in [("mailbox.host", &mailbox.host), ("mailbox.user", &mailbox.user)] {
+                if value.is_empty() {
+                    return wrong(key, value, "every [[mailbox]] needs a host and a user");
+                }
             }
             if let Some(oauth) = &mailbox.oauth {
                 check_oauth(oauth)?;
@@ -209,8 +228,10 @@ impl Settings {
     /// A calendar grows, and its gates are shares.
     fn check_warmup(&self) -> Result<(), Wrong> {
         let Warmup { start, start_at, growth, slow_growth, target, deferred, bounced, complained, .. } = &self.warmup;
-        if let Some(zero) = start_at.values().chain([start, target]).find(|most| **most == 0) {
-            return wrong("warmup.start", f64::from(*zero), "a day allows 1 message or more");
+        let most = start_at.values().map(|most| ("warmup.start_at", most));
+        let mut most = most.chain([("warmup.start", start), ("warmup.target", target)]);
+        if let Some((key, zero)) = most.find(|(_, most)| **most == 0) {
+            return wrong(key, zero, "a day allows 1 message or more");
         }
         for (key, growth) in [("warmup.growth", growth), ("warmup.slow_growth", slow_growth)] {
             if !(1.0..=3.0).contains(growth) {
@@ -240,10 +261,11 @@ impl Settings {
 
     /// Alerts go to, and reports come from, addresses that can be meant.
     fn check_alert(&self) -> Result<(), Wrong> {
-        if let Some(bad) =
-            self.alert.mail.iter().chain(&self.alert.mail_from).find(|text| Address::parse(text).is_err())
-        {
-            return wrong("alert.mail", bad, "write a mail address as in \"ops@example.com\"");
+        let mail = self.alert.mail.iter().map(|text| ("alert.mail", text));
+        for (key, text) in mail.chain(self.alert.mail_from.iter().map(|text| ("alert.mail_from", text))) {
+            if Address::parse(text).is_err() {
+                return wrong(key, text, "write a mail address as in \"ops@example.com\"");
+            }
         }
         if !self.alert.mail.is_empty() && self.alert.mail_from.is_none() {
             return wrong("alert.mail_from", "", "alert mail needs an address it is from");

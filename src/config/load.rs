@@ -344,6 +344,9 @@ mod tests {
             "signup.lists = [\"news\"]",
             "signup = { lists = [\"a b\"], from = \"a@example.com\" }",
             "[[source]]\naddress = \"192.0.2.1\"",
+            "listener.lmtp = [\"everywhere\"]",
+            "retention.visits = \"0s\"",
+            "[[mailbox]]\nname = \"a\"\nhost = \"mail.example.com\"",
             "mailbox = [{ name = \"a\", host = \"h\", user = \"u\", oauth = { token_url = \"http://x\", client_id = \"c\" } }]",
             "mailbox = [{ name = \"a\", host = \"h\", user = \"u\", oauth = { token_url = \"https://x\", client_id = \"c\" } }]",
         ] {

@@ -17,6 +17,17 @@ use crate::world::{Clock, Http, HttpReply};
 
 /// How long before its end a token is renewed; one of a short life after half of it.
 const MARGIN: Duration = Duration::from_secs(300);
+/// Longest life that is believed, in seconds.
+const LIFE_MAX: u64 = 30 * 86_400;
+/// Refusals that another try will not change (RFC 6749 §5.2); other 4xx may be of something that stands before the endpoint.
+const FINAL: &[&str] = &[
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+];
 /// Longest answer of a token endpoint, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
 /// Longest wait for it.
@@ -51,8 +62,18 @@ struct Grant {
 #[derive(Deserialize)]
 struct Given {
     access_token: Secret,
-    expires_in: Option<u64>,
+    /// Seconds: a number, or with some providers the text of one.
+    #[serde(default)]
+    expires_in: serde_json::Value,
     refresh_token: Option<Secret>,
+}
+
+impl Given {
+    /// How long the token serves; nothing when that is not said.
+    fn life(&self) -> Duration {
+        let seconds = self.expires_in.as_u64().or_else(|| self.expires_in.as_str()?.parse().ok());
+        Duration::from_secs(seconds.unwrap_or(0).min(LIFE_MAX))
+    }
 }
 
 /// What it answers otherwise (§5.2).
@@ -83,11 +104,11 @@ impl Tokens {
         match self.ask(mailbox, &grant).await? {
             Ok(given) => {
                 held.refused = None;
-                let life = Duration::from_secs(given.expires_in.unwrap_or(0));
+                let life = given.life();
                 held.access = Some((given.access_token.clone(), self.clock.now() + (life - MARGIN.min(life / 2))));
-                if let Some(new) =
-                    given.refresh_token.filter(|new| grant.refresh.as_ref().is_some_and(|old| old != new))
-                {
+                let is_new =
+                    |new: &Secret| !new.expose().is_empty() && grant.refresh.as_ref().is_some_and(|old| old != new);
+                if let Some(new) = given.refresh_token.filter(is_new) {
                     held.replaced = self.keep(mailbox, found.refresh, new);
                 }
                 Ok(given.access_token)
@@ -178,14 +199,11 @@ impl Held {
 fn judge(reply: &HttpReply) -> Result<Result<Given, String>, String> {
     match reply.status {
         200 => serde_json::from_slice(&reply.body).map(Ok).map_err(|_| "its answer holds no access token".to_owned()),
-        408 | 429 => Err(format!("status {}", reply.status)),
         400..=499 => {
             let denial: Denial = serde_json::from_slice(&reply.body).unwrap_or_default();
-            match denial.error.as_str() {
-                // RFC 6749 §4.1.2.1: trouble in the guise of a refusal
-                "temporarily_unavailable" | "server_error" => Err(denial.error),
-                _ => Ok(Err(impersonal(&format!("{} {} {}", reply.status, denial.error, denial.error_description)))),
-            }
+            let words = format!("{} {} {}", reply.status, denial.error, denial.error_description);
+            let words = impersonal(words.trim_end());
+            if FINAL.contains(&denial.error.as_str()) { Ok(Err(words)) } else { Err(words) }
         }
         other => Err(format!("status {other}")),
     }
@@ -193,15 +211,19 @@ fn judge(reply: &HttpReply) -> Result<Result<Given, String>, String> {
 
 /// Puts a secret in the place of another, whole or not at all, for its owner alone.
 fn rewrite(file: &Path, secret: &str) -> std::io::Result<()> {
-    let draft = PathBuf::from(format!("{}.part", file.display()));
+    // what the name leads to is replaced, not the name
+    let file = file.canonicalize()?;
+    let draft = PathBuf::from(format!("{}.{}.part", file.display(), std::process::id()));
+    let _ = std::fs::remove_file(&draft);
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut new = options.open(&draft)?;
     writeln!(new, "{secret}")?;
     new.sync_all()?;
-    std::fs::rename(&draft, file)
+    std::fs::rename(&draft, &file)?;
+    std::fs::File::open(file.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 #[cfg(test)]

@@ -257,7 +257,7 @@ fn incidents(store: &Store, launch: &LaunchRow, figures: &[Figure]) -> Result<Ve
         let concerns = match (notice.launch, &notice.site) {
             (Some(of), _) => of == launch.id,
             (None, Some(site)) => concerns_site(site),
-            (None, None) => true,
+            (None, None) => notice.kind != NoticeKind::MailboxRefused,
         };
         let Notice { kind, site, source, text, at, .. } = notice;
         if !concerns {

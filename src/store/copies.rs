@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::people::note;
+use super::people::note_of;
 use super::road::review;
 use super::sqlite::{mark, set_mark};
 use super::suppressions::suppress;
@@ -316,8 +316,9 @@ impl Store {
             .write(move |db| {
                 let late = record_bounce(db, &bounce)?;
                 if matches!(late, Late::Moved | Late::Ahead) {
-                    let contact = bounce.copy.contact();
-                    note(db, contact, "bounced", &format!("{}: {}", bounce.class, bounce.text), bounce.at)?;
+                    let (contact, launch) = (bounce.copy.contact(), bounce.copy.launch());
+                    let detail = format!("{}: {}", bounce.class, bounce.text);
+                    note_of(db, contact, Some(launch), "bounced", &detail, bounce.at)?;
                     let finding = Finding {
                         standing: Standing::Failed,
                         class: bounce.class,

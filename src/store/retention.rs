@@ -44,8 +44,11 @@ impl Store {
         })
     }
 
-    /// Forgets what hosts said about each copy of a launch; codes and classes stay.
+    /// Forgets what hosts said about each copy of a launch, also in the histories of its recipients; codes and classes stay.
     pub async fn forget_words(&self, launch: LaunchId) -> Result<(), Error> {
+        let cut = "UPDATE events SET detail = substr(detail, 1, instr(detail, ':') - 1) \
+                   WHERE launch = ?1 AND kind = 'bounced' AND contact BETWEEN ?2 AND ?3 AND instr(detail, ':') > 0";
+        self.in_steps(launch, cut).await?;
         self.in_steps(launch, "UPDATE copies SET text = '' WHERE launch = ?1 AND contact BETWEEN ?2 AND ?3 AND standing IN (2, 3) AND text <> ''")
             .await?;
         self.backend

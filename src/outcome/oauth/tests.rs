@@ -335,3 +335,22 @@ async fn a_mailbox_in_the_hands_of_the_dead_is_taken_at_once() {
         assert_eq!(scene.round().await.is_ok(), is_free);
     }
 }
+
+#[test]
+fn only_a_refusal_of_the_protocol_is_final_and_what_stands_before_the_endpoint_passes() {
+    let judged = |status, body: &str| {
+        let reply = HttpReply { status, media_type: String::new(), body: body.as_bytes().to_vec() };
+        judge(&reply).map(|answer| answer.map(|given| given.life()))
+    };
+    let hour = Duration::from_secs(3600);
+    for life in ["3600", "\"3600\""] {
+        let body = format!(r#"{{"access_token":"t","expires_in":{life}}}"#);
+        assert_eq!(judged(200, &body), Ok(Ok(hour)), "{life}");
+    }
+    assert_eq!(judged(200, r#"{"access_token":"t","expires_in":null}"#), Ok(Ok(Duration::ZERO)));
+    assert_eq!(judged(400, r#"{"error":"invalid_grant"}"#), Ok(Err("400 invalid_grant".to_owned())));
+    for (status, body) in [(403, "<html>blocked</html>"), (404, ""), (407, "{}"), (429, ""), (503, "")] {
+        assert!(judged(status, body).is_err(), "{status} {body}");
+    }
+    assert!(judged(400, r#"{"error":"temporarily_unavailable"}"#).is_err());
+}

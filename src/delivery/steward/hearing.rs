@@ -38,7 +38,8 @@ impl Steward {
         if let Reaction::Pause(span) = judgement.reaction {
             self.pause_narrow(launch, judgement.ruling.blame, span, &words);
         }
-        if self.is_direct
+        if self.kit.new_domains.are_any()
+            && self.is_direct
             && let Ok(facts) = self.kit.launches.facts(launch)
         {
             self.kit.new_domains.heard(&facts.new_domains, &self.post.1, &judgement);

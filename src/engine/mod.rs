@@ -286,9 +286,9 @@ fn start_keeper(keeper: Keeper, threads: Threads) -> Result<KeeperWork, Error> {
 fn start_planner(handle: &Handle, workspace: &Workspace) -> Task {
     let Handle { store, queue, clock, bell, alarm, stalls, .. } = handle.clone();
     let settings = workspace.settings();
-    let share = settings.queue.max_waiting / queue::BUCKETS as u32;
+    let most = settings.queue.max_waiting;
     let expires = settings.retry.expires;
-    let planner = Planner { store, queue, clock, bell, expires, share, plans: Plans::default(), stalls };
+    let planner = Planner { store, queue, clock, bell, expires, most, plans: Plans::default(), stalls };
     Task::start("planner", &alarm, |stop| planner.run(stop))
 }
 

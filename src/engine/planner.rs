@@ -1,6 +1,7 @@
 //! The planner: reads who gets a copy, puts the batch on record, and admits it to the queue. Keeps one plan per running
 //! launch, with a cursor per bucket; a bucket whose share of the queue is full waits alone, so that a giant that is down
-//! never starves those behind it.
+//! never starves those behind it. Half of the queue is shared out evenly; of the other half each bucket may have as much as
+//! it leaves free, so that one that defers everything has room for what waits, and the next has some as well.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,8 +35,8 @@ pub(super) struct Planner {
     pub bell: Arc<Bell>,
     /// The life of a copy from its planning.
     pub expires: Span,
-    /// Copies each bucket may have waiting.
-    pub share: u32,
+    /// Copies that may wait at once.
+    pub most: u32,
     pub plans: Plans,
     pub stalls: Stalls,
 }
@@ -176,12 +177,14 @@ impl Planner {
     /// Admits what is recorded, records what is read, and reads the next batch; nothing is under way any more when no bucket
     /// has room.
     async fn advance(&mut self, under_way: UnderWay) -> Result<UnderWay, Error> {
-        let (store, queue, share, now) = (self.store.clone(), self.queue.clone(), self.share, self.clock.now());
+        let (store, queue, now) = (self.store.clone(), self.queue.clone(), self.clock.now());
         let coming = under_way.copies();
         let reading = under_way.read.as_ref().map(|(_, step)| step.bucket);
+        let waiting = |bucket| queue.waiting_in(bucket) + coming.of(bucket);
+        let share = share(self.most, (0..BUCKETS).map(waiting));
         let room = |bucket| {
             // whoever is read but not recorded could be met again on the next list of the launch
-            if reading == Some(bucket) { 0 } else { room(share, queue.waiting_in(bucket) + coming.of(bucket)) }
+            if reading == Some(bucket) { 0 } else { room(share, waiting(bucket)) }
         };
         let UnderWay { recorded, read } = under_way;
         let plans = &mut self.plans;
@@ -244,10 +247,20 @@ impl Plans {
     }
 }
 
-/// How many people may be read for a bucket with `waiting` copies. A bucket is filled up once it is half empty, so that
-/// batches are worth their commit.
+/// How many copies a bucket may have waiting, where `most` may wait in all and the buckets have so many: its part of the
+/// half that is shared out evenly, and half of what is free of the other. So n buckets that take all they are given have
+/// n / (n + 2) of that other half, and never all of it.
+fn share(most: u32, waiting: impl Iterator<Item = u32>) -> u32 {
+    let own = (most / 2 / u32::from(BUCKETS)).max(1);
+    let taken: u32 = waiting.map(|copies| copies.saturating_sub(own)).sum();
+    own + (most / 2).saturating_sub(taken) / 2
+}
+
+/// How many people may be read for a bucket with `waiting` copies. A bucket is filled up once there is room for a whole
+/// batch, or it is half empty, so that batches are worth their commit.
 fn room(share: u32, waiting: u32) -> usize {
-    if waiting > share / 2 { 0 } else { (share - waiting).min(BATCH_MAX) as usize }
+    let free = share.saturating_sub(waiting);
+    if free < BATCH_MAX.min(share.div_ceil(2)) { 0 } else { free.min(BATCH_MAX) as usize }
 }
 
 /// A step as admissions, each with the cursor behind its last copy: whatever comes between two of them, nobody is planned
@@ -277,10 +290,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_is_filled_up_once_it_is_half_empty() {
+    fn a_bucket_is_filled_up_once_it_is_half_empty_or_a_batch_finds_room() {
         assert_eq!(room(1562, 0), 1000);
         assert_eq!(room(1562, 781), 781);
         assert_eq!(room(1562, 782), 0);
+        assert_eq!((room(9000, 8000), room(9000, 8001), room(9000, 9999)), (1000, 0, 0));
         assert_eq!((room(1, 0), room(1, 1)), (1, 0));
+    }
+
+    /// What buckets that take all they are given end up with.
+    fn greedy(most: u32, buckets: usize) -> Vec<u32> {
+        let mut waiting = vec![0; usize::from(BUCKETS)];
+        for turn in 0..100_000 {
+            let bucket = turn % buckets;
+            let room = room(share(most, waiting.iter().copied()), waiting[bucket]) as u32;
+            waiting[bucket] += room;
+        }
+        waiting
+    }
+
+    #[test]
+    fn one_bucket_has_room_for_what_it_defers_and_all_together_never_more_than_may_wait() {
+        assert_eq!(share(100_000, std::iter::empty()), 781 + 25_000);
+        let alone = greedy(100_000, 1)[0];
+        assert!((16_000..18_000).contains(&alone), "{alone}");
+        for buckets in [2, 4, 16, 64] {
+            let waiting = greedy(100_000, buckets);
+            let all: u32 = waiting.iter().sum();
+            let left = share(100_000, waiting.iter().copied());
+            assert!(all <= 100_000 && left >= 781, "{buckets} buckets: {all}, {left} for the next");
+        }
+        assert!(greedy(64, 64).iter().all(|copies| *copies >= 1), "nobody is left without");
     }
 }

@@ -14,7 +14,7 @@ use crate::delivery::route::Router;
 use crate::delivery::source::{Sources, host_name};
 use crate::delivery::via::Via;
 use crate::engine::{CopyView, Crew, DomainView, QueueView, SiteView, StallView, StillView};
-use crate::mail::Standing;
+use crate::mail::{Class, Standing};
 use crate::store::{LaunchRow, LaunchState, MembershipStatus, Store, Threads};
 
 /// How long the way of a domain is looked for.
@@ -42,6 +42,8 @@ struct Explained {
     holds: Vec<Hold>,
     /// An address's copies of campaigns under way.
     copies: Vec<Copy>,
+    /// Why copies of campaigns under way wait for another attempt there, by class.
+    deferred: Vec<Deferred>,
     /// What is on the road to its domain.
     domain: Option<DomainView>,
     sites: Vec<Site>,
@@ -80,6 +82,17 @@ struct Copy {
     text: String,
     /// As the queue has it; null: it is not planned into it yet.
     queue: Option<CopyView>,
+}
+
+/// Copies of a campaign that wait for another attempt at a site, for one reason.
+#[derive(Debug, Serialize)]
+struct Deferred {
+    campaign: CampaignName,
+    site: String,
+    copies: u64,
+    class: Class,
+    /// When the last of them was put off.
+    last: String,
 }
 
 /// A site from one source: how it stands, and its limits with where each comes from.
@@ -227,8 +240,9 @@ impl Case<'_> {
         for name in &names {
             sites.extend(self.sites(name)?);
         }
-        let name = launch.campaign.to_string();
-        Ok(Explained { name, kind: Kind::Campaign, holds, copies: Vec::new(), domain: None, sites })
+        let (name, copies) = (launch.campaign.to_string(), Vec::new());
+        let deferred = self.deferred(std::slice::from_ref(launch), |_| true)?;
+        Ok(Explained { name, kind: Kind::Campaign, holds, copies, deferred, domain: None, sites })
     }
 
     /// The site that copies are counted under: those never tried stand under their domain until their way is found.
@@ -261,7 +275,10 @@ impl Case<'_> {
         for name in &names {
             sites.extend(self.sites(name)?);
         }
-        Ok(Explained { name: domain.to_string(), kind, holds, copies: Vec::new(), domain: view, sites })
+        let is_meant = |site: &str| site == domain.as_str() || names.contains(site);
+        let (name, copies) = (domain.to_string(), Vec::new());
+        let deferred = self.deferred(&self.store.open_launches()?, is_meant)?;
+        Ok(Explained { name, kind, holds, copies, deferred, domain: view, sites })
     }
 
     fn site(&self, name: &str) -> Result<Explained, Error> {
@@ -269,7 +286,24 @@ impl Case<'_> {
         let mut holds = self.idle();
         holds.extend(self.still(|row| row.name == name));
         let sites = self.sites(&name)?;
-        Ok(Explained { name, kind: Kind::Site, holds, copies: Vec::new(), domain: None, sites })
+        let deferred = self.deferred(&self.store.open_launches()?, |site| site == name)?;
+        Ok(Explained { name, kind: Kind::Site, holds, copies: Vec::new(), deferred, domain: None, sites })
+    }
+
+    /// Why copies of these launches wait for another attempt at the sites meant, the most frequent reason first.
+    fn deferred(&self, launches: &[LaunchRow], is_meant: impl Fn(&str) -> bool) -> Result<Vec<Deferred>, Error> {
+        let mut found = Vec::new();
+        for launch in launches {
+            for figure in self.store.figures(launch.id)? {
+                let Some(class) = figure.class.filter(|_| figure.standing == Standing::Deferred) else { continue };
+                if figure.copies > 0 && is_meant(&figure.site) {
+                    let (campaign, site) = (launch.campaign.clone(), figure.site.to_string());
+                    found.push(Deferred { campaign, site, copies: figure.copies, class, last: figure.last.rfc3339() });
+                }
+            }
+        }
+        found.sort_by_key(|row| std::cmp::Reverse(row.copies));
+        Ok(found)
     }
 
     /// The site of a domain, when its way is found in time.
@@ -381,6 +415,10 @@ fn show(desk: &Desk, found: &Explained) {
             Some(place) => format!("; due {}, {} tries, given up {}", place.due, place.tries, place.expires),
         };
         desk.say(format!("  copy of {campaign}: {} since {since}{due}{}", standing.word(), said(text)));
+    }
+    for Deferred { campaign, site, copies, class, last } in found.deferred.iter().take(SITES_MAX) {
+        let (word, about) = (class.word(), class.about());
+        desk.say(format!("  {copies} of {campaign} put off at {site}, last {last}: {word}, {about}"));
     }
     if let Some(DomainView { domain, waiting, leased, next }) = &found.domain {
         let next = next.as_deref().unwrap_or("now");

@@ -8,7 +8,7 @@ use crate::cli::{Desk, Error, Exit, explain, trace};
 use crate::delivery::via::Via;
 use crate::engine::{Crew, Rebuilt, rebuild, verify};
 use crate::queue::Whose;
-use crate::store::{LaunchRow, Store, Threads};
+use crate::store::{LaunchRow, LaunchState, Store, Threads};
 
 /// The commands on the queue.
 #[derive(Debug, Subcommand)]
@@ -102,6 +102,8 @@ async fn top(desk: &Desk) -> Result<Exit, Error> {
     let left = owner.leave().await;
     let view = view?;
     left?;
+    let is_open = |launch: &LaunchRow| launch.state == LaunchState::Running && !launch.planned;
+    let unplanned = store.open_launches()?.into_iter().filter(is_open).map(|launch| launch.campaign);
     desk.give(&view);
     let who = if is_here { "nobody is sending".to_owned() } else { format!("process {} is sending", view.pid) };
     desk.say(format!("{} copies waiting, {} held; {who}", view.waiting, view.held));
@@ -123,6 +125,9 @@ async fn top(desk: &Desk) -> Result<Exit, Error> {
         let until =
             row.until.as_deref().map_or_else(|| "until it is resumed".to_owned(), |until| format!("until {until}"));
         desk.say(format!("  {}{from}: still {until}: {}", row.name, row.why));
+    }
+    for launch in unplanned {
+        desk.say(format!("  {launch}: not everybody is in the queue yet; `mailshot report {launch}` counts them all"));
     }
     if !view.domains.is_empty() {
         desk.say(format!("{:>9} {:>7}  {:<26} domain", "waiting", "leased", "next"));

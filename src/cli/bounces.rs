@@ -147,8 +147,8 @@ async fn poll(desk: &Desk) -> Result<Exit, Error> {
         clock: world.clock.clone(),
     };
     let mut exit = Exit::Done;
-    for mailbox in &settings.mailbox {
-        let fetcher = Fetcher::new(mailbox.clone(), &world, &tls, intake.store.clone(), settings.allow_private);
+    for fetcher in Fetcher::all(&settings.mailbox, &world, &tls, &intake.store, settings.allow_private) {
+        let mailbox = fetcher.mailbox();
         match fetcher.collect(&intake).await {
             Ok(Round { taken, foreign }) => {
                 desk.say(format!("{}: {taken} on record, {foreign} left alone", mailbox.name));

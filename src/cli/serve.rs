@@ -226,11 +226,11 @@ impl Doors {
             }
         }
         let tls = TlsClient::new(settings.tls_ca.as_deref()).map_err(|why| Error::usage(why.to_string()))?;
-        for mailbox in &settings.mailbox {
-            let fetcher = Fetcher::new(mailbox.clone(), &world, &tls, store.clone(), settings.allow_private);
+        for fetcher in Fetcher::all(&settings.mailbox, &world, &tls, store, settings.allow_private) {
+            let mailbox = fetcher.mailbox();
+            desk.note(format!("looking into mailbox {}, every {} at the least", mailbox.name, mailbox.every));
             let poller = Poller { fetcher, intake: intake.clone(), handle: handle.clone() };
             self.tasks.spawn(poller.run(self.stop.clone()));
-            desk.note(format!("looking into mailbox {}, every {} at the least", mailbox.name, mailbox.every));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -12,7 +13,7 @@ use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 
 use crate::base::Domain;
-use crate::config::{Mailbox, MailboxProtocol, MailboxTls, Secret};
+use crate::config::{Mailbox, MailboxOauth, MailboxProtocol, MailboxTls, Secret};
 use crate::delivery::source::host_name;
 use crate::outcome::intake::Intake;
 use crate::outcome::oauth::Tokens;
@@ -116,17 +117,38 @@ pub struct Fetcher {
     world: World,
     tls: TlsClient,
     store: Store,
-    tokens: Option<Tokens>,
+    tokens: Option<Arc<Tokens>>,
     /// By what a mailbox in hand is known to be in ours.
     holder: String,
 }
 
 impl Fetcher {
-    /// Whoever looks through this mailbox. Loopback and private addresses of a token endpoint are refused unless
-    /// `allow_private`.
-    pub fn new(mailbox: Mailbox, world: &World, tls: &TlsClient, store: Store, allow_private: bool) -> Fetcher {
-        let http = Http::new(world, tls.verified(), allow_private);
-        let tokens = mailbox.oauth.clone().map(|oauth| Tokens::new(oauth, http, world.clock.clone()));
+    /// Whoever looks through each of these mailboxes. Those with the same refresh token share what is got with it: a
+    /// provider may take a second use of one for a theft. Loopback and private addresses of a token endpoint are refused
+    /// unless `allow_private`.
+    pub fn all(
+        mailboxes: &[Mailbox],
+        world: &World,
+        tls: &TlsClient,
+        store: &Store,
+        allow_private: bool,
+    ) -> Vec<Fetcher> {
+        let mut desks: Vec<Arc<Tokens>> = Vec::new();
+        let mut desk_of = |oauth: &MailboxOauth| match desks.iter().find(|desk| desk.serves(oauth)) {
+            Some(desk) => desk.clone(),
+            None => {
+                let http = Http::new(world, tls.verified(), allow_private);
+                desks.push(Arc::new(Tokens::new(oauth.clone(), http, world.clock.clone())));
+                desks[desks.len() - 1].clone()
+            }
+        };
+        let fetcher = |mailbox: &Mailbox| {
+            Fetcher::new(mailbox.clone(), world, tls, store.clone(), mailbox.oauth.as_ref().map(&mut desk_of))
+        };
+        mailboxes.iter().map(fetcher).collect()
+    }
+
+    fn new(mailbox: Mailbox, world: &World, tls: &TlsClient, store: Store, tokens: Option<Arc<Tokens>>) -> Fetcher {
         let holder = format!("{}/{}/{:016x}", host_name(), std::process::id(), world.dice.roll());
         Fetcher { mailbox, world: world.clone(), tls: tls.clone(), store, tokens, holder }
     }
@@ -271,10 +293,9 @@ fn has_died(holder: &str) -> bool {
 /// What a mailbox is on its server, whatever it is called here.
 pub(super) fn place(mailbox: &Mailbox) -> String {
     let Mailbox { user, host, folder, .. } = mailbox;
-    match mailbox.protocol {
-        MailboxProtocol::Imap => format!("imap:{user}@{host}:{}/{folder}", port(mailbox)),
-        MailboxProtocol::Pop3 => format!("pop3:{user}@{host}:{}", port(mailbox)),
-    }
+    // POP3 shows the INBOX, whose name is INBOX in any case (RFC 9051 §5.1)
+    let is_inbox = mailbox.protocol == MailboxProtocol::Pop3 || folder.eq_ignore_ascii_case("INBOX");
+    format!("{user}@{}/{}", host.to_ascii_lowercase(), if is_inbox { "INBOX" } else { folder })
 }
 
 /// The port: as set, or the one of protocol and TLS (RFC 8314 §3).
@@ -424,5 +445,39 @@ pub(super) async fn in_time<T>(
     match tokio::time::timeout(ANSWER_MAX, what).await {
         Ok(done) => done.map_err(|why| unreachable(mailbox, &why.to_string())),
         Err(_) => Err(unreachable(mailbox, "no answer")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Timestamp;
+    use crate::store::Threads;
+    use crate::world::{NetTable, Zone};
+
+    #[test]
+    fn one_mailbox_has_one_name_and_those_of_one_refresh_token_share_what_it_gets() {
+        let oauth = |file: &str| MailboxOauth { refresh_token_file: Some(file.into()), ..MailboxOauth::default() };
+        let mailbox = |host: &str, folder: &str, token: &str| Mailbox {
+            host: host.into(),
+            user: "b".into(),
+            folder: folder.into(),
+            oauth: Some(oauth(token)),
+            ..Mailbox::default()
+        };
+        let all = [
+            mailbox("mail.example", "INBOX", "one"),
+            mailbox("Mail.Example", "inbox", "one"),
+            mailbox("mail.example", "Junk", "two"),
+        ];
+        assert_eq!(all.each_ref().map(place), ["b@mail.example/INBOX", "b@mail.example/INBOX", "b@mail.example/Junk"]);
+        let pop3 = Mailbox { protocol: MailboxProtocol::Pop3, folder: "Junk".into(), ..all[0].clone() };
+        assert_eq!(place(&pop3), place(&all[0]));
+
+        let world = World::simulated(Timestamp::from_ms(0), Zone::default(), NetTable::default(), 1);
+        let store = Store::open("sqlite::memory:", ".".as_ref(), Threads::Inline).unwrap();
+        let fetchers = Fetcher::all(&all, &world, &TlsClient::new(None).unwrap(), &store, false);
+        let desk = |at: usize| fetchers[at].tokens.as_ref().unwrap();
+        assert!(Arc::ptr_eq(desk(0), desk(1)) && !Arc::ptr_eq(desk(0), desk(2)));
     }
 }

@@ -89,6 +89,11 @@ impl Tokens {
         Tokens { oauth, http, clock, held: Mutex::default() }
     }
 
+    /// Whether what is got here serves a mailbox with these settings too: it is got with the same.
+    pub(super) fn serves(&self, oauth: &MailboxOauth) -> bool {
+        self.oauth == *oauth
+    }
+
     /// A token that serves now.
     pub(super) async fn token(&self, mailbox: &Mailbox) -> Result<Secret, MailboxError> {
         let mut held = self.held.lock().await;

@@ -97,7 +97,7 @@ pub(super) async fn undo(State(pages): State<Pages>, Path(token): Path<String>, 
     }
 }
 
-/// Takes the contact off the lists chosen; gives when.
+/// Takes the contact off the lists chosen; gives when: asked again, the moment of the first time.
 async fn depart(
     pages: &Pages,
     copy: EnvelopeId,
@@ -105,9 +105,11 @@ async fn depart(
 ) -> Result<Timestamp, store::Error> {
     let rows = pages.store.subscriptions(copy)?;
     let lists: Vec<ListId> = rows.iter().filter(|row| chosen(row)).map(|row| row.list).collect();
+    let is_new = rows.iter().any(|row| chosen(row) && row.status != MembershipStatus::Unsubscribed);
+    let first = rows.iter().filter(|row| chosen(row)).map(|row| row.since).max();
     let now = pages.clock.now();
     pages.store.leave(copy, lists, now).await?;
-    Ok(now)
+    Ok(first.filter(|_| !is_new).unwrap_or(now))
 }
 
 /// Tells what was left at a time, with the way back.
@@ -115,7 +117,8 @@ fn farewell(pages: &Pages, copy: EnvelopeId, token: &str, at: Timestamp) -> Resp
     match pages.store.subscriptions(copy) {
         Ok(rows) => {
             let mut shown = Shown::about(token, &rows, |row| is_of(row, Some(at.as_ms())));
-            let may_come_back = rows.iter().any(|row| is_of(row, Some(at.as_ms())) && row.since >= at - UNDO);
+            let may_come_back =
+                rows.iter().any(|row| is_of(row, Some(at.as_ms())) && row.since >= pages.clock.now() - UNDO);
             shown.undo = may_come_back.then_some(at.as_ms());
             pages.looks.page("left", StatusCode::OK, &shown)
         }

@@ -222,6 +222,9 @@ async fn all_lists_can_be_left_at_once() {
     let page = text(house.ask(Method::POST, &format!("{}/all", house.path()), "").await).await;
     assert!(page.contains("You have left") && page.contains("news") && page.contains("offers"), "{page}");
     assert_eq!(house.statuses(), [Unsubscribed, Unsubscribed]);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let page = text(house.ask(Method::POST, &format!("{}/all", house.path()), "").await).await;
+    assert!(page.contains("news") && page.contains("offers"), "asked again, the same is told: {page}");
     let at = page.split_once("name=\"at\" value=\"").unwrap().1.split('"').next().unwrap();
     let page = text(house.ask(Method::POST, &format!("{}/undo", house.path()), &format!("at={at}")).await).await;
     assert!(page.contains("Welcome back") && page.contains("offers"), "{page}");

@@ -188,7 +188,7 @@ impl Scene {
         let desk =
             ReturnDesk { store: store.clone(), seal, policy: Arc::new(Policy::default()), clock: world.clock.clone() };
         let tls = TlsClient::new(Some(&authority)).unwrap();
-        let fetcher = Fetcher::new(mailbox, &world, &tls, store, false);
+        let fetcher = Fetcher::all(&[mailbox], &world, &tls, &store, false).remove(0);
         Scene { provider, fetcher, desk, folder }
     }
 

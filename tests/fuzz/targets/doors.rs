@@ -190,7 +190,7 @@ fn mailbox(data: &[u8], protocol: MailboxProtocol) {
         password_file: Some(password),
         ..Mailbox::default()
     };
-    let fetcher = Fetcher::new(mailbox, &world(script(data)), &trust().1, DESK.store.clone(), false);
+    let fetcher = Fetcher::all(&[mailbox], &world(script(data)), &trust().1, &DESK.store, false).remove(0);
     let _ = in_time(async { fetcher.collect(&*DESK).await });
 }
 

@@ -15,7 +15,7 @@ use crate::base::Span;
 use crate::cli::bench::page::{Bar, page};
 use crate::cli::owner::raise_file_limit;
 use crate::cli::{Desk, Error, Exit};
-use crate::proving::bench::{Bench, Load, Run, SigningKey, median};
+use crate::proving::bench::{Bench, LIST, Load, PEOPLE, Run, SigningKey, median};
 use crate::proving::peers::{self, Mail, Peer};
 
 /// What the receiver is told: to take everything, over one personality of its own.
@@ -139,7 +139,8 @@ async fn measure(desk: &Desk, folder: &Path, arguments: &Arguments) -> Result<Ex
     let workspace = folder.join("workspace");
     fs::create_dir(&workspace).map_err(Error::failed)?;
     desk.note(format!("importing {} invented people", load.messages));
-    let bench = Bench::set_up(&workspace, load.clone(), format!("smtp://{receiver}")).await.map_err(Error::failed)?;
+    let bench = Bench::set_up(&workspace, load.clone(), format!("smtp://{receiver}")).map_err(Error::failed)?;
+    import(&workspace).await?;
     desk.note("warming up");
     bench.run(0, load.messages.div_ceil(WARM_UP)).await.map_err(Error::failed)?;
     let mut runs = Vec::new();
@@ -287,6 +288,18 @@ fn show_peers(desk: &Desk, peers: &[Peer]) {
             }
             Err(why) => desk.say(format!("{}: not measured: {why}", peer.name)),
         }
+    }
+}
+
+/// Imports the people, as `mailshot import` does it.
+async fn import(workspace: &Path) -> Result<(), Error> {
+    let mut command = Command::new(std::env::current_exe().map_err(Error::failed)?);
+    command.arg("-C").arg(workspace).arg("import").arg(workspace.join(PEOPLE));
+    command.args(["--list", LIST, "--consent", "invented to measure"]).kill_on_drop(true);
+    let done = command.stdin(Stdio::null()).output().await.map_err(Error::failed)?;
+    match done.status.success() {
+        true => Ok(()),
+        false => Err(Error::failed(std::io::Error::other(String::from_utf8_lossy(&done.stderr).trim().to_owned()))),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Prints and signs: the only work of the sending path that takes long, a quarter of a millisecond for an RSA signature.
 //! Done in place, on the thread of whoever wants the copy: to hand it to another thread and back would cost two switches a
-//! copy. There is one slot per core, so that no more than one signature stands before whatever else a thread has to do.
+//! copy. Where signing takes long there is one slot per core, and whoever has it lets everybody else on its thread go first:
+//! so no more than one signature stands before whatever else a thread has to do.
 //! Keeps compiled editions; decides nothing about hosts or time.
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::yield_now;
 
 use crate::base::{EditionId, Seal};
 use crate::compose::{Edition, Missing, PrintError, Template};
@@ -58,13 +60,14 @@ pub struct Press {
     seal: Arc<Seal>,
     unsigned: bool,
     editions: Mutex<BTreeMap<EditionId, Arc<Form>>>,
-    slots: Semaphore,
+    /// Where signing takes long.
+    slots: Option<Semaphore>,
 }
 
 /// The right to print one copy now.
 pub struct Slot<'a> {
     press: &'a Press,
-    _permit: SemaphorePermit<'a>,
+    _permit: Option<SemaphorePermit<'a>>,
 }
 
 /// An edition, compiled.
@@ -84,14 +87,17 @@ impl Slot<'_> {
 impl Press {
     /// A press over the editions of `store`. `unsigned`: a From domain without a key is no fault.
     pub fn new(store: Store, keyring: Arc<Keyring>, seal: Arc<Seal>, unsigned: bool) -> Press {
-        let slots = Semaphore::new(thread::available_parallelism().map_or(1, usize::from));
+        let cores = || thread::available_parallelism().map_or(1, usize::from);
+        let slots = keyring.takes_long().then(|| Semaphore::new(cores()));
         Press { store, keyring, seal, unsigned, editions: Mutex::default(), slots }
     }
 
     /// Waits for a slot; whoever came first has it first. Cancel-safe.
     pub async fn slot(&self) -> Slot<'_> {
-        let permit = self.slots.acquire().await.expect("the press is never closed");
-        Slot { press: self, _permit: permit }
+        let Some(slots) = &self.slots else { return Slot { press: self, _permit: None } };
+        let permit = slots.acquire().await.expect("the press is never closed");
+        yield_now().await;
+        Slot { press: self, _permit: Some(permit) }
     }
 
     fn print(&self, envelope: &Envelope, recipient: &Recipient) -> Result<Printed, Spoilt> {
@@ -149,6 +155,9 @@ fn unsigned(why: &sign::Error) -> Spoilt {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
     use futures_util::FutureExt;
 
     use super::*;
@@ -230,20 +239,40 @@ mod tests {
         assert!(printed.return_path.starts_with("b.") && printed.return_path.ends_with("@bounce.example.com"));
     }
 
-    #[tokio::test]
-    async fn one_copy_per_core_is_printed_at_a_time_and_a_slot_is_free_again_behind_it() {
+    /// A press with a key of this kind.
+    fn press(algorithm: Algorithm) -> Press {
         let folder = tempfile::tempdir().unwrap();
+        create_key(folder.path(), &crate::base::Domain::parse("example.com").unwrap(), "s1", algorithm).unwrap();
         let keyring = Arc::new(Keyring::open(folder.path(), Span::secs(3600)).unwrap());
         let seal = Arc::new(Seal::new(vec![SealKey::new('a', &[7; 32]).unwrap()]).unwrap());
         let store = Store::open("sqlite::memory:", folder.path(), Threads::Inline).unwrap();
-        let press = Press::new(store, keyring, seal, true);
-        let mut taken = Vec::new();
-        while let Some(slot) = press.slot().now_or_never() {
-            taken.push(slot);
+        Press::new(store, keyring, seal, false)
+    }
+
+    #[tokio::test]
+    async fn one_long_signature_per_core_is_made_at_a_time_and_others_go_first() {
+        let press = press(Algorithm::Rsa);
+        let done = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn({
+            let done = done.clone();
+            async move { done.store(true, Ordering::SeqCst) }
+        });
+        let mut taken = vec![press.slot().await];
+        assert!(done.load(Ordering::SeqCst), "whoever was ready has had its turn");
+        task.await.unwrap();
+        while taken.len() < thread::available_parallelism().unwrap().get() {
+            taken.push(press.slot().await);
         }
-        assert_eq!(taken.len(), thread::available_parallelism().unwrap().get());
+        assert!(tokio::time::timeout(Duration::ZERO, press.slot()).await.is_err());
         drop(taken.pop());
-        assert!(press.slot().now_or_never().is_some());
+        assert!(tokio::time::timeout(Duration::from_secs(9), press.slot()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_short_signature() {
+        let press = press(Algorithm::Ed25519);
+        let slots: Vec<Slot<'_>> = (0..99).filter_map(|_| press.slot().now_or_never()).collect();
+        assert_eq!(slots.len(), 99);
     }
 
     #[tokio::test]

@@ -60,6 +60,11 @@ impl Keyring {
         self.signers(domain).is_some()
     }
 
+    /// Whether some signatures take long: a quarter of a millisecond with RSA, a fiftieth of that with Ed25519.
+    pub fn takes_long(&self) -> bool {
+        self.signing.values().flatten().any(|signer| signer.algorithm == Algorithm::Rsa)
+    }
+
     /// Signs with every key of the domain; the signatures stand above the message, RSA first (K-08).
     pub fn sign(&self, domain: &Domain, message: Message) -> Result<Message, Error> {
         let signers = self.signers(domain).ok_or_else(|| Error::NoKey(domain.clone()))?;

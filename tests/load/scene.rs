@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mailshot::base::{ContactId, EnvelopeId, LaunchId, Purpose, Seal};
+use mailshot::config::Settings;
 use mailshot::engine::Workspace;
 use mailshot::proving::receiver::{Receiver, Setup};
 use mailshot::proving::script::Script;
@@ -38,8 +39,8 @@ pub struct Scene {
     pub address: String,
     folder: tempfile::TempDir,
     receiver: Receiver,
-    server: Child,
-    sending: Child,
+    server: Running,
+    sending: Running,
     seal: Seal,
     people: u32,
     /// How many were given to clients that leave.
@@ -60,15 +61,15 @@ impl Scene {
         let address = free_address().to_string();
         write_workspace(folder.path(), &address, people);
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let server = command(folder.path(), &["serve"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let server = Running::start(command(folder.path(), &["serve"]).stdout(Stdio::null()).stderr(log));
         wait_until("the pages are there", || std::net::TcpStream::connect(&address).is_ok());
         ran(folder.path(), &["send", BEFORE, "--yes", "--wait", "all", "--via", &via]);
         let rate = format!("{beside}/s");
         let mut sending = command(folder.path(), &["send", BESIDE, "--yes", "--rate", &rate, "--via", &via]);
-        let sending = sending.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let sending = Running::start(sending.stdout(Stdio::null()).stderr(Stdio::null()));
         let sent = receiver.glance().0;
         wait_until("the second campaign is under way", || receiver.glance().0 > sent + u64::from(beside));
-        let seal = Workspace::open(folder.path()).unwrap().seal().unwrap();
+        let seal = Workspace::with(folder.path(), Settings::default()).seal().unwrap();
         let given = AtomicU32::new(0);
         Scene { address, folder, receiver, server, sending, seal, people, given, _runtime: runtime }
     }
@@ -99,7 +100,7 @@ impl Scene {
 
     /// Processor time and memory of the server so far.
     pub fn used(&self) -> String {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.server.id())).unwrap_or_default();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.server.0.id())).unwrap_or_default();
         let fields: Vec<f64> = stat
             .rsplit(')')
             .next()
@@ -113,26 +114,44 @@ impl Scene {
 
     /// Stops the server in order, as `kill -TERM` does.
     pub fn stop(mut self) -> Books {
-        let stopped = Command::new("kill").args(["-TERM", &self.server.id().to_string()]).status().unwrap();
-        assert!(stopped.success() && self.server.wait().unwrap().success());
+        let stopped = Command::new("kill").args(["-TERM", &self.server.0.id().to_string()]).status().unwrap();
+        assert!(stopped.success() && self.server.0.wait().unwrap().success());
         self.close()
     }
 
     /// Kills the server without a word.
     pub fn kill(mut self) -> Books {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
+        self.server.end();
         self.close()
     }
 
     fn close(mut self) -> Books {
-        let _ = self.sending.kill();
-        let _ = self.sending.wait();
+        self.sending.end();
         let store = Store::open("sqlite:state/audience.db", self.folder.path(), Threads::Own).unwrap();
         let list = store.lists().unwrap().into_iter().find(|list| list.name == BEFORE).unwrap();
         let visits = (1..=self.people).flat_map(|number| store.visits(ContactId(number)).unwrap());
         let clicks = visits.map(|visit| u64::from(visit.times + visit.by_machine)).sum();
         Books { left: list.unsubscribed, clicks }
+    }
+}
+
+/// A process that does not outlive the test, however that ends.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Running {
+        Running(command.spawn().expect("it runs"))
+    }
+
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

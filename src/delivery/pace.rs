@@ -1,5 +1,6 @@
 //! How fast a site is served: the only file that knows governor. A pace is asked, never left to wait, and its limit is
-//! never passed in any window of time, because no burst is ever saved up (`allow_burst(1)`).
+//! never passed in any window of time: no burst is saved up but what a timer that rings late has cost, and the interval is
+//! longer by as much.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -22,6 +23,11 @@ const RECOVERY: Duration = Duration::from_secs(60);
 const STEP: f64 = 1.0 / 16.0;
 /// Halvings closer than this are one event heard on several connections.
 const ONE_EVENT: Duration = Duration::from_secs(5);
+/// How late a timer may ring without costing speed: it counts whole milliseconds, and tasks have their turn. What would have
+/// passed meanwhile passes at once; rates with less than one pass in this time have no burst.
+const LATE: Duration = Duration::from_millis(10);
+/// The largest share of a window's count that may pass at once.
+const BURST_SHARE: u32 = 20;
 /// The speed a pace without a limit is taken to have when it is first told to slow down, per second.
 const UNLIMITED: f64 = 64.0;
 
@@ -80,7 +86,9 @@ impl Pace {
         let Some(limiter) = &self.limiter else { return Ok(()) };
         match limiter.check() {
             Ok(()) => {
-                self.next = now + self.interval().unwrap_or_default();
+                let interval = self.interval().unwrap_or_default();
+                let earliest = now.checked_sub(interval * (self.burst() - 1)).unwrap_or(now);
+                self.next = self.next.max(earliest) + interval;
                 Ok(())
             }
             Err(not_until) => Err(whole_ms(not_until.wait_time_from(self.clock.now()))),
@@ -123,24 +131,33 @@ impl Pace {
         self.slowed.is_some()
     }
 
+    /// The distance between two passes. With a burst of b in a window of c passes, c − b + 1 intervals fill the window, so
+    /// that no more than c fall into any.
     fn interval(&self) -> Option<Duration> {
-        match (self.slowed, self.full) {
-            (Some(per_second), _) => Some(Duration::from_secs_f64(1.0 / per_second)),
-            (None, Some(full)) => Some(full.interval().max(full.window().div_ceil(full.count()))),
-            (None, None) => None,
+        let least = self.full.map(|full| full.window().div_ceil(full.count() - (burst(full.per_second(), full) - 1)));
+        let slowed = self.slowed.map(|per_second| Duration::from_secs_f64(1.0 / per_second));
+        slowed.into_iter().chain(least).max()
+    }
+
+    /// Passes that may come at once when they are late.
+    fn burst(&self) -> u32 {
+        match (self.per_second(), self.full) {
+            (Some(per_second), Some(full)) => burst(per_second, full),
+            (Some(_), None) | (None, _) => 1,
         }
     }
 
     /// A limiter of the present interval that lets the first one pass after `delay`.
     fn rebuild(&mut self, now: Instant, delay: Duration) {
         self.clock.set(now);
+        let burst = NonZeroU32::new(self.burst()).unwrap_or(NonZeroU32::MIN);
+        self.next = now + delay;
         self.limiter = self.interval().and_then(Quota::with_period).map(|quota| {
-            let limiter = RateLimiter::direct_with_clock(quota.allow_burst(NonZeroU32::MIN), self.clock.clone());
-            if !delay.is_zero() {
-                // A fresh limiter owes nothing; one pass taken now makes the next wait its interval.
-                let _ = limiter.check();
-                self.next = now + delay;
-            }
+            let limiter = RateLimiter::direct_with_clock(quota.allow_burst(burst), self.clock.clone());
+            // A fresh limiter owes nothing. A whole burst taken now makes the next wait its interval; all but one of it lets
+            // one pass, and no more: nothing was late yet.
+            let taken = if delay.is_zero() { burst.get() - 1 } else { burst.get() };
+            let _ = NonZeroU32::new(taken).map(|taken| limiter.check_n(taken));
             limiter
         });
     }
@@ -159,6 +176,12 @@ impl Pace {
         self.slowed = (faster < full).then_some(faster);
         self.rebuild(now, self.interval().unwrap_or_default());
     }
+}
+
+/// What passes in [`LATE`] at this speed, and the one that is due.
+fn burst(per_second: f64, full: Rate) -> u32 {
+    let late = (per_second * LATE.as_secs_f64()) as u32;
+    1 + late.min(full.count() / BURST_SHARE)
 }
 
 /// Rounded up to tokio's millisecond: a wait that ends early would only ask again.
@@ -205,7 +228,14 @@ mod tests {
     #[test]
     fn the_rate_is_met_and_never_passed_in_any_window() {
         let start = Instant::now();
-        for (rate, span, most, least) in [("100/min", 60, 100, 99), ("100/s", 10, 1000, 900), ("3/s", 60, 180, 178)] {
+        for (rate, span, most, least) in [
+            ("100/min", 60, 100, 99),
+            ("100/s", 10, 1000, 980),
+            ("3/s", 60, 180, 178),
+            ("1000/s", 10, 10_000, 9_880),
+            ("7000/s", 3, 21_000, 20_700),
+            ("600000/h", 60, 10_010, 9_980),
+        ] {
             let mut pace = pace(rate, start);
             let times = passes(&mut pace, start, Duration::from_secs(span));
             assert!((least..=most).contains(&times.len()), "{rate}: {}", times.len());
@@ -219,16 +249,29 @@ mod tests {
 
     #[test]
     fn a_wait_foretells_what_asking_says_and_spends_nothing() {
-        let mut now = Instant::now();
-        let mut pace = pace("7/min", now);
-        for step in 0..400 {
-            now += Duration::from_millis(331);
-            if step == 90 {
-                pace.slow(now);
+        for (rate, step) in [("7/min", Duration::from_millis(331)), ("1000/s", Duration::from_micros(700))] {
+            let mut now = Instant::now();
+            let mut pace = pace(rate, now);
+            assert_eq!((pace.ask(now), pace.ask(now).is_err()), (Ok(()), true), "nothing is saved up at the start");
+            for count in 0..400 {
+                now += step;
+                if count == 90 {
+                    pace.slow(now);
+                }
+                let wait = pace.wait(now);
+                assert_eq!(pace.ask(now), if wait.is_zero() { Ok(()) } else { Err(wait) }, "{rate}, step {count}");
             }
-            let wait = pace.wait(now);
-            assert_eq!(pace.ask(now), if wait.is_zero() { Ok(()) } else { Err(wait) }, "step {step}");
         }
+    }
+
+    #[test]
+    fn after_slowing_down_a_whole_interval_passes_whatever_the_burst() {
+        let now = Instant::now();
+        let mut pace = pace("1000/s", now);
+        pace.slow(now);
+        assert!(pace.ask(now).is_err());
+        let soon = now + Duration::from_millis(3);
+        assert_eq!((pace.ask(soon), pace.ask(soon).is_err()), (Ok(()), true));
     }
 
     #[test]

@@ -39,6 +39,11 @@ impl Intents {
         self.stale.extend(self.held.remove(&id));
     }
 
+    /// Whether no record is to be removed.
+    pub fn are_swept(&self) -> bool {
+        self.stale.is_empty()
+    }
+
     /// The records that nothing was written over: to be removed in the same commit.
     pub fn sweep(&mut self) -> Vec<u32> {
         self.spare.extend(&self.stale);

@@ -389,7 +389,8 @@ impl Keeper {
     /// is answered, so that nobody goes on. Only when the queue is to end, or its files are damaged, everybody who asks is
     /// told why, and nothing more is written.
     async fn commit(&mut self) {
-        if self.batch.moves.is_empty() && self.batch.outcomes.is_empty() && self.batch.answers.is_empty() {
+        let Batch { moves, outcomes, answers, .. } = &self.batch;
+        if moves.is_empty() && outcomes.is_empty() && answers.is_empty() && self.intents.are_swept() {
             return;
         }
         let mut batch = std::mem::take(&mut self.batch);
@@ -547,6 +548,7 @@ impl Keeper {
 
     fn left(&mut self, domain: &Domain, id: EnvelopeId) {
         self.drops.remove(&id);
+        self.intents.settle(id);
         self.agenda.change(domain, |standing| {
             standing.leased.remove(&id);
             standing.waiting = standing.waiting.saturating_sub(1);
@@ -560,6 +562,10 @@ impl Keeper {
                 self.depth.by_launch.remove(&id.launch());
             }
         }
+    }
+
+    fn is_leased(&self, domain: &Domain, id: EnvelopeId) -> bool {
+        self.agenda.look(domain).is_some_and(|standing| standing.leased.contains(&id))
     }
 
     /// A copy was written below what a claim has read: the claim reads again from the start.
@@ -576,6 +582,8 @@ impl Keeper {
         let id = envelope.id;
         let was = keys::due_at(&domain, envelope.lane, leased_due, id);
         match action {
+            // its lease went home before this was read: whoever would have sent it is gone
+            Action::Intend if !self.is_leased(&domain, id) => {}
             Action::Intend => {
                 envelope.due = leased_due;
                 let key = keys::intent(self.intents.take(id));
@@ -583,14 +591,12 @@ impl Keeper {
             }
             Action::Gone(outcome) => {
                 self.batch.moves.push(Move::Remove(was));
-                self.intents.settle(id);
                 self.batch.outcomes.push(outcome);
                 self.batch.leased.push(since);
                 self.left(&domain, id);
             }
             Action::Again(at, outcome) => {
                 self.batch.moves.push(Move::Remove(was));
-                self.intents.settle(id);
                 self.batch.outcomes.push(outcome);
                 self.batch.leased.push(since);
                 self.left(&domain, id);
@@ -726,8 +732,11 @@ impl Keeper {
                 }
                 known
             });
-            if known && back.manner == Manner::Dropped {
-                self.take_dropped(&back.domain, back.id, now);
+            match back.manner {
+                Manner::Dropped if known => self.take_dropped(&back.domain, back.id, now),
+                Manner::Dropped => {}
+                // untried, so that its intent came to nothing
+                Manner::Sent => self.intents.settle(back.id),
             }
         }
     }
@@ -757,7 +766,6 @@ impl Keeper {
     fn doubt(&mut self, domain: &Domain, mut envelope: Envelope, now: Timestamp) {
         tracing::warn!(copy = %envelope.id, "in doubt: {TASK_ENDED}");
         self.batch.moves.push(Move::Remove(keys::due(domain, &envelope)));
-        self.intents.settle(envelope.id);
         self.left(domain, envelope.id);
         let mode = (self.in_doubt)(envelope.id.launch());
         let outcome = doubt(&mut envelope, mode, TASK_ENDED, now);
@@ -778,7 +786,6 @@ impl Keeper {
         match self.find(domain, id) {
             Ok(Some((key, envelope))) => {
                 self.batch.moves.push(Move::Remove(key));
-                self.intents.settle(id);
                 let text = "given up after its task ended without an attempt: a bug of mailshot".to_owned();
                 self.batch.outcomes.push(decided(&envelope, Standing::Failed, Class::Undetermined, text, now));
                 self.left(domain, id);
@@ -808,7 +815,7 @@ impl Keeper {
 
     fn place(&self, domain: &Domain, id: EnvelopeId) -> Result<Option<Place>, Error> {
         if let Some((_, envelope)) = self.find(domain, id)? {
-            let leased = self.agenda.look(domain).is_some_and(|standing| standing.leased.contains(&id));
+            let leased = self.is_leased(domain, id);
             return Ok(Some(Place { envelope, leased, held: false }));
         }
         let held = self.ledger.value(&keys::held(id))?.and_then(|record| codec::read_parked(id, &record));
@@ -912,7 +919,7 @@ impl Keeper {
                     continue;
                 }
                 let Ok(domain) = Domain::parse(domain) else { continue };
-                let leased = self.agenda.look(&domain).is_some_and(|standing| standing.leased.contains(&id));
+                let leased = self.is_leased(&domain, id);
                 let Some(envelope) = codec::read_envelope(id, value).filter(|_| !leased) else { continue };
                 let rests = match sweep {
                     Sweep::Retry => *resting.entry(domain.clone()).or_insert_with(|| self.wake(&domain, now)),

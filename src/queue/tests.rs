@@ -421,6 +421,40 @@ async fn a_lease_dropped_after_its_intent_is_in_doubt_and_listed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_intent_that_comes_after_its_lease_went_home_leaves_no_record() {
+    for drop_it in [false, true] {
+        let (ledger, clock) = (MemoryLedger::default(), clock());
+        let queue = start(ledger.clone(), &clock, InDoubt::Resend);
+        admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, START))]).await;
+        let claimed = queue.claim().await.unwrap().domain;
+        let lease = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
+        let intent = lease.intend();
+        if drop_it {
+            drop(lease);
+        } else {
+            lease.home();
+        }
+        queue.settle(vec![intent]).await.unwrap();
+        assert_eq!(Inventory::take(&ledger).unwrap().intents, BTreeSet::new(), "{drop_it}");
+        let again = queue.lease(&claimed, 9).await.unwrap();
+        assert_eq!(again.iter().map(|lease| lease.envelope.doubtful).collect::<Vec<_>>(), [0], "{drop_it}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_intent_goes_with_the_lease_that_is_given_back_untried() {
+    let (ledger, clock) = (MemoryLedger::default(), clock());
+    let queue = start(ledger.clone(), &clock, InDoubt::Resend);
+    admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, START))]).await;
+    let claimed = queue.claim().await.unwrap().domain;
+    let lease = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
+    queue.settle(vec![lease.intend()]).await.unwrap();
+    lease.home();
+    assert_eq!(queue.lease(&claimed, 9).await.unwrap().len(), 1);
+    assert_eq!(Inventory::take(&ledger).unwrap().intents, BTreeSet::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_settlement_that_never_reaches_the_keeper_takes_its_lease_home() {
     let clock = clock();
     let queue = start(MemoryLedger::default(), &clock, InDoubt::Resend);

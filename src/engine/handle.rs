@@ -19,7 +19,7 @@ use crate::delivery::sites::{Sites, hold_on_record};
 use crate::delivery::source::Sources;
 use crate::delivery::stops::Stops;
 use crate::mail::{Class, Envelope, NoticeKind, Outcome, Standing};
-use crate::queue::{Depth, Queue, Sweep, Whose};
+use crate::queue::{self, Depth, Queue, Sweep, Whose};
 use crate::store::{Counted, LaunchRow, LaunchState, Store, Strain};
 use crate::world::Clock;
 
@@ -107,19 +107,19 @@ impl Handle {
     pub async fn pause(&self, launch: LaunchId) -> Result<u64, Error> {
         self.may(launch, "paused", |state| matches!(state, LaunchState::Running | LaunchState::Paused))?;
         self.store.set_launch_state(launch, LaunchState::Paused, self.clock.now()).await?;
-        let held = self.sweep(launch, Sweep::Hold).await?;
         self.bell.ring();
-        Ok(held)
+        self.sweep(launch, Sweep::Hold).await
     }
 
     /// Puts a paused launch back to work. Gives how many copies were put back.
     pub async fn resume(&self, launch: LaunchId) -> Result<u64, Error> {
         self.may(launch, "resumed", |state| matches!(state, LaunchState::Running | LaunchState::Paused))?;
-        self.lift_stops(launch).await?;
+        let was_stopped = self.lift_stops(launch).await?;
+        // on record before the queue is asked, which sends what its sweeps put back
         self.store.set_launch_state(launch, LaunchState::Running, self.clock.now()).await?;
-        let released = self.sweep(launch, Sweep::Release).await?;
         self.bell.ring();
-        Ok(released)
+        let first = was_stopped.then_some(Sweep::Retry);
+        self.sweep_all(launch, first.into_iter().chain([Sweep::Release]).collect()).await
     }
 
     /// Stops a launch by itself, and says why: at one site, or as a whole. On record before it holds.
@@ -127,13 +127,18 @@ impl Handle {
         self.store.stop_launch(launch, site.clone(), why.to_owned(), self.clock.now()).await?;
         match site {
             Some(site) => self.stops.put(launch, site, why.into()),
-            None => drop(self.pause(launch).await?),
+            None => match self.pause(launch).await {
+                // it holds once the queue goes on, and till then nothing is sent
+                Ok(_) | Err(Error::Waits(_)) => {}
+                Err(error) => return Err(error),
+            },
         }
         Ok(())
     }
 
-    /// A person resumes a launch: what stopped it counts no more, and where it was stopped it is tried at once.
-    async fn lift_stops(&self, launch: LaunchId) -> Result<(), Error> {
+    /// A person resumes a launch: what stopped it counts no more. Gives whether anything did: where it was stopped it is
+    /// to be tried at once.
+    async fn lift_stops(&self, launch: LaunchId) -> Result<bool, Error> {
         let strains = self.store.strains(launch, 0)?;
         let counted = |strain: &Strain| Counted {
             answers: strain.answers,
@@ -150,10 +155,7 @@ impl Handle {
         let was_stopped = self.store.breaks(Some(launch))?.iter().any(|found| found.lifted.is_none());
         self.store.lift_breaks(launch, all, self.clock.now()).await?;
         self.stops.lift(launch);
-        if was_stopped {
-            self.sweep(launch, Sweep::Retry).await?;
-        }
-        Ok(())
+        Ok(was_stopped)
     }
 
     /// Calls a launch back: what was not sent never will be. Gives how many copies were cancelled at once; those on the
@@ -231,11 +233,26 @@ impl Handle {
         Ok(())
     }
 
-    /// Asks the queue; one that waits for its disk is not waited for: it does what was asked once it goes on.
     async fn sweep(&self, whose: impl Into<Whose>, sweep: Sweep) -> Result<u64, Error> {
+        self.sweep_all(whose, vec![sweep]).await
+    }
+
+    /// Asks the queue, one thing after the other; gives what the last came to. A queue that waits for its disk is not
+    /// waited for: it does what was asked once it goes on.
+    async fn sweep_all(&self, whose: impl Into<Whose>, sweeps: Vec<Sweep>) -> Result<u64, Error> {
+        let (queue, whose) = (self.queue.clone(), whose.into());
+        let all = async move {
+            let mut swept = 0;
+            for sweep in sweeps {
+                swept = queue.sweep(whose.clone(), sweep).await?;
+            }
+            Ok::<u64, queue::Error>(swept)
+        };
+        // a task of its own: what was asked outlives whoever waits for it no longer
+        let asked = tokio::spawn(all);
         tokio::select! {
             biased;
-            done = self.queue.sweep(whose, sweep) => Ok(done?),
+            done = asked => Ok(done.unwrap_or(Err(queue::Error::Closed))?),
             stall = self.queue.stalled() => Err(Error::Waits(stall.why)),
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Map;
 
 use super::*;
-use crate::base::{Address, Timestamp};
+use crate::base::{Address, SourceId, Timestamp};
 use crate::config::Settings;
 use crate::mail::{Class, Outcome, Standing};
 use crate::queue::{Admission, Claimed, Lease, MemoryLedger, Next, Settlement};
@@ -330,6 +330,71 @@ async fn a_queue_without_room_is_shown_to_whoever_asks_and_moves_are_carried_out
     tokio::time::sleep(Duration::from_secs(20)).await;
     let view = QueueView::of(&handle).await.unwrap();
     assert_eq!((view.stalled, view.waiting, view.held), (vec![], 0, 20));
+    engine.stop(Duration::ZERO).await;
+}
+
+/// A write that shows that the disk takes nothing.
+async fn write_in_vain(handle: &Handle) {
+    let queue = handle.queue().clone();
+    tokio::spawn(async move { queue.learn(SourceId(1), "a.example", vec![1]).await });
+    handle.queue().stalled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_that_a_breaker_stopped_and_a_person_resumed_during_a_stall_goes_on_after_it() {
+    let desk = Desk::with(20).await;
+    let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
+    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    let handle = engine.handle();
+    handle.bell.ring_and_wait().await;
+    handle.stop(launch, None, "too many bounces").await.unwrap();
+    assert_eq!(handle.depth().held, 20);
+    desk.ledger.fail_after(Some(0));
+    write_in_vain(&handle).await;
+    assert!(matches!(handle.resume(launch).await, Err(Error::Waits(_))));
+    assert_eq!(desk.store.launch(launch).unwrap().unwrap().state, LaunchState::Running);
+    desk.ledger.fail_after(None);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((handle.depth().waiting, handle.depth().held), (20, 0));
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_not_lost_where_many_wait_for_the_queue_and_whoever_asked_goes() {
+    let desk = Desk::with(20).await;
+    let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
+    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    let handle = engine.handle();
+    handle.bell.ring_and_wait().await;
+    desk.ledger.fail_after(Some(0));
+    write_in_vain(&handle).await;
+    for _ in 0..2000 {
+        let queue = handle.queue().clone();
+        tokio::spawn(async move { queue.epoch().await });
+    }
+    tokio::task::yield_now().await;
+    assert!(matches!(handle.pause(launch).await, Err(Error::Waits(_))));
+    desk.ledger.fail_after(None);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((handle.depth().waiting, handle.depth().held), (0, 20));
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_keeps_no_launch_of_a_sender_from_being_stopped_with_the_others() {
+    let desk = Desk::with(20).await;
+    let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
+    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    let handle = engine.handle();
+    handle.bell.ring_and_wait().await;
+    desk.ledger.fail_after(Some(0));
+    write_in_vain(&handle).await;
+    // the warden goes on to the next launch only after a yes
+    assert_eq!(handle.stop(launch, None, "too many complaints").await, Ok(()));
+    assert_eq!(desk.store.launch(launch).unwrap().unwrap().state, LaunchState::Paused);
+    desk.ledger.fail_after(None);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((handle.depth().waiting, handle.depth().held), (0, 20));
     engine.stop(Duration::ZERO).await;
 }
 

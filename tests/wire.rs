@@ -12,8 +12,8 @@ use mailshot::base::{Address, ContactId, EnvelopeId, LaunchId};
 use mailshot::config::Secret;
 use mailshot::mail::{Message, Reply, Stage, TlsFlaw, TlsVersion};
 use mailshot::smtp::{
-    Associations, Connection, Copy, CopySource, Ending, Error, Hello, Login, Patience, Receipt, Refused, Security,
-    Timeouts, TlsClient, Verified,
+    Associations, Begun, Connection, Copy, CopySource, Ending, Error, Hello, Login, Patience, Receipt, Refused,
+    Security, Timeouts, TlsClient, Verified,
 };
 use mailshot::world::{Stream, Tlsa};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -172,7 +172,7 @@ impl CopySource for Shelf {
         self.copies.pop_front()
     }
 
-    async fn intend(&mut self, id: EnvelopeId) -> bool {
+    async fn intend(&mut self, id: EnvelopeId, _: Begun) -> bool {
         self.intents.push(u64::from(id.contact().0));
         true
     }

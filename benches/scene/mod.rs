@@ -15,7 +15,7 @@ use mailshot::engine::{Crew, Engine, Parts, Ready, SAMPLE_CAMPAIGN, Workspace};
 use mailshot::mail::{Class, Envelope, InDoubt, Lane, Message, Outcome, Recipient, Stage, Standing};
 use mailshot::queue::{Admission, Lease, Ledger, MemoryLedger, Next, Opening, Queue, Settlement};
 use mailshot::sign::{Algorithm, Keyring, create_key};
-use mailshot::smtp::{Connection, Copy, CopySource, Hello, Patience, Receipt, Security, Timeouts, TlsClient};
+use mailshot::smtp::{Begun, Connection, Copy, CopySource, Hello, Patience, Receipt, Security, Timeouts, TlsClient};
 use mailshot::store::{LaunchOptions, NewContact, OnConflict, Store, Threads};
 use mailshot::world::{NetTable, SimulatedClock, Stream, World, Zone};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
@@ -148,7 +148,7 @@ impl CopySource for Shelf {
         })
     }
 
-    async fn intend(&mut self, _: EnvelopeId) -> bool {
+    async fn intend(&mut self, _: EnvelopeId, _: Begun) -> bool {
         true
     }
 

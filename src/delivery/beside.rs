@@ -14,7 +14,7 @@ use crate::delivery::taps::Taps;
 use crate::delivery::trouble::Fault;
 use crate::delivery::via::Via;
 use crate::mail::Reply;
-use crate::smtp::{Copy, CopySource, Patience, Receipt, TlsClient};
+use crate::smtp::{Begun, Copy, CopySource, Patience, Receipt, TlsClient};
 use crate::world::World;
 
 /// What of TLS a message beside the queue insists on.
@@ -83,7 +83,7 @@ impl CopySource for Single {
         self.copy.take()
     }
 
-    async fn intend(&mut self, _: EnvelopeId) -> bool {
+    async fn intend(&mut self, _: EnvelopeId, _: Begun) -> bool {
         true
     }
 

@@ -29,7 +29,7 @@ use crate::delivery::trouble::{Fault, Judgement, judge_by};
 use crate::mail::{Blame, Channel, Class, HostProof, InDoubt, NoticeKind, Reply, Stage, Standing, Verdict};
 use crate::queue::{Error, Lease, Settlement};
 use crate::smtp::classify::Reaction;
-use crate::smtp::{Connection, Copy, CopySource, Ending, Patience, Receipt, TlsFacts, Verified};
+use crate::smtp::{Begun, Connection, Copy, CopySource, Ending, Patience, Receipt, TlsFacts, Verified};
 
 /// How long settlements wait for an intent to share their commit with.
 const SHARE: Duration = Duration::from_millis(1);
@@ -356,8 +356,25 @@ impl Carrier {
         }
     }
 
-    fn may_still_go(&self, id: EnvelopeId) -> bool {
-        matches!(look(&self.kit.road.store, id, self.kit.entries.now()), Ok(Look::Go))
+    /// The last look again, for a copy whose MAIL waited for its intent: a disk may take hours over it. Settles one that may
+    /// not go.
+    fn may_still_go(&mut self, id: EnvelopeId) -> bool {
+        let looked = look(&self.kit.road.store, id, self.kit.entries.now());
+        if matches!(looked, Ok(Look::Go)) {
+            return true;
+        }
+        match (self.take_open(id), looked) {
+            (Some(job), Ok(look)) => self.turn_away(job, look),
+            (Some(job), Err(why)) => self.store_failed(job, &why),
+            (None, _) => {}
+        }
+        false
+    }
+
+    /// A copy handed to the session, which is done with it.
+    fn take_open(&mut self, id: EnvelopeId) -> Option<Job> {
+        let at = self.load.open.iter().position(|job| job.lease.envelope.id == id)?;
+        Some(self.load.open.remove(at))
     }
 
     fn turn_away(&mut self, job: Job, look: Look) {
@@ -524,17 +541,23 @@ impl CopySource for Carrier {
         None
     }
 
-    async fn intend(&mut self, id: EnvelopeId) -> bool {
+    async fn intend(&mut self, id: EnvelopeId, begun: Begun) -> bool {
         let Some(job) = self.load.open.iter_mut().find(|job| job.lease.envelope.id == id) else { return false };
         job.intended = true;
         let intent = job.lease.intend();
-        // the first copy of a connection may say MAIL only now (RFC 3030): the last look is taken again
-        self.commit(Some(intent)).await && (self.load.done > 0 || self.may_still_go(id))
+        let is_durable = self.commit(Some(intent)).await;
+        match begun {
+            Begun::Yes => is_durable,
+            Begun::No if is_durable => self.may_still_go(id),
+            Begun::No => {
+                self.take_open(id).into_iter().for_each(|job| job.lease.home());
+                false
+            }
+        }
     }
 
     fn done(&mut self, id: EnvelopeId, receipt: Receipt) {
-        let Some(at) = self.load.open.iter().position(|job| job.lease.envelope.id == id) else { return };
-        let job = self.load.open.remove(at);
+        let Some(job) = self.take_open(id) else { return };
         if let (Some(tally), Some(session)) = (&self.kit.road.tally, &mut self.load.session) {
             tally.carried(session, job.lease.domain());
         }

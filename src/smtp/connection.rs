@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::auth::Dialogue;
 use super::command::{Command, Name};
 use super::reply::{Heard, excerpt};
-use super::session::{Copy, Ending, Patience, Receipt, Session, Step};
+use super::session::{Begun, Copy, Ending, Patience, Receipt, Session, Step};
 use super::tls::Proof;
 use super::wire::{Wire, within};
 use super::{Associations, Error, Extensions, Login, TlsClient, TlsFacts, Verified};
@@ -29,9 +29,11 @@ pub trait CopySource: Send {
     /// [`Patience::None`] none right now. Cancel-safe: dropped before it is ready, it has handed out nothing.
     fn next(&mut self, patience: Patience) -> impl Future<Output = Option<Copy>> + Send;
     /// Makes durable that the final dot of `id` may go out, together with everything `done` was told before, in one
-    /// commit. `false`: it must not go out.
-    fn intend(&mut self, id: EnvelopeId) -> impl Future<Output = bool> + Send;
-    /// What became of a copy. Called exactly once for each that `next` gave.
+    /// commit. `false`: it must not go out. Where the host has not heard of it yet, this may have waited long since it was
+    /// looked at, and is the moment to look again.
+    fn intend(&mut self, id: EnvelopeId, begun: Begun) -> impl Future<Output = bool> + Send;
+    /// What became of a copy. Called exactly once for each that `next` gave, but for those that `intend` withheld before the
+    /// host had heard of them.
     fn done(&mut self, id: EnvelopeId, receipt: Receipt);
 }
 
@@ -214,8 +216,8 @@ impl Connection {
                     let copy = copies.next(Patience::None).await;
                     self.offer(copy);
                 }
-                Step::Intend(id) => {
-                    let may = copies.intend(id).await;
+                Step::Intend(id, begun) => {
+                    let may = copies.intend(id, begun).await;
                     self.session.intended(may, Instant::now());
                 }
                 Step::Say => self.say().await,

@@ -29,7 +29,7 @@ pub use certificate::{Certificate, CertificateError};
 pub use connection::{Connection, CopySource, Hello, Refused, Security, Speaker, Tap, Timeouts};
 pub use dane::Associations;
 pub use extensions::Extensions;
-pub use session::{Copy, Ending, Patience, Receipt};
+pub use session::{Begun, Copy, Ending, Patience, Receipt};
 pub use tls::{TlsClient, TlsError, TlsFacts, Verified};
 
 /// What was heard instead of a reply.

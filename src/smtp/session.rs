@@ -75,6 +75,15 @@ pub enum Patience {
     Wait,
 }
 
+/// Whether the host has heard of a copy whose message is about to go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// Not a word: MAIL goes out with the message. One that is withheld leaves no trace on the connection.
+    No,
+    /// It waits for the message: one that is withheld costs the connection.
+    Yes,
+}
+
 /// How a run of copies ended. Nothing is open on the connection afterwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -98,7 +107,7 @@ pub enum Step {
     /// Ask for a copy; then [`Session::offer`] or [`Session::none`].
     Ask(Patience),
     /// Make the intent durable; then [`Session::intended`].
-    Intend(EnvelopeId),
+    Intend(EnvelopeId, Begun),
     /// Write the flight; then [`Session::said`] or [`Session::cut_off`].
     Say,
     /// Read a reply, of this stage; then [`Session::heard`] or [`Session::lost`].
@@ -266,6 +275,15 @@ struct Open {
     refused: Option<(Stage, Reply)>,
 }
 
+impl Open {
+    fn begun(&self) -> Begun {
+        match self.way {
+            Way::Early => Begun::No,
+            Way::Dots | Way::Chunk => Begun::Yes,
+        }
+    }
+}
+
 /// Whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
@@ -363,7 +381,7 @@ impl Session {
             Turn::Free => Step::Ask(Patience::Wait),
             Turn::Closing if self.host.pipelining && self.room > 0 && self.left > 0 => Step::Ask(Patience::None),
             Turn::Closing | Turn::Say => Step::Say,
-            Turn::Ready => Step::Intend(self.front().id),
+            Turn::Ready => Step::Intend(self.front().id, self.front().begun()),
             Turn::Hear => Step::Hear(self.asked.front().map_or(Stage::From, |asked| asked.stage())),
         }
     }
@@ -483,9 +501,12 @@ impl Session {
         }
     }
 
-    /// The intent is durable: the message may go out. Or it must not, and then only closing the connection keeps the
-    /// host from a message: it waits for one, and a lone dot would send an empty one.
+    /// The intent is durable: the message may go out. Or it must not. A host that has begun the copy waits for a message,
+    /// and a lone dot would send an empty one: then only closing the connection keeps it from one.
     pub fn intended(&mut self, may: bool, now: Instant) {
+        if !may && self.open.front().is_some_and(|front| front.begun() == Begun::No) {
+            return self.take_back();
+        }
         let front = self.open.front_mut().filter(|_| may);
         let Some((body, open)) = front.and_then(|open| Some((open.body.take()?, open))) else {
             self.close(Stage::Data, Err(Error::Closed), Ending::Withheld, now);
@@ -505,6 +526,15 @@ impl Session {
         self.flight.put_chunk(body);
         self.asked.push_back(Asked::Chunk);
         self.turn = Turn::Say;
+    }
+
+    /// The host has not heard of the copy: all is as before it was offered.
+    fn take_back(&mut self) {
+        self.open.pop_front();
+        self.room += 1;
+        self.left += 1;
+        self.fresh = true;
+        self.turn = Turn::Free;
     }
 
     /// The whole flight is out.

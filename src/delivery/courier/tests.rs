@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 
 use futures_util::future::ready;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 
 use super::*;
 use crate::base::{Address, CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, SealKey, Span};
@@ -32,6 +32,8 @@ fn secs(n: u64) -> Duration {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manner {
     Takes,
+    /// The same, and it offers CHUNKING.
+    TakesChunks,
     /// 451 to each recipient's first RCPT.
     Greylists,
     /// 550 5.1.1 to every RCPT.
@@ -121,6 +123,9 @@ impl Host {
                 return Ok(());
             }
             let answer = match line.get(..4).unwrap_or_default() {
+                "EHLO" if self.manner == Manner::TakesChunks => {
+                    "250-mx.test\r\n250-CHUNKING\r\n250 PIPELINING\r\n".to_owned()
+                }
                 "EHLO" => "250-mx.test\r\n250 PIPELINING\r\n".to_owned(),
                 "MAIL" => {
                     self.book.lock().unwrap().mails.push(self.start.elapsed());
@@ -170,6 +175,14 @@ impl Host {
                             return Ok(());
                         }
                     }
+                    "250 2.0.0 taken\r\n".to_owned()
+                }
+                "BDAT" => {
+                    let octets = line.split(' ').nth(1).and_then(|octets| octets.parse().ok()).unwrap_or_default();
+                    let mut text = vec![0; octets];
+                    stream.read_exact(&mut text).await?;
+                    let text = String::from_utf8_lossy(&text);
+                    self.book.lock().unwrap().taken.push(self.taken_of(&from, &to, &text));
                     "250 2.0.0 taken\r\n".to_owned()
                 }
                 "QUIT" => {
@@ -276,7 +289,8 @@ impl Yard {
             bucket: |_| 0,
             held: BTreeSet::new(),
         };
-        let (queue, keeper) = Queue::open(MemoryLedger::default(), opening).unwrap();
+        let ledger = MemoryLedger::default();
+        let (queue, keeper) = Queue::open(ledger.clone(), opening).unwrap();
         tokio::spawn(keeper.run());
         let shaping = Live::new(Shaping::new(&self.settings, Some(&self.overlay)).unwrap());
         let (notices, noticed) = Notices::new(world.clock.clone());
@@ -306,6 +320,7 @@ impl Yard {
         Sending {
             sites: courier.sites(),
             courier: Some(courier),
+            ledger,
             queue,
             store,
             world,
@@ -353,6 +368,7 @@ fn edition() -> Edition {
 struct Sending {
     sites: Sites,
     courier: Option<Courier>,
+    ledger: MemoryLedger,
     queue: Queue,
     store: Store,
     world: World,
@@ -385,9 +401,16 @@ impl Sending {
 
     /// Plans `count` copies of a launch for people at a domain.
     async fn admit(&self, launch: LaunchId, at: &str, count: u32) -> Vec<ContactId> {
+        let people: Vec<String> = (0..count).map(|number| format!("u{number}@{at}")).collect();
+        self.admit_for(launch, &people).await
+    }
+
+    /// Plans a copy of a launch for each address.
+    async fn admit_for(&self, launch: LaunchId, people: &[String]) -> Vec<ContactId> {
         let mut copies = Vec::new();
-        for number in 0..count {
-            let address = Address::parse(&format!("u{number}@{at}")).unwrap();
+        for address in people {
+            let address = Address::parse(address).unwrap();
+            let at = address.domain().clone();
             let person = NewContact { address, name: String::new(), fields: Default::default(), bucket: 0 };
             let contact = self.store.make_contact(person, START).await.unwrap();
             let now = self.world.clock.now();
@@ -402,7 +425,7 @@ impl Sending {
                 due: now,
                 expires: now + secs(72 * 3600),
             };
-            copies.push((domain(at), envelope));
+            copies.push((at, envelope));
         }
         let contacts = copies.iter().map(|(_, envelope)| envelope.id.contact()).collect();
         self.queue.admit(Admission { launch, bucket: 0, cursor: vec![], copies }).await.unwrap();
@@ -619,6 +642,39 @@ async fn a_bar_that_comes_while_the_copy_waits_its_turn_counts() {
     sending.pass(secs(600)).await;
     assert_eq!(host.taken().len(), before, "not one more");
     assert_eq!(sending.standing(Standing::Barred), 12 - before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bar_that_comes_while_the_disk_stalls_counts_where_the_host_has_heard_of_nothing() {
+    // with and without a copy before it that the host cannot take
+    for people in [&["u0@a.example", "u1@a.example"][..], &["ü@a.example", "u0@a.example", "u1@a.example"]] {
+        let (mut yard, host) = Yard::new().domain("a.example", Manner::TakesChunks);
+        yard.overlay = "[[site]]\nsite = \"a.example\"\nshape.connection_limit = 1\n".into();
+        let mut sending = yard.open().await;
+        let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+        let people: Vec<String> = people.iter().map(|address| (*address).to_owned()).collect();
+        let contacts = sending.admit_for(launch, &people).await;
+        let barred = EnvelopeId::new(launch, contacts[people.len() - 2]);
+        sending.ledger.fail_after(Some(0));
+        sending.start();
+        sending.queue.stalled().await;
+        let row = SuppressionRow {
+            address: "u0@a.example".into(),
+            reason: Reason::Complaint,
+            detail: String::new(),
+            since: START,
+        };
+        sending.store.suppress(vec![row]).await.unwrap();
+        sending.ledger.fail_after(None);
+        sending.pass(secs(60)).await;
+        let outcome = &sending.last()[&barred];
+        let ended = (outcome.state, outcome.tries, outcome.text.as_str());
+        assert_eq!(ended, (Standing::Barred, 0, "suppressed: complaint"), "{people:?}");
+        let to: Vec<String> = host.taken().into_iter().map(|taken| taken.to).collect();
+        assert_eq!(to, ["u1@a.example"], "{people:?}");
+        let book = host.book.lock().unwrap();
+        assert_eq!((book.mails.len(), book.connections), (1, 1), "on the same connection: {people:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

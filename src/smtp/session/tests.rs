@@ -49,8 +49,9 @@ impl Rehearsal {
                     Some(copy) => self.session.offer(copy, now),
                     None => self.session.none(),
                 },
-                Step::Intend(id) => {
-                    self.told.push(format!("intend {}", id.to_u64()));
+                Step::Intend(id, begun) => {
+                    let word = if begun == Begun::Yes { "intend" } else { "intend early" };
+                    self.told.push(format!("{word} {}", id.to_u64()));
                     self.session.intended(!self.denied.contains(&id.to_u64()), now);
                 }
                 Step::Say => self.say(&mut replies),
@@ -129,7 +130,7 @@ fn a_first_copy_by_bdat_is_intended_before_mail_and_alone_in_its_flight() {
         3,
         "250 250 250 250 250 354 250 250 250 354 250",
         &[
-            "intend 1",
+            "intend early 1",
             "> MAIL RCPT BDAT 4 m1",
             "done 1 Body 250",
             "> MAIL RCPT DATA",
@@ -163,7 +164,7 @@ fn a_first_copy_by_bdat_is_intended_before_mail_and_alone_in_its_flight() {
 #[test]
 fn a_chunk_counts_for_what_the_host_says_of_its_recipient() {
     let first = |replies: &str, rest: &[&str]| {
-        let begun = ["intend 1", "> MAIL RCPT BDAT 4 m1"];
+        let begun = ["intend early 1", "> MAIL RCPT BDAT 4 m1"];
         check("PIPELINING CHUNKING", 2, replies, &[&begun[..], rest].concat());
     };
     first("250 550 554", &["done 1 To 550", "> RSET MAIL RCPT DATA"]);
@@ -191,10 +192,28 @@ fn an_early_chunk_is_in_doubt_from_its_last_octet_on_until_it_is_refused() {
 }
 
 #[test]
-fn an_early_copy_that_is_withheld_was_never_spoken_of() {
+fn an_early_copy_that_is_withheld_was_never_spoken_of_and_costs_nothing() {
+    let mut played = Rehearsal::new("PIPELINING CHUNKING LIMITS", 4);
+    played.denied.push(1);
+    let played = played.run(3, "250 250 250 250 250 354 250 250 250 354 250");
+    assert_eq!(played.told[..3], ["intend early 1", "intend early 2", "> MAIL RCPT BDAT 4 m2"]);
+    assert_eq!((played.copies.len(), played.told.last().unwrap().as_str()), (0, "end Full"), "{:?}", played.told);
     let mut played = Rehearsal::new("PIPELINING CHUNKING", 1);
     played.denied.push(1);
-    assert_eq!(played.run(9, "").told, ["intend 1", "done 1 Data Closed", "end Withheld"]);
+    let played = played.run(9, "");
+    assert_eq!(
+        (&played.told[..], played.session.is_good()),
+        (&["intend early 1", "end Idle"].map(String::from)[..], true)
+    );
+}
+
+#[test]
+fn a_copy_behind_one_that_does_not_fit_is_still_unheard_of_at_its_intent() {
+    let mut played = Rehearsal::new("PIPELINING CHUNKING SIZE", 1);
+    played.copies.push_front(copy(7, "a@x.org", &"x\r\n".repeat(400)));
+    let told = played.run(9, "250 250 250").told;
+    assert_eq!(told[..2], ["done 7 From 552", "intend early 1"]);
+    assert!(told[2].starts_with("> MAIL"), "{told:?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use mailshot::mail::{Message, Stage};
 use mailshot::smtp::reply::{Reader, excerpt};
 use mailshot::smtp::server::{Answer, Event, Offer, Protocol, Server};
 use mailshot::smtp::{
-    Connection, Copy, CopySource, Extensions, Hello, Patience, Receipt, Security, Timeouts, TlsClient, classify,
+    Begun, Connection, Copy, CopySource, Extensions, Hello, Patience, Receipt, Security, Timeouts, TlsClient, classify,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -115,11 +115,13 @@ impl CopySource for Copies {
         Some(Copy { id, return_path: "b@example.com".into(), to, message, early: true })
     }
 
-    async fn intend(&mut self, id: EnvelopeId) -> bool {
+    async fn intend(&mut self, id: EnvelopeId, begun: Begun) -> bool {
         // every fifth is denied, as when the disk fails
         let may = !id.to_u64().is_multiple_of(5);
         if may {
             self.intended.lock().unwrap().insert(id.to_u64());
+        } else if begun == Begun::No {
+            self.open.remove(&id.to_u64());
         }
         may
     }

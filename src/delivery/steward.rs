@@ -13,11 +13,9 @@ mod standstill;
 mod warming;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -196,25 +194,8 @@ impl Steward {
     /// The life of a steward: until it is told to stop and its carriers have come home, or until the courier lets it go.
     pub async fn run(mut self, work: mpsc::Receiver<Work>, stop: CancellationToken) {
         self.restore().await;
-        let (kit, source, post) = (self.kit.clone(), self.source.id, self.post.clone());
         let (hatch, heard) = Hatch::new(self);
-        let ended = AssertUnwindSafe(hatch.run(heard, work, &stop)).catch_unwind().await;
-        if ended.is_err() {
-            tracing::error!(site = %post.1, "a steward broke down; its domains are given back; this is a bug");
-            let domains: Vec<Domain> =
-                hatch.steward().doors.values().flat_map(|door| door.claims.iter().cloned()).collect();
-            for domain in domains {
-                let _ = kit.road.queue.rest(&domain, kit.entries.in_about(RECHECK)).await;
-            }
-        }
-        let learned = hatch.steward().learning(Instant::now());
-        if let Some(record) = learned {
-            let _ = kit.road.queue.learn(source, &post.1, record).await;
-        }
-        let warmup = hatch.steward().last_of_warmup();
-        if let Some(written) = warmup {
-            written.await;
-        }
+        hatch.live(heard, work, stop).await;
     }
 
     async fn restore(&mut self) {

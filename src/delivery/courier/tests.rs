@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexS
 use super::*;
 use crate::base::{Address, CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, SealKey, Span};
 use crate::compose::{Edition, FromField, Missing};
+use crate::delivery::steward::Hatch;
 use crate::mail::{Class, Envelope, InDoubt, Lane, Notice, NoticeKind, Outcome, Standing};
 use crate::queue::{Admission, MemoryLedger, Opening, Sweep};
 use crate::sign::{Algorithm, create_key};
@@ -791,6 +792,34 @@ async fn a_site_that_throttles_rests_and_nobodys_tries_are_counted() {
     assert!((3..60).contains(&mails), "{mails} MAILs in an hour of refusals");
     assert!(sending.outcomes.iter().all(|outcome| outcome.tries == 0), "{:?}", sending.outcomes);
     assert_eq!(sending.queue.depth().waiting, 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_steward_over_which_a_carrier_broke_down_ends_and_gives_its_domains_back() {
+    let (yard, _host) = Yard::new().domain("a.example", Manner::Silent);
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 100).await;
+    let courier = sending.courier.take().expect("not started");
+    let claimed = sending.queue.claim().await.unwrap().domain;
+    let Ok(route) = courier.router.route(&claimed).await else { panic!("it has a host") };
+    let source = courier.kit.road.sources.iter().next().expect("one at least").clone();
+    let post = (source.id, route.site.clone());
+    let (hatch, heard) = Hatch::new(Steward::new(courier.kit.clone(), post, source, &route));
+    let (work, given) = mpsc::channel(9);
+    let life = tokio::spawn(hatch.clone().live(heard, given, CancellationToken::new()));
+    work.send(Work::Claim(claimed.clone(), route, None)).await.unwrap();
+    tokio::time::sleep(secs(1)).await;
+    let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _half_changed = hatch.steward();
+        panic!("a carrier breaks down while it is served");
+    }));
+    assert!(broken.is_err());
+    // whatever comes next is not decided by what is half changed
+    let _ = work.send(Work::Reshape).await;
+    tokio::time::timeout(secs(60), life).await.expect("it ends").unwrap();
+    let standing = sending.queue.domain(&claimed).await.unwrap().unwrap();
+    assert!(standing.rest > sending.world.clock.now(), "{standing:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,18 +2,21 @@
 //! the carrier's own thread: a message to the steward's task and its answer would cost more than the decision. Whatever
 //! else is to be decided goes to the task as a [`Word`].
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt;
 use futures_util::stream::StreamExt;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::base::Domain;
 use crate::delivery::carrier::{Heard, Job, Word};
 use crate::delivery::steward::door::Door;
 use crate::delivery::steward::orders::Chores;
-use crate::delivery::steward::{Event, Steward, WORDS_MAX, Work};
+use crate::delivery::steward::{Event, RECHECK, Steward, WORDS_MAX, Work};
 
 /// A steward, for its carriers and its task.
 pub(in crate::delivery) struct Hatch {
@@ -32,7 +35,7 @@ struct Watch {
 
 impl Hatch {
     /// A hatch, and what is said through it.
-    pub(super) fn new(steward: Steward) -> (Arc<Hatch>, mpsc::Receiver<(u32, Word)>) {
+    pub(in crate::delivery) fn new(steward: Steward) -> (Arc<Hatch>, mpsc::Receiver<(u32, Word)>) {
         let (words, heard) = mpsc::channel(WORDS_MAX);
         (Arc::new(Hatch { steward: Mutex::new(steward), bell: Notify::new(), words }), heard)
     }
@@ -55,13 +58,49 @@ impl Hatch {
         self.words.reserve().await.ok()
     }
 
-    /// The steward, for a moment.
-    pub(super) fn steward(&self) -> MutexGuard<'_, Steward> {
+    /// The steward, for a moment; also one that broke down.
+    pub(in crate::delivery) fn steward(&self) -> MutexGuard<'_, Steward> {
         self.steward.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The steward's task: until it is told to stop and its carriers have come home, or until the courier lets it go.
-    pub(super) async fn run(
+    /// The steward's task, and what is left to do after it: where it broke down, its domains are given back.
+    pub(in crate::delivery) async fn live(
+        self: Arc<Hatch>,
+        heard: mpsc::Receiver<(u32, Word)>,
+        work: mpsc::Receiver<Work>,
+        stop: CancellationToken,
+    ) {
+        let (kit, source, post) = {
+            let steward = self.steward();
+            (steward.kit.clone(), steward.source.id, steward.post.clone())
+        };
+        let ended = AssertUnwindSafe(self.run(heard, work, &stop)).catch_unwind().await;
+        if ended.is_err() {
+            tracing::error!(site = %post.1, "a steward broke down; its domains are given back; this is a bug");
+            let domains: Vec<Domain> =
+                self.steward().doors.values().flat_map(|door| door.claims.iter().cloned()).collect();
+            for domain in domains {
+                let _ = kit.road.queue.rest(&domain, kit.entries.in_about(RECHECK)).await;
+            }
+        }
+        let learned = self.steward().learning(Instant::now());
+        if let Some(record) = learned {
+            let _ = kit.road.queue.learn(source, &post.1, record).await;
+        }
+        let warmup = self.steward().last_of_warmup();
+        if let Some(written) = warmup {
+            written.await;
+        }
+    }
+
+    /// The steward, for its task. A carrier that broke down over it has left it half changed: its task breaks down as well,
+    /// and ends by the way that gives its domains back.
+    fn intact(&self) -> MutexGuard<'_, Steward> {
+        self.steward.lock().expect("a carrier broke down while it was served: what its steward knows may be half done")
+    }
+
+    /// Until it is told to stop and its carriers have come home, or until the courier lets it go.
+    async fn run(
         self: &Arc<Hatch>,
         mut heard: mpsc::Receiver<(u32, Word)>,
         mut work: mpsc::Receiver<Work>,
@@ -70,7 +109,7 @@ impl Hatch {
         let mut carriers = JoinSet::new();
         let mut chores = Chores::new();
         loop {
-            let watch = self.steward().watch(chores.is_empty());
+            let watch = self.intact().watch(chores.is_empty());
             let Some(Watch { wake, is_stopping, is_retired }) = watch else { return };
             let event = tokio::select! {
                 biased;
@@ -86,7 +125,7 @@ impl Hatch {
                 () = self.bell.notified() => Event::Wake,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => Event::Wake,
             };
-            let mut steward = self.steward();
+            let mut steward = self.intact();
             for order in steward.handle(event, Instant::now()) {
                 steward.carry_out(order, self, &mut carriers, &chores, stop);
             }

@@ -160,6 +160,8 @@ impl Kit {
 
 /// A steward at work.
 struct Seat {
+    /// Which of all stewards has it: one that is let go may still be ending when another has its post.
+    number: u64,
     work: mpsc::Sender<Work>,
     given: u64,
     still: Option<Instant>,
@@ -178,7 +180,7 @@ enum Event {
     Stop,
     Command(Command),
     Back(Back),
-    Ended(Post),
+    Ended(Post, u64),
     Found(Found),
     Claimed(Result<Claimed, Error>),
 }
@@ -191,7 +193,9 @@ pub struct Courier {
     commands: mpsc::Receiver<Command>,
     backs: mpsc::Receiver<Back>,
     seats: BTreeMap<Post, Seat>,
-    stewards: JoinSet<Post>,
+    stewards: JoinSet<(Post, u64)>,
+    /// Stewards that ever were.
+    hired: u64,
     finding: FuturesUnordered<BoxFuture<'static, Found>>,
     claiming: FuturesUnordered<BoxFuture<'static, Result<Claimed, Error>>>,
     /// The source whose turn it is, by site.
@@ -236,6 +240,7 @@ impl Courier {
             backs,
             seats: BTreeMap::new(),
             stewards: JoinSet::new(),
+            hired: 0,
             finding: FuturesUnordered::new(),
             claiming: FuturesUnordered::new(),
             turns: BTreeMap::new(),
@@ -266,7 +271,7 @@ impl Courier {
                 Some(command) = self.commands.recv() => Event::Command(command),
                 Some(back) = self.backs.recv() => Event::Back(back),
                 Some(ended) = self.stewards.join_next(), if !self.stewards.is_empty() => match ended {
-                    Ok(post) => Event::Ended(post),
+                    Ok((post, number)) => Event::Ended(post, number),
                     // stewards catch their panics, and nobody aborts them
                     Err(_) => continue,
                 },
@@ -302,7 +307,11 @@ impl Courier {
             }
             Event::Command(command) => self.obey(command).await,
             Event::Back(back) => self.take_back(back),
-            Event::Ended(post) => drop(self.seats.remove(&post)),
+            Event::Ended(post, number) => {
+                if self.seats.get(&post).is_some_and(|seat| seat.number == number) {
+                    self.seats.remove(&post);
+                }
+            }
             Event::Found(found) => self.found(found, stop).await,
             Event::Claimed(Ok(Claimed { domain, .. })) if self.kit.held.holds(&domain) => {
                 self.rest(domain, self.kit.entries.in_about(HELD));
@@ -475,11 +484,13 @@ impl Courier {
             let (work, given) = mpsc::channel(WORK_MAX);
             let steward = Steward::new(self.kit.clone(), post.clone(), source.clone(), route);
             let run = steward.run(given, stop.clone());
+            self.hired += 1;
+            let number = self.hired;
             self.stewards.spawn(async move {
                 run.await;
-                post
+                (post, number)
             });
-            Seat { work, given: 0, still: None, busy: None }
+            Seat { number, work, given: 0, still: None, busy: None }
         });
         seat.given += 1;
         // one that has broken down drops the work: its leases go home, and so does the domain when it is named again

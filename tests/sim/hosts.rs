@@ -23,6 +23,8 @@ use crate::world::Fate;
 pub struct Manner {
     pub pipelining: bool,
     pub chunking: bool,
+    /// What comes of STARTTLS, which is offered for it.
+    pub tls: Option<TlsFault>,
     /// Until each answer.
     pub latency: Duration,
     /// Connections refused, and connections that are never greeted.
@@ -56,6 +58,27 @@ pub struct Manner {
     /// What we are to keep to.
     pub connections_max: usize,
     pub per_second: Option<f64>,
+}
+
+/// How a handshake fails. That it succeeds, and whom it proves, is shown with real TLS elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFault {
+    /// 454 to STARTTLS.
+    Refuses,
+    /// 220, and closed in the middle of the handshake.
+    Leaves,
+    /// 220, and something else than a handshake.
+    Garbles,
+    /// 220, and nothing more.
+    Silent,
+}
+
+/// A time in which nothing gets through between us and some hosts: what was written arrives, what they say only afterwards.
+#[derive(Debug, Clone)]
+pub struct Partition {
+    pub hosts: Vec<usize>,
+    pub from: Timestamp,
+    pub until: Timestamp,
 }
 
 /// A message taken.
@@ -102,6 +125,7 @@ pub struct Hosts {
     pub dice: Arc<Mutex<fastrand::Rng>>,
     pub clock: Arc<dyn Clock>,
     pub fate: Arc<Fate>,
+    pub partitions: Arc<Vec<Partition>>,
 }
 
 /// The two addresses at which a host listens.
@@ -128,6 +152,13 @@ impl Hosts {
         }
     }
 
+    /// How long nothing gets through to a host from now on.
+    fn cut_off(&self, host: usize) -> Duration {
+        let now = self.clock.now();
+        let holds = |cut: &&Partition| cut.hosts.contains(&host) && cut.from <= now && now < cut.until;
+        self.partitions.iter().filter(holds).map(|cut| cut.until.since(now)).max().unwrap_or_default()
+    }
+
     fn note(&self, host: usize, words: String) {
         let now = self.clock.now().as_ms();
         self.book.lock().unwrap().log.push((now, host, words));
@@ -141,7 +172,7 @@ impl Net for Hosts {
         let hosts = self.clone();
         async move {
             let manner = hosts.manner(host);
-            sleep(manner.latency).await;
+            sleep(manner.latency + hosts.cut_off(host)).await;
             hosts.fate.tick();
             if hosts.fate.is_dead() || hosts.chance(manner.refuses) {
                 return Err(io::ErrorKind::ConnectionRefused.into());
@@ -168,8 +199,10 @@ enum State {
     Message,
     /// So many octets of a chunk are to come.
     Chunk(usize),
-    /// Closes with the first octet of the message.
+    /// Closes with the first octet of the message, or of the handshake.
     Trap,
+    /// Answers the first octets of the handshake with something else.
+    Garble,
     /// Nothing is read or said any more.
     Mute,
     Closed,
@@ -229,6 +262,7 @@ impl Talk {
     }
 
     fn say(&mut self, line: &str, after: Duration) {
+        let after = after.max(self.hosts.cut_off(self.host));
         let at = self.out.back().map_or(Instant::now(), |(at, _)| *at).max(Instant::now() + after);
         self.out.push_back((at, Out::Bytes(format!("{line}\r\n").into_bytes())));
     }
@@ -247,7 +281,8 @@ impl Talk {
         loop {
             match self.state {
                 State::Trap if !self.inbox.is_empty() => self.leave(None, Duration::ZERO),
-                State::Trap | State::Mute | State::Closed => return self.inbox.clear(),
+                State::Garble if !self.inbox.is_empty() => self.leave(Some("500 what was that?"), Duration::ZERO),
+                State::Trap | State::Garble | State::Mute | State::Closed => return self.inbox.clear(),
                 State::Commands => {
                     let Some(end) = find(&self.inbox, b"\r\n") else { return };
                     let line = String::from_utf8_lossy(&self.inbox[..end]).into_owned();
@@ -281,7 +316,8 @@ impl Talk {
         let after = manner.latency;
         match line.get(..4).unwrap_or_default() {
             "EHLO" => {
-                let offers = [("PIPELINING", manner.pipelining), ("CHUNKING", manner.chunking)];
+                let tls = ("STARTTLS", manner.tls.is_some());
+                let offers = [("PIPELINING", manner.pipelining), ("CHUNKING", manner.chunking), tls];
                 let offers: String =
                     offers.iter().filter(|(_, has)| *has).map(|(word, _)| format!("250-{word}\r\n")).collect();
                 self.say(&format!("250-mx.test\r\n{offers}250 HELP"), after);
@@ -300,9 +336,21 @@ impl Talk {
                 let drops = self.to.is_some() && self.hosts.chance(manner.drops_before);
                 self.state = if drops { State::Trap } else { State::Chunk(octets) };
             }
+            "STAR" => self.secure(&manner),
             "QUIT" => self.leave(Some("221 bye"), after),
             _ => self.say("250 ok", after),
         }
+    }
+
+    fn secure(&mut self, manner: &Manner) {
+        let state = match manner.tls {
+            None | Some(TlsFault::Refuses) => return self.say("454 4.7.0 not now", manner.latency),
+            Some(TlsFault::Leaves) => State::Trap,
+            Some(TlsFault::Garbles) => State::Garble,
+            Some(TlsFault::Silent) => State::Mute,
+        };
+        self.say("220 go ahead", manner.latency);
+        self.state = state;
     }
 
     fn mail(&mut self, line: &str, manner: &Manner) {
@@ -438,6 +486,8 @@ impl Drop for Talk {
     fn drop(&mut self) {
         let mut book = self.hosts.book.lock().unwrap();
         book.cut_short += self.unanswered;
+        let now = self.hosts.clock.now().as_ms();
+        book.log.push((now, self.host, "closed".into()));
         if let Some(open) = book.open.get_mut(&self.host) {
             *open -= 1;
         }

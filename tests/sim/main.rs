@@ -67,6 +67,23 @@ fn every_run_keeps_every_promise() {
 }
 
 #[test]
+fn a_kill_at_any_write_of_a_small_run_breaks_no_promise() {
+    for loses_last in [false, true] {
+        let mut writes = 0;
+        loop {
+            writes += 1;
+            let mut run = Run::small();
+            if !run.run_killed_at(writes, loses_last) {
+                break;
+            }
+            checkers::check(&run);
+        }
+        println!("killed at each of {writes} writes, the last one lost: {loses_last}");
+        assert!(writes > 50, "the whole run had {writes} writes");
+    }
+}
+
+#[test]
 fn one_seed_is_one_run() {
     for seed in [3, 4] {
         let logs = [run(seed), run(seed)].map(|run| std::mem::take(&mut run.book.lock().unwrap().log));

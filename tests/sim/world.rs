@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::checkers;
-use crate::hosts::{Book, Hosts, Manner, addresses};
+use crate::hosts::{Book, Hosts, Manner, Partition, TlsFault, addresses};
 
 pub const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
 /// Everything is final long before: copies expire after eight minutes, the longest rest of a site is an hour.
@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long after a start that was refused for its disk the next one comes.
 const AFTER_FAULT: Duration = Duration::from_secs(10);
+/// The seed of a small run, and how many people it has.
+const SMALL: u64 = 5;
+const SMALL_PEOPLE: usize = 6;
 /// Hosts at most; each is a site of its own, with limits of its own.
 const HOSTS: usize = 9;
 /// The campaigns: one sends again what is in doubt, the other holds it.
@@ -169,14 +172,35 @@ impl Ledger for Mortal {
     }
 }
 
-/// Names of which some are in trouble for a while.
+/// The clock of the machine: somebody sets it now and then.
+struct Set {
+    clock: Arc<SimulatedClock>,
+    /// From when on it is so many milliseconds further ahead than before, or behind.
+    jumps: Vec<(Timestamp, i64)>,
+}
+
+impl Clock for Set {
+    fn now(&self) -> Timestamp {
+        let now = self.clock.now();
+        let ahead: i64 = self.jumps.iter().filter(|(from, _)| *from <= now).map(|(_, by)| by).sum();
+        Timestamp::from_ms(now.as_ms() + ahead)
+    }
+}
+
+/// Names of which some are in trouble for a while, and some lead elsewhere from some time on.
 struct Names {
     zone: Zone,
+    moved: Option<(Timestamp, Zone)>,
     down: Vec<(Domain, Timestamp)>,
     clock: Arc<SimulatedClock>,
 }
 
 impl Names {
+    fn zone(&self) -> &Zone {
+        let now = self.clock.now();
+        self.moved.as_ref().filter(|(from, _)| *from <= now).map_or(&self.zone, |(_, zone)| zone)
+    }
+
     fn trouble(&self, name: &Domain) -> Option<DnsError> {
         let now = self.clock.now();
         let is_down = self.down.iter().any(|(domain, until)| domain == name && now < *until);
@@ -188,7 +212,7 @@ impl Dns for Names {
     fn mx(&self, domain: &Domain) -> BoxFuture<'static, Result<Answer<Mx>, DnsError>> {
         match self.trouble(domain) {
             Some(error) => async { Err(error) }.boxed(),
-            None => Dns::mx(&self.zone, domain),
+            None => Dns::mx(self.zone(), domain),
         }
     }
 
@@ -242,7 +266,10 @@ pub struct Run {
     fate: Arc<Fate>,
     ledger: MemoryLedger,
     zone: Zone,
+    moved: Option<(Timestamp, Zone)>,
     down: Vec<(Domain, Timestamp)>,
+    jumps: Vec<(Timestamp, i64)>,
+    partitions: Arc<Vec<Partition>>,
     deeds: Vec<(Timestamp, Deed)>,
     faults: Vec<Fault>,
     /// Stalls that were seen to begin.
@@ -328,6 +355,13 @@ fn manner(host: usize, dice: &mut fastrand::Rng) -> Manner {
     manner.chunking = dice.bool();
     manner.latency = Duration::from_millis(dice.u64(1..300));
     manner.greylists = dice.u8(0..4) == 0;
+    manner.tls = match dice.u8(0..12) {
+        0 => Some(TlsFault::Refuses),
+        1 => Some(TlsFault::Leaves),
+        2 => Some(TlsFault::Garbles),
+        3 => Some(TlsFault::Silent),
+        _ => None,
+    };
     manner.most = (dice.u8(0..3) == 0).then(|| dice.u32(1..6));
     manner.leaves_silently = dice.bool();
     manner.slow_for = Duration::from_secs(dice.u64(2..60));
@@ -346,6 +380,7 @@ impl Run {
                 zone = zone.address(&named(format!("{way}.h{host}.test")), at);
             }
         }
+        let mut moved = (dice.u8(0..3) == 0).then(|| (START + Duration::from_secs(dice.u64(1..120)), zone.clone()));
         let domains = dice.usize(2..10);
         for number in 0..domains {
             let domain = named(format!("d{number}.test"));
@@ -359,6 +394,10 @@ impl Run {
             for way in 1..=dice.u16(1..=2) {
                 zone = zone.mx(&domain, way * 10, Some(&named(format!("mx{way}.h{host}.test"))));
             }
+            moved = moved.map(|(from, zone)| {
+                let host = dice.usize(0..manners.len());
+                (from, zone.mx(&domain, 10, Some(&named(format!("mx1.h{host}.test")))))
+            });
         }
         let people: Vec<String> =
             (0..dice.usize(5..60)).map(|number| format!("p{number}@d{}.test", dice.usize(0..domains))).collect();
@@ -386,6 +425,17 @@ impl Run {
             let whose = if dice.bool() { Whose::Queue { writes: dice.bool() } } else { Whose::Record };
             faults.push(Fault { from, until, whose });
         }
+        let mut partitions = Vec::new();
+        for _ in 0..dice.usize(0..4).saturating_sub(1) {
+            let (from, some) = (at(&mut dice, 90_000), dice.u8(1..4));
+            let until = from + Duration::from_millis(dice.u64(1..120_000));
+            let hosts = (0..manners.len()).filter(|_| dice.u8(0..4) < some).collect();
+            partitions.push(Partition { hosts, from, until });
+        }
+        let mut jumps = Vec::new();
+        for _ in 0..dice.usize(0..5).saturating_sub(2) {
+            jumps.push((at(&mut dice, 120_000), dice.i64(-900_000..240_000)));
+        }
         deeds.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         Run {
             store: Store::open("sqlite::memory:", Path::new("."), Threads::Inline).unwrap(),
@@ -402,11 +452,36 @@ impl Run {
             fate: Arc::default(),
             ledger: MemoryLedger::default(),
             zone,
+            moved,
             down,
+            jumps,
+            partitions: Arc::new(partitions),
             deeds,
             faults,
             stalls: 0,
         }
+    }
+
+    /// A run of few people to hosts that lose answers, and nothing else.
+    pub fn small() -> Run {
+        let mut run = Run::new(SMALL);
+        let calm = Manner { drops_after: 0.3, defers: 0.2, connections_max: 2, pipelining: true, ..Manner::default() };
+        run.manners = Arc::new(vec![Manner { latency: Duration::from_millis(20), ..calm }; run.manners.len()]);
+        run.people.truncate(SMALL_PEOPLE);
+        (run.down, run.jumps, run.deeds, run.faults) = Default::default();
+        (run.moved, run.partitions) = Default::default();
+        run
+    }
+
+    /// Lives to the end, with a kill at one write; whether the kill came before the end.
+    pub fn run_killed_at(&mut self, write: u64, loses_last: bool) -> bool {
+        self.in_time(async |run, _| run.import().await);
+        if self.live(write, Some(Ending::Kill { loses_last })) {
+            return false;
+        }
+        self.kills += 1;
+        assert!(self.live(0, None), "without an end it goes on until all is final");
+        true
     }
 
     /// Lives until everything is final.
@@ -487,10 +562,12 @@ impl Run {
             dice: self.host_dice.clone(),
             clock: clock.clone(),
             fate: self.fate.clone(),
+            partitions: self.partitions.clone(),
         };
-        let names = Names { zone: self.zone.clone(), down: self.down.clone(), clock: clock.clone() };
+        let (zone, moved, down) = (self.zone.clone(), self.moved.clone(), self.down.clone());
+        let names = Names { zone, moved, down, clock: clock.clone() };
         World {
-            clock: clock.clone(),
+            clock: Arc::new(Set { clock: clock.clone(), jumps: self.jumps.clone() }),
             dns: Arc::new(names),
             net: Arc::new(hosts),
             dice: Arc::new(SeededDice::new(self.dice.u64(..))),

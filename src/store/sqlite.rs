@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use rustix::fs::{StatVfsMountFlags, statvfs};
 use tokio::sync::{mpsc, oneshot};
 
 use super::migrate::migrate;
@@ -279,9 +280,16 @@ pub(super) fn told(path: &Path, error: &rusqlite::Error) -> Error {
         Some(ErrorCode::ReadOnly) => Error::ReadOnly(path),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Error::Corrupt { path, why },
         Some(ErrorCode::SystemIoFailure) => Error::Disk { path, why },
+        Some(ErrorCode::CannotOpen) if is_on_read_only_disk(&path) => Error::ReadOnly(path),
         Some(ErrorCode::CannotOpen) => Error::Open { path, why },
         _ => Error::Statement { path, why },
     }
+}
+
+/// The files that SQLite lays beside the record cannot be made on such a disk; it says no more than that.
+fn is_on_read_only_disk(path: &Path) -> bool {
+    let disk = path.parent().and_then(|folder| statvfs(folder).ok());
+    disk.is_some_and(|disk| disk.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 pub(super) fn mark(db: &Connection, name: &str) -> rusqlite::Result<u64> {

@@ -195,23 +195,60 @@ fn a_stop_does_not_wait_for_a_full_disk_and_says_why() {
     assert!(report["possible_doubles"].as_u64().unwrap() <= CONNECTIONS as u64, "{report}");
 }
 
-#[test]
-fn a_damaged_record_stops_everything_with_words_for_what_to_do() {
-    let folder = tempfile::tempdir().unwrap();
-    let scene = Scene::set(folder.path(), 5000);
-    let path = folder.path().join("state/audience.db");
-    Connection::open(&path).unwrap().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
-    let mut file = File::options().write(true).open(&path).unwrap();
+/// Spoils all pages of the record but the first, which names the tables.
+fn damage(scene: &Scene) {
+    let mut file = File::options().write(true).open(scene.folder.join("state/audience.db")).unwrap();
     let pages = file.metadata().unwrap().len() / 4096;
-    for page in pages / 2..pages {
+    for page in 1..pages {
         file.seek(SeekFrom::Start(page * 4096)).unwrap();
         file.write_all(&[0xa5; 64]).unwrap();
     }
-    let log = folder.path().join("log");
+}
+
+#[test]
+fn a_damaged_record_stops_everything_with_words_for_what_to_do() {
+    for at in [0, 100] {
+        let folder = tempfile::tempdir().unwrap();
+        let scene = Scene::with(folder.path(), 3000, LEISURELY);
+        let log = folder.path().join("log");
+        // so that the pages are in the file itself
+        let record = Connection::open(folder.path().join("state/audience.db")).unwrap();
+        record.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        drop(record);
+        if at == 0 {
+            damage(&scene);
+        }
+        let child = scene.send(&[], &log);
+        if at > 0 {
+            wait_until("the first hundred", &log, || scene.taken() >= at);
+            damage(&scene);
+        }
+        let status = ended(child, &log);
+        let told = fs::read_to_string(&log).unwrap();
+        assert_eq!(status.code(), Some(1), "{told}");
+        assert!(told.contains("is damaged") && told.contains("restore the last backup"), "{told}");
+        assert!(scene.taken() < 3000, "sending went on over a damaged record");
+        assert_eq!(scene.receiver.counts().doubles, 0);
+    }
+}
+
+#[test]
+fn a_read_only_disk_is_refused_at_the_start_and_all_goes_out_when_it_can_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::mount(folder.path(), 128) else { return };
+    let scene = Scene::set(folder.path(), 50);
+    let beside = tempfile::tempdir().unwrap();
+    let log = beside.path().join("log");
+    let remount = |how: &str| assert!(ran("mount", &["-o", &format!("remount,{how}"), disk.0.to_str().unwrap()]));
+    remount("ro");
     let status = ended(scene.send(&[], &log), &log);
     let told = fs::read_to_string(&log).unwrap();
-    assert_eq!(status.code(), Some(1), "{told}");
-    assert!(told.contains("is damaged") && told.contains("restore the last backup"), "{told}");
+    assert_eq!((status.code(), scene.taken()), (Some(1), 0), "{told}");
+    assert!(told.to_lowercase().contains("read-only"), "{told}");
+    remount("rw");
+    assert!(ended(scene.send(&[], &log), &log).success());
+    scene.check_all_once();
+    drop(scene);
 }
 
 #[test]

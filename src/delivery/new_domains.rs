@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::base::{Domain, LaunchId, Timestamp};
 use crate::config;
 use crate::delivery::launches::Bound;
 use crate::delivery::notices::{About, Notices};
 use crate::delivery::trouble::Judgement;
-use crate::delivery::warmup::{Calendar, Cold, Gate, Warming, Warmth};
+use crate::delivery::warmup::{Calendar, Cold, Gate, LEFT_ALONE, Warming, Warmth};
 use crate::mail::NoticeKind;
 use crate::store::{Store, WarmupRow};
 use crate::world::Clock;
@@ -206,7 +206,11 @@ impl NewDomains {
 
     async fn put(&self, domain: &Domain, site: &Arc<str>, state: String) -> bool {
         let row = WarmupRow { source: record_name(domain.as_str()), site: site.to_string(), state };
-        self.store.put_warmup(row, self.clock.now()).await.is_ok()
+        let written = self.store.put_warmup(row, self.clock.now()).await.is_ok();
+        if !written {
+            sleep(LEFT_ALONE).await;
+        }
+        written
     }
 
     /// The domain at the site; one not met since the start goes on where its record stands.

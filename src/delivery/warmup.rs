@@ -33,6 +33,8 @@ const SAMPLE: u32 = 20;
 const DAYS_MAX: u32 = 1000;
 /// Most copies reserved at once.
 const RESERVE_MAX: u32 = 200;
+/// How long a record that refused to be written is left alone: one that refuses at once would be asked again at once.
+pub(super) const LEFT_ALONE: Duration = Duration::from_secs(2);
 
 /// How much a new address may send on each day.
 #[derive(Debug, Clone, PartialEq)]

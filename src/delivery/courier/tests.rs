@@ -1116,6 +1116,24 @@ async fn a_new_from_domain_keeps_to_its_calendar_over_all_sources_and_holds_up_n
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_warm_up_that_cannot_be_recorded_sends_nothing_and_goes_on_when_it_can() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    let text = "[[source]]\nname = \"new\"\nwarmup = 1\n[warmup]\nstart = 20\ndomains = { \"example.com\" = 1 }\n\
+                [dkim]\nunsigned = true\n";
+    yard.settings = toml::from_str(text).unwrap();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 100).await;
+    sending.store.refuse_writes(true).unwrap();
+    sending.start();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(host.taken().len(), 0);
+    sending.store.refuse_writes(false).unwrap();
+    sending.pass(secs(6 * 3600)).await;
+    assert!((1..=20).contains(&host.taken().len()), "{}", host.taken().len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_source_alone_sends_what_the_day_allows_and_goes_on_tomorrow() {
     let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
     yard.settings = toml::from_str("[[source]]\nname = \"new\"\nwarmup = 1\n[warmup]\nstart = 20\n").unwrap();

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::base::{Domain, Timestamp};
@@ -18,6 +18,7 @@ use crate::delivery::new_domains::Chore;
 use crate::delivery::route::Route;
 use crate::delivery::sites::SiteStatus;
 use crate::delivery::steward::{Event, Hatch, LINGER, Leased, Steward};
+use crate::delivery::warmup::LEFT_ALONE;
 use crate::queue::Settlement;
 
 /// Work under way; each piece ends in an event.
@@ -74,7 +75,17 @@ impl Steward {
                 let (source, site) = (self.source.id, self.post.1.clone());
                 chores.push(quietly(async move { queue.learn(source, &site, record).await }));
             }
-            Order::KeepWarm(record) => chores.push(self.put_warmup(record).map(Event::Kept).boxed()),
+            Order::KeepWarm(record) => {
+                let writing = self.put_warmup(record);
+                let kept = async move {
+                    let written = writing.await;
+                    if !written {
+                        sleep(LEFT_ALONE).await;
+                    }
+                    Event::Kept(written)
+                };
+                chores.push(kept.boxed());
+            }
             Order::Record(record) => chores.push(quietly(self.put_warmup(record))),
             Order::Introduce(chore) => {
                 let (kit, site) = (self.kit.clone(), self.post.1.clone());

@@ -7,7 +7,7 @@ use serde_json::Map;
 use super::*;
 use crate::base::{Address, SourceId, Timestamp};
 use crate::config::Settings;
-use crate::mail::{Class, Outcome, Standing};
+use crate::mail::{Class, NoticeKind, Outcome, Standing};
 use crate::queue::{Admission, Claimed, Lease, MemoryLedger, Next, Settlement};
 use crate::store::{LaunchOptions, NewContact, OnConflict};
 use crate::world::{NetTable, Zone};
@@ -326,6 +326,11 @@ async fn a_queue_without_room_is_shown_to_whoever_asks_and_moves_are_carried_out
     assert!(matches!(handle.pause(launch).await, Err(Error::Waits(_))));
     let view = QueueView::of(&handle).await.unwrap();
     assert_eq!((view.stalled.len(), view.waiting + view.held, view.domains), (1, 20, vec![]));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let told = desk.store.incidents(START, handle.now(), 9).unwrap();
+    let told: Vec<_> =
+        told.iter().map(|notice| (notice.kind, notice.text.contains("the queue cannot be written"))).collect();
+    assert_eq!(told, [(NoticeKind::Stalled, true)], "once, however long it lasts");
     desk.ledger.fail_after(None);
     tokio::time::sleep(Duration::from_secs(20)).await;
     let view = QueueView::of(&handle).await.unwrap();

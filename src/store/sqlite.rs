@@ -310,6 +310,34 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test]
+    async fn what_a_full_disk_undoes_is_told_to_everybody_it_concerns() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = Backend::open(folder.path().join("store.db"), Threads::Own).unwrap();
+        let limit = |db: &Connection| {
+            db.execute_batch("CREATE TABLE notes (number INTEGER PRIMARY KEY, text BLOB)")?;
+            let pages: u32 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+            db.query_row(&format!("PRAGMA max_page_count = {}", pages + 20), [], |_| Ok(()))
+        };
+        backend.write(limit).await.unwrap();
+        let note = |number: u32| {
+            let insert = "INSERT INTO notes VALUES (?1, zeroblob(700))";
+            backend.write(move |db| db.execute(insert, [number]).map(drop))
+        };
+        let told = futures_util::future::join_all((0..300).map(note)).await;
+        let kept: Vec<u32> = backend
+            .read(|db| {
+                db.prepare("SELECT number FROM notes ORDER BY number")?.query_map([], |row| row.get(0))?.collect()
+            })
+            .unwrap();
+        let yes: Vec<u32> = (0..300).filter(|number| told[*number as usize].is_ok()).collect();
+        assert_eq!(yes, kept);
+        for error in told.iter().filter_map(|told| told.as_ref().err()) {
+            assert!(matches!(error, Error::Full(_)), "{error:?}");
+        }
+        assert!(!kept.is_empty() && kept.len() < 300, "{}", kept.len());
+    }
+
     #[test]
     fn a_statement_is_compiled_once_whatever_is_bound() {
         let folder = tempfile::tempdir().unwrap();

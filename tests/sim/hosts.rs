@@ -486,8 +486,6 @@ impl Drop for Talk {
     fn drop(&mut self) {
         let mut book = self.hosts.book.lock().unwrap();
         book.cut_short += self.unanswered;
-        let now = self.hosts.clock.now().as_ms();
-        book.log.push((now, self.host, "closed".into()));
         if let Some(open) = book.open.get_mut(&self.host) {
             *open -= 1;
         }

@@ -33,7 +33,7 @@ fn every_run_keeps_every_promise() {
         None => 1..=number("SIM_SEEDS").unwrap_or(SEEDS),
     };
     let (next, failed) = (AtomicU64::new(*seeds.start()), Mutex::new(Vec::new()));
-    let totals = Mutex::new((0, 0, 0));
+    let totals = Mutex::new((0, 0, 0, 0));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::SeqCst);
@@ -45,6 +45,7 @@ fn every_run_keeps_every_promise() {
                     let mut totals = totals.lock().unwrap();
                     totals.0 += run.people.len() * 2;
                     totals.1 += run.kills;
+                    totals.3 += run.stalls.len();
                     totals.2 += run.book.lock().unwrap().taken.values().map(|taken| taken.len() - 1).sum::<usize>();
                 }
                 Err(_) => {
@@ -59,8 +60,8 @@ fn every_run_keeps_every_promise() {
             scope.spawn(work);
         }
     });
-    let (copies, ends, doubles) = *totals.lock().unwrap();
-    println!("{copies} copies, {ends} lives cut short, {doubles} doubles, all listed");
+    let (copies, ends, doubles, stalls) = *totals.lock().unwrap();
+    println!("{copies} copies, {ends} lives cut short, {stalls} waits for a disk, {doubles} doubles, all listed");
     let mut failed = failed.into_inner().unwrap();
     failed.sort();
     assert!(failed.is_empty(), "SIM_SEED={} cargo test --test sim replays the first of {failed:?}", failed[0]);

@@ -2,6 +2,7 @@
 //! or left without a disk at random instants and started again on what had been flushed. Disks also fail for a while and come
 //! back: then the same life goes on.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -272,8 +273,8 @@ pub struct Run {
     partitions: Arc<Vec<Partition>>,
     deeds: Vec<(Timestamp, Deed)>,
     faults: Vec<Fault>,
-    /// Stalls that were seen to begin.
-    pub stalls: u32,
+    /// When the queue began to wait for its disk.
+    pub stalls: BTreeSet<Timestamp>,
 }
 
 /// The workspace of all runs: nobody writes into it.
@@ -458,7 +459,7 @@ impl Run {
             partitions: Arc::new(partitions),
             deeds,
             faults,
-            stalls: 0,
+            stalls: BTreeSet::new(),
         }
     }
 
@@ -635,7 +636,9 @@ impl Run {
             }
             let now = clock.now();
             self.set_record(now);
-            self.stalls += u32::from(handle.queue().stall().is_some_and(|stall| stall.since == now));
+            if let Some(stall) = handle.queue().stall() {
+                self.stalls.insert(stall.since);
+            }
             while self.deeds.last().is_some_and(|(at, _)| *at <= now) {
                 let (_, deed) = self.deeds.pop().expect("was just looked at");
                 self.carry_out(deed, &handle, clock).await;

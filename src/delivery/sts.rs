@@ -56,7 +56,7 @@ impl Policy {
                 "version" => version = version.or(Some(value)),
                 "mode" => mode = mode.or(Some(value)),
                 "max_age" => max_age = max_age.or(value.parse::<u64>().ok()),
-                "mx" if hosts.len() < HOSTS_MAX => hosts.push(value.trim_end_matches('.').to_ascii_lowercase()),
+                "mx" if hosts.len() < HOSTS_MAX => hosts.extend(pattern(value)),
                 _ => {}
             }
         }
@@ -102,6 +102,13 @@ impl Policy {
             None => host.eq_ignore_ascii_case(pattern),
         })
     }
+}
+
+/// A host, or `*.` and the domain of hosts, in A-labels (RFC 8461 §3.2); `None`: no host is called so.
+fn pattern(text: &str) -> Option<String> {
+    let (wild, name) = text.strip_prefix("*.").map_or(("", text), |rest| ("*.", rest));
+    let name = Domain::parse(name).ok().filter(|name| name.literal().is_none())?;
+    Some(format!("{wild}{name}"))
 }
 
 /// What is known of a domain.

@@ -18,6 +18,10 @@ use crate::world::Clock;
 
 /// Kinds of sessions between two visits of whoever writes them down; what is beyond is not counted.
 const KINDS_MAX: usize = 50_000;
+/// Bytes of names and policies between two visits, counted like kinds: their length is in other people's hands.
+const BYTES_MAX: usize = 16 << 20;
+/// Longest policy that is told whole, in bytes; of a longer one its type and domain.
+const POLICY_MAX: usize = 4096;
 const DAY_MS: i64 = 86_400_000;
 
 /// The day a time falls into, in days since 1970, UTC.
@@ -51,10 +55,39 @@ impl Session {
 struct Kind {
     day: i64,
     domain: Domain,
-    policy: String,
+    policy: Arc<str>,
     host: String,
     source: Option<IpAddr>,
     flaw: Option<TlsFlaw>,
+}
+
+/// All that was counted.
+#[derive(Default)]
+struct Counts {
+    sessions: BTreeMap<Kind, u64>,
+    /// The policies in `sessions`, each once.
+    policies: BTreeSet<Arc<str>>,
+    bytes: usize,
+}
+
+impl Counts {
+    /// One session more, where there is room for it.
+    fn add(&mut self, mut kind: Kind) {
+        let known = self.policies.get(&kind.policy).cloned();
+        let new_policy = if known.is_none() { kind.policy.len() } else { 0 };
+        kind.policy = known.unwrap_or(kind.policy);
+        if let Some(count) = self.sessions.get_mut(&kind) {
+            *count += 1;
+            return;
+        }
+        let bytes = self.bytes + kind.domain.as_str().len() + kind.host.len() + new_policy;
+        if self.sessions.len() >= KINDS_MAX || bytes > BYTES_MAX {
+            return;
+        }
+        self.bytes = bytes;
+        self.policies.insert(kind.policy.clone());
+        self.sessions.insert(kind, 1);
+    }
 }
 
 /// Counts sessions. Cheap to clone.
@@ -62,7 +95,7 @@ struct Kind {
 pub struct Tally {
     policies: Policies,
     clock: Arc<dyn Clock>,
-    counts: Arc<Mutex<BTreeMap<Kind, u64>>>,
+    counts: Arc<Mutex<Counts>>,
 }
 
 impl Tally {
@@ -79,7 +112,7 @@ impl Tally {
         let Session { host, source, tls, secrecy, .. } = session;
         let standing = self.policies.standing(domain);
         let flaw = flaw_of(host.as_ref(), tls.as_ref(), secrecy, &standing);
-        self.count(domain, host.as_ref(), *source, &policy_text(domain, secrecy, &standing), flaw);
+        self.count(domain, host.as_ref(), *source, policy_text(domain, secrecy, &standing), flaw);
     }
 
     /// No connection came about, and these domains waited for it. Counted only where TLS is the reason.
@@ -93,7 +126,7 @@ impl Tally {
         let domains: BTreeSet<&Domain> = domains.collect();
         for domain in domains {
             let policy = policy_text(domain, &trouble.secrecy, &self.policies.standing(domain));
-            self.count(domain, trouble.host.as_ref(), source, &policy, Some(flaw));
+            self.count(domain, trouble.host.as_ref(), source, policy, Some(flaw));
         }
     }
 
@@ -102,16 +135,12 @@ impl Tally {
         domain: &Domain,
         host: Option<&Domain>,
         source: Option<IpAddr>,
-        policy: &str,
+        policy: String,
         flaw: Option<TlsFlaw>,
     ) {
         let host = host.map(Domain::to_string).unwrap_or_default();
         let day = day_of(self.clock.now());
-        let kind = Kind { day, domain: domain.clone(), policy: policy.to_owned(), host, source, flaw };
-        let mut counts = self.table();
-        if counts.len() < KINDS_MAX || counts.contains_key(&kind) {
-            *counts.entry(kind).or_default() += 1;
-        }
+        self.table().add(Kind { day, domain: domain.clone(), policy: policy.into(), host, source, flaw });
     }
 
     /// What was counted since the last time.
@@ -126,11 +155,11 @@ impl Tally {
             result: kind.flaw.map(|flaw| flaw.word().to_owned()).unwrap_or_default(),
             sessions,
         };
-        counts.into_iter().map(row).collect()
+        counts.sessions.into_iter().map(row).collect()
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, BTreeMap<Kind, u64>> {
-        // each change is one call, so a panic elsewhere leaves the table whole
+    fn table(&self) -> std::sync::MutexGuard<'_, Counts> {
+        // a panic elsewhere while it was held leaves at worst one session uncounted
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -152,23 +181,22 @@ fn flaw_of(host: Option<&Domain>, tls: Option<&TlsFacts>, secrecy: &Secrecy, sta
 
 /// The policy that held, as it stands in a report (RFC 8460 §4.4). What the zone announces goes before the domain's policy.
 fn policy_text(domain: &Domain, secrecy: &Secrecy, standing: &Standing) -> String {
-    let domain = domain.as_str();
-    let policy = match (&secrecy.announced, &standing.policy) {
-        (Some(announced), _) => {
-            json!({"policy-type": "tlsa", "policy-string": announced.lines(), "policy-domain": domain})
-        }
-        (None, _) if secrecy.flaw == Some(TlsFlaw::Unproved) => {
-            json!({"policy-type": "tlsa", "policy-domain": domain})
-        }
-        (None, Some(policy)) => json!({
-            "policy-type": "sts",
-            "policy-string": policy.lines(),
-            "policy-domain": domain,
-            "mx-host": policy.hosts(),
-        }),
-        (None, None) => json!({"policy-type": "no-policy-found", "policy-domain": domain}),
+    let (kind, lines, hosts) = match (&secrecy.announced, &standing.policy) {
+        (Some(announced), _) => ("tlsa", announced.lines(), None),
+        (None, _) if secrecy.flaw == Some(TlsFlaw::Unproved) => ("tlsa", Vec::new(), None),
+        (None, Some(policy)) => ("sts", policy.lines(), Some(policy.hosts())),
+        (None, None) => ("no-policy-found", Vec::new(), None),
     };
-    policy.to_string()
+    let brief = json!({"policy-type": kind, "policy-domain": domain.as_str()});
+    let mut whole = brief.clone();
+    if !lines.is_empty() {
+        whole["policy-string"] = lines.into();
+    }
+    if let Some(hosts) = hosts {
+        whole["mx-host"] = hosts.into();
+    }
+    let text = whole.to_string();
+    if text.len() <= POLICY_MAX { text } else { brief.to_string() }
 }
 
 #[cfg(test)]
@@ -222,5 +250,23 @@ mod tests {
         let announced = Associations::usable(&[record]).map(Arc::new);
         let zone = policy_text(&domain, &Secrecy { announced, flaw: None }, &standing(Some("enforce"), None));
         assert!(zone.contains("\"tlsa\"") && zone.contains(&format!("3 1 1 {}", "AB".repeat(32))), "{zone}");
+    }
+
+    #[test]
+    fn long_policies_are_told_by_their_type_and_the_tally_keeps_its_size() {
+        let domain = |number: usize| Domain::parse(&format!("d{number}.example")).unwrap();
+        let hosts: String = (0..100).map(|at| format!("mx: {at}.{}.example\n", "a".repeat(60))).collect();
+        let policy = Policy::parse("1", &format!("version: STSv1\nmode: testing\n{hosts}max_age: 86400\n")).unwrap();
+        let standing = Standing { policy: Some(Arc::new(policy)), flaw: None };
+        let text = policy_text(&domain(0), &Secrecy::default(), &standing);
+        assert_eq!(text, r#"{"policy-domain":"d0.example","policy-type":"sts"}"#);
+        let mut counts = Counts::default();
+        let long: Arc<str> = "x".repeat(POLICY_MAX).into();
+        for number in 0..10_000 {
+            let policy = if number % 2 == 0 { long.clone() } else { format!("{number}{long}").into() };
+            counts.add(Kind { day: 1, domain: domain(number), policy, host: String::new(), source: None, flaw: None });
+        }
+        assert!(counts.bytes <= BYTES_MAX && counts.bytes > BYTES_MAX - 2 * POLICY_MAX, "{}", counts.bytes);
+        assert!(counts.sessions.len() > counts.policies.len() + 4000, "one that is shared counts once");
     }
 }

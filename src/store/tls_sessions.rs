@@ -1,5 +1,7 @@
 //! Sessions to be reported to the domains they were with.
 
+use std::sync::Arc;
+
 use rusqlite::params;
 
 use super::{Error, Store};
@@ -11,8 +13,8 @@ pub struct TlsSessionRow {
     pub day: i64,
     /// The recipients' domain.
     pub domain: String,
-    /// The policy that held, in JSON.
-    pub policy: String,
+    /// The policy that held, in JSON; many rows share one.
+    pub policy: Arc<str>,
     /// The mail host; empty where none was reached for.
     pub host: String,
     /// Our address; empty where the system chose it.
@@ -64,7 +66,7 @@ impl Store {
                 Ok(TlsSessionRow {
                     day,
                     domain: domain.to_owned(),
-                    policy: row.get(0)?,
+                    policy: row.get::<_, String>(0)?.into(),
                     host: row.get(1)?,
                     source: row.get(2)?,
                     result: row.get(3)?,
@@ -100,7 +102,7 @@ mod tests {
         let row = |day, domain: &str, result: &str, sessions| TlsSessionRow {
             day,
             domain: domain.to_owned(),
-            policy: "{}".to_owned(),
+            policy: "{}".into(),
             host: "mx.example.org".to_owned(),
             source: String::new(),
             result: result.to_owned(),

@@ -116,6 +116,18 @@ fn hosts_are_named_whole_or_by_all_but_their_first_label() {
 }
 
 #[test]
+fn what_no_host_is_called_is_passed_over() {
+    let long = format!("{}.example", "a".repeat(1000));
+    let controls = "\u{1}".repeat(600);
+    let text = format!(
+        "{POLICY}mx: {long}\nmx: {controls}\nmx: *\nmx: a b.example\nmx: [192.0.2.1]\nmx:\nmx: MX2.Example.Org.\n"
+    );
+    let policy = Policy::parse("1", &text).unwrap();
+    assert_eq!(policy.hosts(), ["mx.example.org", "*.backup.example.org", "mx2.example.org"]);
+    assert_eq!(Policy::parse("1", &format!("version: STSv1\nmode: enforce\nmx: {long}\nmax_age: 1\n")), None);
+}
+
+#[test]
 fn what_is_no_policy_is_none() {
     assert_eq!(Policy::parse("1", &POLICY.replace('\n', "\r\n")), Policy::parse("1", POLICY));
     for bad in [

@@ -24,7 +24,7 @@ fn row(domain: &str, result: &str, sessions: u64) -> TlsSessionRow {
     TlsSessionRow {
         day: DAY,
         domain: domain.to_owned(),
-        policy: json!({"policy-type": "no-policy-found", "policy-domain": domain}).to_string(),
+        policy: json!({"policy-type": "no-policy-found", "policy-domain": domain}).to_string().into(),
         host: "mx.example.org".to_owned(),
         source: "192.0.2.1".to_owned(),
         result: result.to_owned(),

@@ -556,6 +556,7 @@ impl Courier {
                 if let Some(domain) = as_domain(&site) {
                     self.kit.held.set(domain, false);
                 }
+                self.kit.new_domains.resume(&site);
                 self.tell_site(&site, || Work::Resume).await;
                 self.learn_elsewhere(&site, None).await;
                 // its domains rest on the word of a steward that may be gone by now

@@ -15,7 +15,7 @@ use crate::delivery::notices::{About, Notices};
 use crate::delivery::trouble::Judgement;
 use crate::delivery::warmup::{Calendar, Cold, Gate, LEFT_ALONE, Warming, Warmth};
 use crate::mail::NoticeKind;
-use crate::store::{Store, WarmupRow};
+use crate::store::{self, Store, WarmupRow};
 use crate::world::Clock;
 
 /// A copy that its domain keeps waiting for longer than this is put aside meanwhile.
@@ -23,6 +23,8 @@ const ASIDE_MIN: Duration = Duration::from_secs(30);
 /// How long a copy waits that needs a person, or a record that is being written, at a time.
 const STOPPED: Duration = Duration::from_secs(3600);
 const RECORDING: Duration = Duration::from_secs(1);
+/// How long until a record that could not be read is asked for again.
+const UNREAD: Duration = Duration::from_secs(2);
 /// Launches of a domain whose complaints are counted; the oldest are forgotten.
 const LAUNCHES_MAX: usize = 64;
 
@@ -37,6 +39,18 @@ struct Novice {
     turn: Instant,
     launches: BTreeSet<LaunchId>,
 }
+
+/// The new domains at one site.
+#[derive(Default)]
+struct AtSite {
+    novices: BTreeMap<Domain, Novice>,
+    /// How many work there: while there are none, what is on record is enough.
+    stewards: usize,
+    /// A record could not be read, and none is asked for again until then.
+    unread: Option<Instant>,
+}
+
+type BySite = BTreeMap<Arc<str>, AtSite>;
 
 /// What is to be done in the store.
 pub(super) enum Chore {
@@ -53,7 +67,7 @@ pub(super) struct NewDomains {
     store: Store,
     clock: Arc<dyn Clock>,
     notices: Notices,
-    novices: Mutex<BTreeMap<(Domain, Arc<str>), Novice>>,
+    sites: Mutex<BySite>,
 }
 
 /// The name under which the record of a domain stands beside those of sources.
@@ -78,12 +92,48 @@ pub fn among(new: &BTreeMap<String, u16>, names: &[Domain]) -> Vec<Domain> {
 impl NewDomains {
     pub fn new(settings: &config::Warmup, store: Store, clock: Arc<dyn Clock>, notices: Notices) -> NewDomains {
         let (calendar, first) = (Calendar::new(settings), settings.domains.clone());
-        NewDomains { calendar, first, store, clock, notices, novices: Mutex::default() }
+        NewDomains { calendar, first, store, clock, notices, sites: Mutex::default() }
     }
 
     /// Whether there are any.
     pub fn are_any(&self) -> bool {
         !self.first.is_empty()
+    }
+
+    /// A steward begins at a site.
+    pub fn enter(&self, site: &Arc<str>) {
+        if self.are_any() {
+            self.table().entry(site.clone()).or_default().stewards += 1;
+        }
+    }
+
+    /// A steward leaves a site. After the last one nothing is kept of it but the record, and the few of which more is to be
+    /// known.
+    pub async fn leave(&self, site: &Arc<str>, now: Instant) {
+        let mut records = Vec::new();
+        if let Some(at_site) = self.table().get_mut(site) {
+            at_site.stewards -= 1;
+            if at_site.stewards == 0 {
+                let close = |(domain, novice): (&Domain, &mut Novice)| (domain.clone(), novice.warming.close());
+                records.extend(at_site.novices.iter_mut().map(close));
+            }
+        }
+        for (domain, record) in records {
+            self.put(&domain, site, record).await;
+        }
+        let mut sites = self.table();
+        let Some(at_site) = sites.get_mut(site).filter(|at_site| at_site.stewards == 0) else { return };
+        at_site.novices.retain(|_, novice| novice.is_kept(now));
+        if at_site.novices.is_empty() {
+            sites.remove(site);
+        }
+    }
+
+    /// How long the paces at a site still remember their last copies.
+    pub fn memory(&self, site: &Arc<str>, now: Instant) -> Duration {
+        let sites = self.table();
+        let novices = sites.get(site).into_iter().flat_map(|at_site| at_site.novices.values());
+        novices.map(|novice| novice.warming.memory(now)).max().unwrap_or_default()
     }
 
     /// One copy for a site may go if all these domains allow it and `then` says yes; only all together are spent.
@@ -97,14 +147,17 @@ impl NewDomains {
         if domains.is_empty() {
             return then();
         }
-        let mut novices = self.table();
-        let waits = domains.iter().filter_map(|domain| self.novice(&mut novices, domain, site, now).waits(now));
-        if let Some(wait) = waits.max() {
+        let mut sites = self.met(domains, site, now);
+        let novices = at(&mut sites, site);
+        let waits = |domain: &Domain| novices.get_mut(domain).map_or(Some(UNREAD), |novice| novice.waits(now));
+        if let Some(wait) = domains.iter().filter_map(waits).max() {
             return Err(Bound::Launch(wait));
         }
         then()?;
         for domain in domains {
-            self.novice(&mut novices, domain, site, now).spend(launch, now);
+            if let Some(novice) = novices.get_mut(domain) {
+                novice.spend(launch, now);
+            }
         }
         Ok(())
     }
@@ -114,9 +167,10 @@ impl NewDomains {
         if domains.is_empty() {
             return None;
         }
-        let mut novices = self.table();
+        let mut sites = self.met(domains, site, now);
+        let novices = at(&mut sites, site);
         let turn = |domain: &Domain| {
-            let novice = self.novice(&mut novices, domain, site, now);
+            let novice = novices.get_mut(domain)?;
             let wait = novice.waits(now).filter(|wait| *wait >= ASIDE_MIN)?;
             let interval = novice.warming.interval().unwrap_or_default();
             novice.turn = (novice.turn + interval).max(now + wait);
@@ -126,35 +180,49 @@ impl NewDomains {
         domains.iter().filter_map(turn).max()
     }
 
-    /// Whether one of these domains is still being made known at a site.
+    /// Whether one of these domains is still being made known at a site, or may be.
     pub fn keep_waiting(&self, domains: &[Domain], site: &Arc<str>, now: Instant) -> bool {
-        let mut novices = self.table();
-        domains.iter().any(|domain| self.novice(&mut novices, domain, site, now).warming.most().is_some())
+        if domains.is_empty() {
+            return false;
+        }
+        let mut sites = self.met(domains, site, now);
+        let novices = at(&mut sites, site);
+        domains.iter().any(|domain| novices.get(domain).is_none_or(|novice| novice.warming.most().is_some()))
     }
 
     /// Takes in how a copy was answered.
     pub fn heard(&self, domains: &[Domain], site: &Arc<str>, judgement: &Judgement) {
-        let mut novices = self.table();
+        if domains.is_empty() {
+            return;
+        }
+        let mut sites = self.table();
+        let Some(at_site) = sites.get_mut(site) else { return };
         for domain in domains {
-            if let Some(novice) = novices.get_mut(&(domain.clone(), site.clone())) {
+            if let Some(novice) = at_site.novices.get_mut(domain) {
                 novice.warming.heard(judgement);
             }
         }
     }
 
     /// A person lets all of them go on at a site.
-    pub fn resume(&self, site: &Arc<str>) {
-        self.table().iter_mut().filter(|((_, at), _)| at == site).for_each(|(_, novice)| novice.warming.resume());
+    pub fn resume(&self, site: &str) {
+        let mut sites = self.table();
+        let novices = sites.get_mut(site).into_iter().flat_map(|at_site| at_site.novices.values_mut());
+        novices.for_each(|novice| novice.warming.resume());
+    }
+
+    /// Whether there is something to be done before more may go to a site.
+    pub fn are_wanting(&self, site: &str) -> bool {
+        let is_wanting = |at_site: &AtSite| at_site.novices.values().any(Novice::is_wanting);
+        self.are_any() && self.table().get(site).is_some_and(is_wanting)
     }
 
     /// What is to be done before more may go to a site; each piece is given out once.
-    pub fn chores(&self, site: &Arc<str>, now: Instant) -> Vec<Chore> {
-        if self.first.is_empty() {
-            return Vec::new();
-        }
-        let mut novices = self.table();
-        let at_site = novices.iter_mut().filter(|((_, at), novice)| at == site && novice.wanted && !novice.busy);
-        let chores = at_site.filter_map(|((domain, _), novice)| {
+    pub fn chores(&self, site: &str, now: Instant) -> Vec<Chore> {
+        let mut sites = self.table();
+        let Some(at_site) = sites.get_mut(site) else { return Vec::new() };
+        let wanting = at_site.novices.iter_mut().filter(|(_, novice)| novice.is_wanting());
+        let chores = wanting.filter_map(|(domain, novice)| {
             let chore = match novice.warming.ends_day(now) {
                 Some(since) => Chore::EndDay(domain.clone(), since, novice.launches.iter().copied().collect()),
                 None => Chore::Keep(domain.clone(), novice.warming.reserve(now)?),
@@ -170,15 +238,19 @@ impl NewDomains {
         match chore {
             Chore::Keep(domain, record) => {
                 let written = self.put(&domain, &site, record).await;
-                let mut novices = self.table();
-                let novice = self.novice(&mut novices, &domain, &site, Instant::now());
-                novice.warming.reserved(written, Instant::now());
-                (novice.wanted, novice.busy) = (!written, false);
+                if !written {
+                    sleep(LEFT_ALONE).await;
+                }
+                let mut sites = self.table();
+                if let Some(novice) = at(&mut sites, &site).get_mut(&domain) {
+                    novice.warming.reserved(written, Instant::now());
+                    (novice.wanted, novice.busy) = (!written, false);
+                }
             }
             Chore::EndDay(domain, since, launches) => {
                 let about = |launch: &LaunchId| self.store.complaints_since(&site, Some(*launch), since).unwrap_or(0);
                 let complaints = launches.iter().map(about).sum();
-                let (gate, record) = self.end_day(&domain, &site, complaints);
+                let Some((gate, record)) = self.end_day(&domain, &site, complaints) else { return };
                 self.put(&domain, &site, record).await;
                 if gate == Gate::Stop {
                     let words = format!(
@@ -191,52 +263,81 @@ impl NewDomains {
         }
     }
 
-    fn end_day(&self, domain: &Domain, site: &Arc<str>, complaints: u64) -> (Gate, String) {
+    fn end_day(&self, domain: &Domain, site: &Arc<str>, complaints: u64) -> Option<(Gate, String)> {
         let now = Instant::now();
-        let mut novices = self.table();
-        let novice = self.novice(&mut novices, domain, site, now);
+        let mut sites = self.table();
+        let novice = at(&mut sites, site).get_mut(domain)?;
         let gate = novice.warming.turn(complaints, now);
         // the record is renewed with what may go on the new day
         (novice.wanted, novice.busy, novice.turn) = (true, false, now);
         novice.launches.clear();
         let day = novice.warming.in_words(now).unwrap_or_else(|| "known by now".to_owned());
         tracing::info!(%domain, %site, ?gate, "{day}");
-        (gate, novice.warming.record())
+        Some((gate, novice.warming.record()))
     }
 
     async fn put(&self, domain: &Domain, site: &Arc<str>, state: String) -> bool {
         let row = WarmupRow { source: record_name(domain.as_str()), site: site.to_string(), state };
-        let written = self.store.put_warmup(row, self.clock.now()).await.is_ok();
-        if !written {
-            sleep(LEFT_ALONE).await;
+        self.store.put_warmup(row, self.clock.now()).await.is_ok()
+    }
+
+    /// The table, with all of these domains in it whose record can be read; nobody waits for that with the table in hand.
+    fn met(&self, domains: &[Domain], site: &Arc<str>, now: Instant) -> MutexGuard<'_, BySite> {
+        let mut sites = self.table();
+        let at_site = sites.entry(site.clone()).or_default();
+        let unmet: Vec<&Domain> = domains.iter().filter(|domain| !at_site.novices.contains_key(*domain)).collect();
+        if unmet.is_empty() || at_site.unread.is_some_and(|again| again > now) {
+            return sites;
         }
-        written
+        drop(sites);
+        let read = unmet.into_iter().map(|domain| Ok((domain.clone(), self.novice(domain, site, now)?)));
+        let read: Result<Vec<(Domain, Novice)>, store::Error> = read.collect();
+        let mut sites = self.table();
+        let at_site = sites.entry(site.clone()).or_default();
+        match read {
+            Ok(read) => read.into_iter().for_each(|(domain, novice)| {
+                at_site.novices.entry(domain).or_insert(novice);
+            }),
+            Err(error) => {
+                tracing::warn!(%error, %site, "the record of new domains cannot be read");
+                at_site.unread = Some(now + UNREAD);
+            }
+        }
+        sites
     }
 
-    /// The domain at the site; one not met since the start goes on where its record stands.
-    fn novice<'n>(
-        &self,
-        novices: &'n mut BTreeMap<(Domain, Arc<str>), Novice>,
-        domain: &Domain,
-        site: &Arc<str>,
-        now: Instant,
-    ) -> &'n mut Novice {
-        novices.entry((domain.clone(), site.clone())).or_insert_with(|| {
-            let kept = self.store.warmup(&record_name(domain.as_str()), site).ok().flatten();
-            let first = self.first.get(domain.as_str()).copied().unwrap_or(1);
-            let warmth = kept.and_then(|text| Warmth::from_text(&text)).unwrap_or_else(|| Warmth::beginning(first));
-            let warming = Warming::new(self.calendar.clone(), site, warmth, now, self.clock.now());
-            Novice { warming, wanted: false, busy: false, turn: now, launches: BTreeSet::new() }
-        })
+    /// A domain at a site, where its record stands. One that cannot be read is no beginning.
+    fn novice(&self, domain: &Domain, site: &Arc<str>, now: Instant) -> Result<Novice, store::Error> {
+        let kept = self.store.warmup(&record_name(domain.as_str()), site)?;
+        let first = self.first.get(domain.as_str()).copied().unwrap_or(1);
+        let warmth = kept.and_then(|text| Warmth::from_text(&text)).unwrap_or_else(|| Warmth::beginning(first));
+        let warming = Warming::new(self.calendar.clone(), site, warmth, now, self.clock.now());
+        Ok(Novice { warming, wanted: false, busy: false, turn: now, launches: BTreeSet::new() })
     }
 
-    fn table(&self) -> MutexGuard<'_, BTreeMap<(Domain, Arc<str>), Novice>> {
+    fn table(&self) -> MutexGuard<'_, BySite> {
         // a panic elsewhere while it was held leaves at worst one copy counted that did not go
-        self.novices.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sites.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Those at a site.
+fn at<'t>(sites: &'t mut BySite, site: &Arc<str>) -> &'t mut BTreeMap<Domain, Novice> {
+    &mut sites.entry(site.clone()).or_default().novices
+}
+
 impl Novice {
+    fn is_wanting(&self) -> bool {
+        self.wanted && !self.busy
+    }
+
+    /// Whether more is to be known of it than its record says: a pace or a person holds it back, or the complaints about
+    /// its launches count when the day ends.
+    fn is_kept(&self, now: Instant) -> bool {
+        let is_held = self.warming.memory(now) > Duration::ZERO || self.warming.look(now) == Err(Cold::Stopped);
+        is_held || self.warming.is_judged()
+    }
+
     /// How long until one more may go; `None`: it may now.
     fn waits(&mut self, now: Instant) -> Option<Duration> {
         match self.warming.look(now).err()? {
@@ -255,5 +356,49 @@ impl Novice {
         if self.launches.len() > LAUNCHES_MAX {
             self.launches.pop_first();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::store::Threads;
+    use crate::world::SimulatedClock;
+
+    const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_site_is_forgotten_with_its_last_steward_and_goes_on_where_it_stood() {
+        let settings: config::Warmup = toml::from_str("start = 200\ndomains = { \"example.com\" = 1 }").unwrap();
+        let store = Store::open("sqlite::memory:", Path::new("."), Threads::Inline).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::starting(START));
+        let (notices, _noticed) = Notices::new(clock.clone());
+        let new = NewDomains::new(&settings, store.clone(), clock, notices);
+        let (site, domain) = (Arc::<str>::from("a.example"), Domain::parse("example.com").unwrap());
+        let send = || {
+            let launch = (std::slice::from_ref(&domain), LaunchId(1));
+            new.may_send(launch, &site, Instant::now(), || Ok::<(), Bound<()>>(())).is_ok()
+        };
+        new.enter(&site);
+        new.enter(&site);
+        assert!(!send() && new.are_wanting(&site) && !new.are_wanting("b.example"));
+        let mut chores = new.chores(&site, Instant::now());
+        new.carry_out(chores.pop().unwrap(), site.clone()).await;
+        assert!(chores.is_empty() && !new.are_wanting(&site) && send());
+        let memory = new.memory(&site, Instant::now());
+        assert_eq!(memory, Duration::from_secs(216), "a two-hundredth of half a day");
+        tokio::time::advance(memory).await;
+        new.leave(&site, Instant::now()).await;
+        assert_eq!(new.table().len(), 1, "another is still there");
+        new.leave(&site, Instant::now()).await;
+        assert!(new.table().is_empty());
+        let kept = store.warmup(&record_name("example.com"), &site).unwrap().unwrap();
+        assert_eq!(
+            Warmth::from_text(&kept).unwrap().in_24_hours(START),
+            1,
+            "what was reserved and not sent is given back"
+        );
     }
 }

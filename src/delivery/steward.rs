@@ -142,6 +142,8 @@ pub(super) struct Steward {
     still: bool,
     /// A day of the warm-up is being ended.
     turning: bool,
+    /// The record of the warm-up could not be read, and is asked for again then.
+    unread: Option<Instant>,
     stopping: bool,
     /// The courier sends nothing more.
     retired: bool,
@@ -181,6 +183,7 @@ impl Steward {
             is_direct: route.via.is_none(),
             still: false,
             turning: false,
+            unread: None,
             stopping: false,
             retired: false,
             given: 0,
@@ -204,7 +207,7 @@ impl Steward {
             self.limits.restore(&learned, Instant::now(), self.kit.entries.now());
             self.learned = Some(learned);
         }
-        self.take_up_warmup();
+        self.take_up_warmup(Instant::now());
     }
 
     fn is_over(&self, no_chores: bool) -> bool {
@@ -258,7 +261,6 @@ impl Steward {
             Work::SetAside(domain) => self.set_aside(&domain),
             Work::Resume => {
                 self.limits.resume();
-                self.kit.new_domains.resume(&self.post.1);
                 self.news = true;
                 let at = self.kit.entries.now();
                 for domain in std::mem::take(&mut self.rested) {
@@ -428,6 +430,10 @@ impl Steward {
             self.close_asks();
             self.send_all_home();
             return;
+        }
+        if let Some(wait) = self.awaits_record(now) {
+            self.stand_still(wait, now);
+            return self.idle(now);
         }
         match self.limits.binds(0, now) {
             Some(NotNow { binds: Binding::Held(_), .. }) => self.stand_still(RECHECK, now),
@@ -641,7 +647,7 @@ impl Steward {
             return;
         }
         let since = *self.idle_since.get_or_insert(now);
-        let linger = LINGER + self.limits.memory();
+        let linger = LINGER + self.limits.memory().max(self.kit.new_domains.memory(&self.post.1, now));
         if now >= since + linger {
             self.idle_since = Some(now);
             self.orders.push(Order::Tell(Back::Idle(self.post.clone(), self.given)));

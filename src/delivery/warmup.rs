@@ -367,7 +367,23 @@ impl Warming {
         self.reserve += more;
     }
 
-    /// The record as it is in truth, for the end.
+    /// How long its pace still remembers the last message.
+    pub fn memory(&self, now: Instant) -> Duration {
+        self.next.saturating_duration_since(now)
+    }
+
+    /// Whether so much was answered on this day that shares of it mean something: complaints count then.
+    pub fn is_judged(&self) -> bool {
+        self.warmth.tally.answers >= SAMPLE
+    }
+
+    /// Gives back what is reserved: the record as it is in truth, for the end.
+    pub fn close(&mut self) -> String {
+        (self.reserve, self.pending) = (0, None);
+        self.record()
+    }
+
+    /// The record as it is in truth.
     pub fn record(&self) -> String {
         self.warmth.to_text()
     }

@@ -74,6 +74,7 @@ impl Hatch {
             let steward = self.steward();
             (steward.kit.clone(), steward.source.id, steward.post.clone())
         };
+        kit.new_domains.enter(&post.1);
         let ended = AssertUnwindSafe(self.run(heard, work, &stop)).catch_unwind().await;
         if ended.is_err() {
             tracing::error!(site = %post.1, "a steward broke down; its domains are given back; this is a bug");
@@ -91,6 +92,7 @@ impl Hatch {
         if let Some(written) = warmup {
             written.await;
         }
+        kit.new_domains.leave(&post.1, Instant::now()).await;
     }
 
     /// The steward, for its task. A carrier that broke down over it has left it half changed: its task breaks down as well,
@@ -156,7 +158,7 @@ impl Steward {
         let job = self.pick(&key, now)?;
         let may_grow = self.lines.len() < size || !self.unmanned.is_empty();
         let is_wanted = self.news
-            || self.kit.new_domains.are_any()
+            || self.kit.new_domains.are_wanting(&self.post.1)
             || self.doors.get(&key).is_some_and(|door| door.runs_low() || may_grow);
         Some((job, is_wanted))
     }

@@ -1,5 +1,7 @@
 //! The steward's part in the warm-up of its source: days are ended, and what may be sent is on record before it is.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::delivery::steward::Steward;
@@ -11,17 +13,32 @@ use crate::store::WarmupRow;
 
 /// A copy that was tried so often has had its chance, warm-up or not.
 const TRIED: u16 = 5;
+/// How long until a record that could not be read is asked for again.
+const UNREAD: Duration = Duration::from_secs(2);
 
 impl Steward {
-    /// Goes on with the warm-up where the record stands; a relay knows us.
-    pub(super) fn take_up_warmup(&mut self) {
+    /// Goes on with the warm-up where the record stands; a relay knows us. A record that cannot be read is no beginning:
+    /// nothing is sent until it can be.
+    pub(super) fn take_up_warmup(&mut self, now: Instant) {
+        self.unread = None;
         let Some(day) = self.source.warmup.filter(|_| self.is_direct) else { return };
         let road = &self.kit.road;
-        let kept = road.store.warmup(&self.source.name, &self.post.1).ok().flatten();
+        let Ok(kept) = road.store.warmup(&self.source.name, &self.post.1) else {
+            tracing::warn!(site = %self.post.1, source = %self.source.name, "the record of the warm-up cannot be read");
+            self.unread = Some(now + UNREAD);
+            return;
+        };
         let warmth = kept.and_then(|text| Warmth::from_text(&text)).unwrap_or_else(|| Warmth::beginning(day));
         let calendar = Calendar::new(&road.settings.warmup);
-        let warming = Warming::new(calendar, &self.post.1, warmth, Instant::now(), self.kit.entries.now());
-        self.limits.warm_up(warming);
+        self.limits.warm_up(Warming::new(calendar, &self.post.1, warmth, now, self.kit.entries.now()));
+    }
+
+    /// How long nothing is sent because the record of the warm-up could not be read; it is read again when it is time.
+    pub(super) fn awaits_record(&mut self, now: Instant) -> Option<Duration> {
+        if self.unread? <= now {
+            self.take_up_warmup(now);
+        }
+        self.unread.map(|again| again.saturating_duration_since(now))
     }
 
     pub(super) fn put_warmup(&self, state: String) -> impl Future<Output = bool> + Send + 'static {
@@ -81,7 +98,7 @@ impl Steward {
         if lease.envelope.tries >= TRIED || !self.is_direct {
             return false;
         }
-        if self.limits.warming().is_some_and(|warming| warming.most().is_some()) {
+        if self.unread.is_some() || self.limits.warming().is_some_and(|warming| warming.most().is_some()) {
             return true;
         }
         let facts = self.kit.launches.facts(lease.envelope.id.launch());

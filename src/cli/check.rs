@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::base::{Address, Domain};
 use crate::campaign::Campaign;
+use crate::cli::owner::unsigned_reports;
 use crate::cli::{Desk, Error, Exit};
 use crate::compose::{Edition, Grade, Remark, Template, proof};
 use crate::delivery::alert::{Alert, Alerts};
@@ -45,6 +46,7 @@ pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     let relayed = via.is_some() || desk.settings().relays_everything();
     let way = if relayed { Way::Relay } else { Way::Direct };
     let mut checks = workspace(desk);
+    checks.extend(reports(desk)?);
     if alert {
         checks.extend(alerts(desk).await?);
     }
@@ -102,6 +104,15 @@ fn workspace(desk: &Desk) -> Vec<Remark> {
         file("shaping", workspace.shaping().map(drop).map_err(|why| why.to_string())),
         file("rules", workspace.rules().map(drop).map_err(|why| why.to_string())),
     ]
+}
+
+/// What is wrong with reports on TLS, if anything is: they are always signed.
+fn reports(desk: &Desk) -> Result<Option<Remark>, Error> {
+    let remark = |domain: Domain| {
+        let found = format!("reports come from {domain}, and there is no key for it: nothing is sent before");
+        Remark::fail("tls_reports", found, format!("`mailshot dkim new {domain}`"))
+    };
+    Ok(unsigned_reports(desk)?.map(remark))
 }
 
 /// Tries every way an alert takes.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::sleep;
 
-use crate::base::{Domain, EnvelopeId, LaunchId};
+use crate::base::{Address, Domain, EnvelopeId, LaunchId};
 use crate::cli::{Desk, Error};
 use crate::engine::{
     Client, Control, CopyView, Crew, DomainView, Engine, Handle, Hold, Parts, QueueView, Settled, Wait, WorkspaceError,
@@ -248,13 +248,26 @@ impl Here {
     }
 }
 
+/// The domain that reports on TLS come from, if it has no key to sign them with; reads the keys.
+pub(super) fn unsigned_reports(desk: &Desk) -> Result<Option<Domain>, Error> {
+    let keyring = desk.workspace().keyring()?;
+    let from = desk.settings().tls_reports.from.as_deref();
+    let from = from.map(|from| Address::parse(from).expect("checked with the settings"));
+    Ok(from.map(|from| from.domain().clone()).filter(|domain| !keyring.has_key(domain)))
+}
+
 /// What the sending tasks read from the workspace is read before anybody starts: what is wrong is shown at its place.
 fn refuse_unreadable(desk: &Desk) -> Result<(), Error> {
     let workspace = desk.workspace();
     workspace.shaping()?;
     workspace.rules()?;
     workspace.relays()?;
-    workspace.keyring()?;
+    if let Some(domain) = unsigned_reports(desk)? {
+        return Err(Error::usage(format!(
+            "tls_reports.from: reports are always signed, and there is no DKIM key for {domain}; make one with \
+             `mailshot dkim new {domain}`"
+        )));
+    }
     workspace.seal()?;
     TlsClient::new(desk.settings().tls_ca.as_deref()).map_err(|why| Error::usage(format!("tls_ca: {why}")))?;
     Ok(())

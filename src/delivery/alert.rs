@@ -12,7 +12,7 @@ use tokio::process::Command;
 use crate::base::{Address, EnvelopeId, Timestamp};
 use crate::compose;
 use crate::config::{self, Settings};
-use crate::delivery::beside::{self, Insists};
+use crate::delivery::beside::{Beside, Insists};
 use crate::delivery::source::host_name;
 use crate::mail::{Message, NoticeKind};
 use crate::sign::Keyring;
@@ -167,9 +167,10 @@ impl Ways {
             true => self.keyring.sign(from.domain(), message).map_err(|why| words(&why))?,
             false => message,
         };
+        let beside = Beside::new(&self.world, &self.settings)?;
+        let route = beside.way(to.domain(), self.settings.alert.mail_via.as_deref()).await?;
         let copy = Copy { id, return_path: String::new(), to, message, early: false };
-        let via = self.settings.alert.mail_via.as_deref();
-        beside::deliver(&self.world, &self.settings, via, Insists::OnAll, copy).await
+        beside.deliver(route, Insists::OnAll, copy).await
     }
 
     fn tls(&self) -> Result<TlsClient, String> {

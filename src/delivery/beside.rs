@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use crate::base::{EnvelopeId, Live};
+use crate::base::{Domain, EnvelopeId, Live};
 use crate::config::Settings;
 use crate::config::shaping::{Shaping, Tls};
 use crate::delivery::dial::{Dialled, Dialler};
 use crate::delivery::knock::knock;
 use crate::delivery::route::{Route, Router};
-use crate::delivery::source::{Sources, host_name};
+use crate::delivery::source::{Source, Sources, host_name};
 use crate::delivery::taps::Taps;
 use crate::delivery::trouble::Fault;
 use crate::delivery::via::Via;
@@ -26,49 +26,67 @@ pub(super) enum Insists {
     OnNothing,
 }
 
-/// Delivers one message, straight to the recipient's host or by the relay that `via` names.
-pub(super) async fn deliver(
-    world: &World,
-    settings: &Settings,
-    via: Option<&str>,
-    insists: Insists,
-    copy: Copy,
-) -> Result<(), String> {
-    let shaping = Arc::new(Shaping::new(settings, None).map_err(|why| why.to_string())?);
-    let route = match via {
-        Some(via) => Arc::new(Route::through(Via::parse(via).map_err(|why| why.to_string())?)),
-        None => {
-            let router = Router::new(world, Live::new((*shaping).clone()), settings.smtp_port);
-            router.route(copy.to.domain()).await.map_err(|why| why.reply.to_string())?
+/// What such messages need on their way; made once for many.
+pub(super) struct Beside {
+    settings: Settings,
+    shaping: Shaping,
+    router: Router,
+    source: Arc<Source>,
+    dialler: Dialler,
+    tls: TlsClient,
+    taps: Taps,
+}
+
+impl Beside {
+    /// By the settings; routes are remembered as long as it is.
+    pub fn new(world: &World, settings: &Settings) -> Result<Beside, String> {
+        let shaping = Shaping::new(settings, None).map_err(|why| why.to_string())?;
+        let sources = Sources::new(settings, &host_name());
+        Ok(Beside {
+            settings: settings.clone(),
+            router: Router::new(world, Live::new(shaping.clone()), settings.smtp_port),
+            shaping,
+            source: sources.iter().next().ok_or("no source address")?.clone(),
+            dialler: Dialler::new(world.clone(), settings.allow_private),
+            tls: TlsClient::new(settings.tls_ca.as_deref()).map_err(|why| why.to_string())?,
+            // nobody listens in
+            taps: Taps::new(world.clock.clone()),
+        })
+    }
+
+    /// The way to a recipient: straight to their host, or by the relay that `via` names.
+    pub async fn way(&self, to: &Domain, via: Option<&str>) -> Result<Arc<Route>, String> {
+        match via {
+            Some(via) => Ok(Arc::new(Route::through(Via::parse(via).map_err(|why| why.to_string())?))),
+            None => self.router.route(to).await.map_err(|why| why.reply.to_string()),
         }
-    };
-    let sources = Sources::new(settings, &host_name());
-    let source = sources.iter().next().ok_or("no source address")?;
-    let mut shape = match route.via {
-        Some(_) => shaping.relay(settings),
-        None => shaping.shape(&route.site, &source.name),
-    };
-    let route = match insists {
-        Insists::OnAll => route,
-        Insists::OnNothing => {
-            shape.tls = Tls::Opportunistic;
-            Arc::new(Route { proved: false, ..(*route).clone() })
+    }
+
+    /// Delivers one message.
+    pub async fn deliver(&self, route: Arc<Route>, insists: Insists, copy: Copy) -> Result<(), String> {
+        let mut shape = match route.via {
+            Some(_) => self.shaping.relay(&self.settings),
+            None => self.shaping.shape(&route.site, &self.source.name),
+        };
+        let route = match insists {
+            Insists::OnAll => route,
+            Insists::OnNothing => {
+                shape.tls = Tls::Opportunistic;
+                Arc::new(Route { proved: false, ..(*route).clone() })
+            }
+        };
+        let Beside { settings, source, dialler, tls, taps, .. } = self;
+        let tap = |host| taps.on(route.site.clone(), source.name.clone(), 0, host);
+        let dialled = knock(dialler, tls, settings, &route, source, &shape, tap).await;
+        let Dialled { mut connection, .. } = dialled.map_err(|no| said(no.heard))?;
+        let mut single = Single { copy: Some(copy), receipt: None };
+        connection.drive(&mut single, 1).await;
+        connection.quit().await;
+        match single.receipt.map(|receipt| receipt.heard.map_err(Fault::from)) {
+            Some(Ok(reply)) if reply.is_success() => Ok(()),
+            Some(heard) => Err(said(heard)),
+            None => Err("the connection ended before it was sent".to_owned()),
         }
-    };
-    let tls = TlsClient::new(settings.tls_ca.as_deref()).map_err(|why| why.to_string())?;
-    let dialler = Dialler::new(world.clone(), settings.allow_private);
-    // nobody listens in
-    let taps = Taps::new(world.clock.clone());
-    let tap = |host| taps.on(route.site.clone(), source.name.clone(), 0, host);
-    let dialled = knock(&dialler, &tls, settings, &route, source, &shape, tap).await;
-    let Dialled { mut connection, .. } = dialled.map_err(|no| said(no.heard))?;
-    let mut single = Single { copy: Some(copy), receipt: None };
-    connection.drive(&mut single, 1).await;
-    connection.quit().await;
-    match single.receipt.map(|receipt| receipt.heard.map_err(Fault::from)) {
-        Some(Ok(reply)) if reply.is_success() => Ok(()),
-        Some(heard) => Err(said(heard)),
-        None => Err("the connection ended before it was sent".to_owned()),
     }
 }
 

@@ -194,7 +194,7 @@ impl Engine {
             Crew::Planning | Crew::Keeping => (None, None, None, None),
             Crew::Sending => {
                 let policies = policies(&workspace, &world)?;
-                let (reporter, tally) = start_reporter(&store, &alarm, &workspace, &world, &policies)?.unzip();
+                let (reporter, tally) = start_reporter(&queue, &store, &alarm, &workspace, &world, &policies)?.unzip();
                 let listeners = (&notices, &stops, policies, tally);
                 let (watchman, task, sites) =
                     start_courier(&queue, &store, &alarm, &workspace, world, threads, listeners)?;
@@ -342,6 +342,7 @@ fn policies(workspace: &Workspace, world: &World) -> Result<Policies, Error> {
 
 /// Starts counting sessions and reporting them, where the settings want that.
 fn start_reporter(
+    queue: &Queue,
     store: &Store,
     alarm: &Alarm,
     workspace: &Workspace,
@@ -349,7 +350,8 @@ fn start_reporter(
     policies: &Policies,
 ) -> Result<Option<(Task, Tally)>, Error> {
     let keyring = open_keyring(workspace)?;
-    let Some(reports) = TlsReports::new(workspace.settings(), world, keyring, store.clone()) else { return Ok(None) };
+    let reports = TlsReports::new(workspace.settings(), world, keyring, store.clone(), queue.clone());
+    let Some(reports) = reports else { return Ok(None) };
     let tally = Tally::new(policies.clone(), world.clock.clone());
     let reporter = Reporter::new(tally.clone(), reports, store.clone(), world.clock.clone(), &*world.dice);
     Ok(Some((Task::start("reporter", alarm, |stop| reporter.run(stop)), tally)))

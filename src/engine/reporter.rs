@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::delivery::tls_report::{Round, TlsReports};
+use crate::delivery::tls_report::{self, Round, TlsReports};
 use crate::delivery::tls_tally::{Tally, begin_of, day_of};
-use crate::store::{self, Store};
+use crate::store::Store;
 use crate::world::{Clock, Dice};
 
 /// How often what was counted goes on record; a crash loses so much of it.
@@ -36,7 +36,7 @@ pub(super) struct Reporter {
 enum Event {
     Write,
     Round,
-    Rounded(Result<Round, store::Error>),
+    Rounded(Result<Round, tls_report::Error>),
 }
 
 impl Reporter {
@@ -49,7 +49,7 @@ impl Reporter {
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let mut write_at = Instant::now() + WRITE_EVERY;
         let mut round_at = Instant::now() + WRITE_EVERY;
-        let mut round: Option<BoxFuture<'static, Result<Round, store::Error>>> = None;
+        let mut round: Option<BoxFuture<'static, Result<Round, tls_report::Error>>> = None;
         loop {
             let event = tokio::select! {
                 biased;
@@ -74,7 +74,7 @@ impl Reporter {
                         Ok(Round { sent, unwanted, failed, dropped }) => {
                             tracing::info!(sent, unwanted, failed, dropped, "reports on TLS");
                         }
-                        Err(error) => tracing::warn!(%error, "reports on TLS wait for the record"),
+                        Err(error) => tracing::warn!(%error, "reports on TLS wait for the next round"),
                     }
                 }
             }
@@ -102,7 +102,9 @@ impl Reporter {
 }
 
 /// The round under way; to be asked only when there is one.
-async fn running(round: &mut Option<BoxFuture<'static, Result<Round, store::Error>>>) -> Result<Round, store::Error> {
+async fn running(
+    round: &mut Option<BoxFuture<'static, Result<Round, tls_report::Error>>>,
+) -> Result<Round, tls_report::Error> {
     match round {
         Some(round) => round.as_mut().await,
         None => std::future::pending().await,

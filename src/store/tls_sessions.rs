@@ -44,13 +44,17 @@ impl Store {
             .await
     }
 
-    /// The days before `day` that are still to be reported, with their domains; at most `most` pairs, the oldest first.
-    pub fn tls_days(&self, day: i64, most: usize) -> Result<Vec<(i64, String)>, Error> {
+    /// The days before `day` that are still to be reported, with their domains, behind `after`; at most `most` pairs, the
+    /// oldest first.
+    pub fn tls_days(&self, day: i64, after: Option<&(i64, String)>, most: usize) -> Result<Vec<(i64, String)>, Error> {
+        let (after_day, after_domain) = after.map_or((i64::MIN, ""), |(day, domain)| (*day, domain));
         self.backend.read(|db| {
             let mut rows = db.prepare_cached(
-                "SELECT DISTINCT day, domain FROM tls_sessions WHERE day < ?1 ORDER BY day, domain LIMIT ?2",
+                "SELECT DISTINCT day, domain FROM tls_sessions WHERE day < ?1 AND (day, domain) > (?2, ?3) \
+                 ORDER BY day, domain LIMIT ?4",
             )?;
-            let found = rows.query_map(params![day, most as u64], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let asked = params![day, after_day, after_domain, most as u64];
+            let found = rows.query_map(asked, |row| Ok((row.get(0)?, row.get(1)?)))?;
             found.collect()
         })
     }
@@ -87,6 +91,11 @@ impl Store {
             })
             .await
     }
+
+    /// Forgets every day before `day`; gives how many kinds of sessions that were.
+    pub async fn forget_tls_days(&self, day: i64) -> Result<usize, Error> {
+        self.backend.write(move |db| db.execute("DELETE FROM tls_sessions WHERE day < ?1", [day])).await
+    }
 }
 
 #[cfg(test)]
@@ -115,11 +124,14 @@ mod tests {
             .await
             .unwrap();
         let days = [(7, "a.example".to_owned()), (7, "b.example".to_owned())];
-        assert_eq!(store.tls_days(8, 10).unwrap(), days, "not the day that is not over");
-        assert_eq!(store.tls_days(8, 1).unwrap(), days[..1]);
+        assert_eq!(store.tls_days(8, None, 10).unwrap(), days, "not the day that is not over");
+        assert_eq!(store.tls_days(8, None, 1).unwrap(), days[..1]);
+        assert_eq!(store.tls_days(8, Some(&days[0]), 10).unwrap(), days[1..]);
         let expected = [row(7, "b.example", "", 5), row(7, "b.example", "certificate-expired", 1)];
         assert_eq!(store.tls_sessions(7, "b.example").unwrap(), expected);
         store.forget_tls_sessions(7, "b.example".to_owned()).await.unwrap();
-        assert_eq!(store.tls_days(9, 10).unwrap(), [(7, "a.example".to_owned()), (8, "a.example".to_owned())]);
+        assert_eq!(store.tls_days(9, None, 10).unwrap(), [(7, "a.example".to_owned()), (8, "a.example".to_owned())]);
+        assert_eq!(store.forget_tls_days(8).await.unwrap(), 1);
+        assert_eq!(store.tls_days(9, None, 10).unwrap(), [(8, "a.example".to_owned())]);
     }
 }

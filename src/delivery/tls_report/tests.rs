@@ -10,8 +10,12 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use super::*;
 use crate::base::{Domain, Span};
+use crate::delivery::sites::hold_on_record;
+use crate::delivery::source::Sources;
+use crate::mail::InDoubt;
+use crate::queue::{MemoryLedger, Opening};
 use crate::sign::{Algorithm, create_key};
-use crate::store::Threads;
+use crate::store::{Reason, SuppressionRow, Threads};
 use crate::world::{NetTable, SeededDice, SimulatedClock, Stream, Zone};
 
 const DAY: i64 = 20_775;
@@ -80,7 +84,16 @@ fn reports(zone: Zone, net: NetTable, after: Duration, keys: &Path) -> TlsReport
         dice: Arc::new(SeededDice::new(1)),
     };
     let store = Store::open("sqlite::memory:", keys, Threads::Inline).unwrap();
-    TlsReports::new(&settings, &world, Keyring::open(keys, Span::secs(3600)).unwrap(), store).unwrap()
+    let opening = Opening {
+        clock: world.clock.clone(),
+        last_outcome: 0,
+        in_doubt: Box::new(|_| InDoubt::Resend),
+        bucket: |_| 0,
+        held: BTreeSet::new(),
+    };
+    let (queue, keeper) = Queue::open(MemoryLedger::default(), opening).unwrap();
+    tokio::spawn(keeper.run());
+    TlsReports::new(&settings, &world, Keyring::open(keys, Span::secs(3600)).unwrap(), store, queue).unwrap()
 }
 
 fn asking() -> Zone {
@@ -104,7 +117,7 @@ async fn who_asks_gets_a_signed_report_that_others_can_read_and_who_does_not_is_
     reports.store.add_tls_sessions(rows).await.unwrap();
     let round = reports.send_all(DAY + 1).await.unwrap();
     assert_eq!(round, Round { sent: 1, unwanted: 1, failed: 0, dropped: 0 });
-    assert_eq!(reports.store.tls_days(DAY + 1, 9).unwrap(), [], "nothing is sent twice");
+    assert_eq!(reports.store.tls_days(DAY + 1, None, 9).unwrap(), [], "nothing is sent twice");
     let letter = kept.lock().unwrap().clone();
     let text = String::from_utf8_lossy(&letter).into_owned();
     for words in [
@@ -137,8 +150,41 @@ async fn what_cannot_be_delivered_is_tried_again_for_a_day() {
         let reports = reports(asking(), host(&kept, false), Duration::from_secs(hours * 3600), keys.path());
         reports.store.add_tls_sessions(vec![row("asks.example", "", 1)]).await.unwrap();
         assert_eq!(reports.send_all(DAY + 1).await.unwrap(), expected);
-        assert_eq!(reports.store.tls_days(DAY + 1, 9).unwrap().len(), expected.failed as usize);
+        assert_eq!(reports.store.tls_days(DAY + 1, None, 9).unwrap().len(), expected.failed as usize);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_barred_gets_none_and_what_stands_still_is_waited_for() {
+    let (keys, kept) = (tempfile::tempdir().unwrap(), Arc::default());
+    let reports = reports(asking(), host(&kept, true), Duration::from_secs(3600), keys.path());
+    let clock = reports.world.clock.clone();
+    reports.store.add_tls_sessions(vec![row("asks.example", "", 1)]).await.unwrap();
+    let sources = Sources::new(&Settings::default(), "mx.example.com");
+    hold_on_record(&reports.queue, &sources, "reader.example", Some("by hand"), clock.now()).await.unwrap();
+    assert_eq!(reports.send_all(DAY + 1).await.unwrap(), Round { failed: 1, ..Round::default() });
+    hold_on_record(&reports.queue, &sources, "reader.example", None, clock.now()).await.unwrap();
+    let (address, reason) = ("Reports@reader.example".to_owned(), Reason::Complaint);
+    let bar = SuppressionRow { address, reason, detail: String::new(), since: clock.now() };
+    reports.store.suppress(vec![bar]).await.unwrap();
+    assert_eq!(reports.send_all(DAY + 1).await.unwrap(), Round { unwanted: 1, ..Round::default() });
+    assert_eq!(*kept.lock().unwrap(), b"");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_are_seen_to_at_once_and_no_domain_gets_more_than_some() {
+    let (keys, kept) = (tempfile::tempdir().unwrap(), Arc::default());
+    let (all, mut zone) = (LETTERS_MAX + 20, asking());
+    let name = |number: u32| format!("d{number}.example");
+    for number in 0..all {
+        let record = "v=TLSRPTv1; rua=mailto:reports@reader.example";
+        zone = zone.text(&format!("_smtp._tls.{}", name(number)), record);
+    }
+    let reports = reports(zone, host(&kept, true), Duration::from_secs(3600), keys.path());
+    reports.store.add_tls_sessions((0..all).map(|number| row(&name(number), "", 1)).collect()).await.unwrap();
+    let expected = Round { sent: LETTERS_MAX, failed: 20, ..Round::default() };
+    assert_eq!(reports.send_all(DAY + 1).await.unwrap(), expected);
+    assert_eq!(reports.send_all(DAY + 1).await.unwrap(), Round { sent: 20, ..Round::default() });
 }
 
 #[test]

@@ -575,7 +575,7 @@ pub fn killed() {
     let mut kills = 0;
     loop {
         let mut poll = workspace.begin(&["bounces", "poll"]);
-        let end = Instant::now() + Duration::from_millis(dice.u64(100..1500) + kills * 40);
+        let end = Instant::now() + Duration::from_millis(dice.u64(100..500) + kills * 30);
         let ended = loop {
             match poll.try_wait().expect("its state") {
                 Some(status) => break Some(status),

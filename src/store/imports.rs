@@ -12,7 +12,7 @@ use crate::mail::Consent;
 /// A contact as an import found it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImportRow<'a> {
-    /// Its address, in the form that [`Address`] prints.
+    /// Its address, in the form that [`Address`](crate::base::Address) prints.
     pub address: &'a str,
     /// Its name; empty when unknown.
     pub name: &'a str,

@@ -380,12 +380,17 @@ impl Server {
         Some(match request.and_then(|request| self.obey(request)) {
             Ok(event) => event,
             Err(wrong) if wrong.0 == 521 => self.part(wrong),
-            Err(wrong) if self.in_wake && matches!(wrong.0, 503 | 554) => {
-                self.say(wrong.0, wrong.1, wrong.2);
-                None
-            }
-            Err(wrong) => self.refuse(wrong),
+            Err(wrong) => self.refuse_in_order(wrong),
         })
+    }
+
+    /// Refuses; what stands in one flight behind a command that was refused is no fault of the client.
+    fn refuse_in_order(&mut self, wrong: Wrong) -> Option<Event> {
+        if self.in_wake && matches!(wrong.0, 503 | 554) {
+            self.say(wrong.0, wrong.1, wrong.2);
+            return None;
+        }
+        self.refuse(wrong)
     }
 
     /// Does what is asked for, as far as the order of commands allows it.
@@ -546,9 +551,9 @@ impl Server {
         }
         self.phase = Phase::Command;
         Some(match &mut self.transaction {
-            None => self.refuse(Wrong(503, "5.5.1", "MAIL comes first")),
+            None => self.refuse_in_order(Wrong(503, "5.5.1", "MAIL comes first")),
             Some(transaction) if transaction.recipients.is_empty() => {
-                self.refuse(Wrong(554, "5.5.1", "no valid recipients: RSET"))
+                self.refuse_in_order(Wrong(554, "5.5.1", "no valid recipients: RSET"))
             }
             Some(transaction) if transaction.is_spoiled => self.refuse(TOO_LARGE),
             Some(transaction) if last => {

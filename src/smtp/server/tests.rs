@@ -132,6 +132,8 @@ fn the_rest_of_a_refused_group_is_no_error() {
         assert_eq!(host.hear(refused), "250 550 554");
         let sender = "RSET\r\nMAIL FROM:<no@a.example>\r\nRCPT TO:<b@b.example>\r\nDATA\r\n";
         assert_eq!(host.hear(sender), "250 550 503 503");
+        let chunk = "RSET\r\nMAIL FROM:<>\r\nRCPT TO:<no@b.example>\r\nBDAT 2 LAST\r\nxyRSET\r\n";
+        assert_eq!(host.hear(chunk), "250 250 550 554 250");
     }
     assert_eq!(host.server.errors(), 0);
     assert_eq!(host.hear("RSET\r\nDATA\r\n"), "250 503");

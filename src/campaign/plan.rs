@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::base::{Address, BUCKETS, ContactId, Domain, EnvelopeId, ListId, Span, Timestamp};
 use crate::campaign::Campaign;
 use crate::mail::{Envelope, Lane, Standing};
-use crate::store::{self, Candidate, LaunchKind, LaunchRow, PlannedRow, Reason, Store, Tier};
+use crate::store::{self, Candidate, LaunchKind, LaunchRow, Page, PlannedRow, Reason, Store, Tier};
 
 /// How far one bucket of a launch is planned: lists in their order, contacts in the order of their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,7 +113,7 @@ impl Plan {
                 self.cursors[usize::from(bucket)] = None;
                 break;
             }
-            let page = self.page(store, position, bucket, cursor.after(), most, now)?;
+            let page = store.candidates(self.page(bucket, cursor, most, now))?;
             let next = match page.last() {
                 Some(last) => Cursor::new(position, last.contact),
                 None => Cursor::new(position + 1, ContactId(0)),
@@ -134,22 +134,14 @@ impl Plan {
 
     /// The next people of a pass: with tiers, each list is read once for every tier, and whoever was planned in an earlier
     /// pass is on record with it.
-    fn page(
-        &self,
-        store: &Store,
-        pass: u8,
-        bucket: u8,
-        after: ContactId,
-        most: usize,
-        now: Timestamp,
-    ) -> Result<Vec<Candidate>, store::Error> {
-        if self.tiers == 1 {
-            return store.candidates(self.launch.id, pass, bucket, after, most);
-        }
+    fn page(&self, bucket: u8, cursor: Cursor, most: usize, now: Timestamp) -> Page {
         // more lists than fit a byte have no tiers
-        let lists = self.launch.lists.len() as u8;
-        let tier = Tier::ALL[usize::from(pass / lists)];
-        store.engaged_candidates(self.launch.id, pass % lists, bucket, after, most, (tier, now))
+        let (pass, lists) = (cursor.position(), self.launch.lists.len() as u8);
+        let (position, tier) = match self.tiers {
+            1 => (pass, None),
+            _ => (pass % lists, Some((Tier::ALL[usize::from(pass / lists)], now))),
+        };
+        Page { launch: self.launch.id, position, bucket, after: cursor.after(), most, tier }
     }
 
     fn step(&mut self, bucket: u8, position: u8, page: Vec<Candidate>, cursor: Cursor, now: Timestamp) -> Step {

@@ -46,50 +46,37 @@ const VISITED: &str = "EXISTS (SELECT 1 FROM visits v WHERE v.contact = c.id AND
 const REACHED: &str = "EXISTS (SELECT 1 FROM copies d WHERE d.contact = c.id AND d.launch <> ll.launch \
      AND d.standing = 2 AND d.late = 0 AND d.at >= ?6)";
 
-impl Store {
-    /// The subscribed members of the launch's list at `position` in one bucket, after `after`, in order of number.
-    pub fn candidates(
-        &self,
-        launch: LaunchId,
-        position: u8,
-        bucket: u8,
-        after: ContactId,
-        most: usize,
-    ) -> Result<Vec<Candidate>, Error> {
-        self.candidates_of(launch, position, bucket, after, most, (None, "?6 IS NULL"))
-    }
+/// Which members are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// For whom.
+    pub launch: LaunchId,
+    /// The place of the list among those of the launch.
+    pub position: u8,
+    /// Those of one bucket.
+    pub bucket: u8,
+    /// Those behind this one.
+    pub after: ContactId,
+    /// At most so many.
+    pub most: usize,
+    /// Only those of a tier as of a time. [`Tier::Everybody`] leaves nobody out, so that who moves from one tier to another
+    /// meanwhile is planned all the same.
+    pub tier: Option<(Tier, Timestamp)>,
+}
 
-    /// As [`Store::candidates`], but only those of a tier as of a time. [`Tier::Everybody`] leaves nobody out, so that who
-    /// moves from one tier to another meanwhile is planned all the same.
-    pub fn engaged_candidates(
-        &self,
-        launch: LaunchId,
-        position: u8,
-        bucket: u8,
-        after: ContactId,
-        most: usize,
-        (tier, now): (Tier, Timestamp),
-    ) -> Result<Vec<Candidate>, Error> {
+impl Store {
+    /// The subscribed members of a launch's list, in order of number.
+    pub fn candidates(&self, page: Page) -> Result<Vec<Candidate>, Error> {
+        let Page { launch, position, bucket, after, most, tier } = page;
         let day = Duration::from_secs(86_400);
         let (since, which) = match tier {
-            Tier::Engaged30 => (now - day * 30, VISITED),
-            Tier::Engaged60 => (now - day * 60, VISITED),
-            Tier::Engaged90 => (now - day * 90, VISITED),
-            Tier::Reached => (now - day * 90, REACHED),
-            Tier::Everybody => (now, "?6 IS NOT NULL"),
+            None => (None, "?6 IS NULL"),
+            Some((Tier::Engaged30, now)) => (Some(now - day * 30), VISITED),
+            Some((Tier::Engaged60, now)) => (Some(now - day * 60), VISITED),
+            Some((Tier::Engaged90, now)) => (Some(now - day * 90), VISITED),
+            Some((Tier::Reached, now)) => (Some(now - day * 90), REACHED),
+            Some((Tier::Everybody, now)) => (Some(now), "?6 IS NOT NULL"),
         };
-        self.candidates_of(launch, position, bucket, after, most, (Some(since), which))
-    }
-
-    fn candidates_of(
-        &self,
-        launch: LaunchId,
-        position: u8,
-        bucket: u8,
-        after: ContactId,
-        most: usize,
-        (since, which): (Option<Timestamp>, &str),
-    ) -> Result<Vec<Candidate>, Error> {
         self.backend.read(|db| {
             let mut rows = db.prepare_cached(&format!(
                 "SELECT c.id, c.address, s.reason, p.position, c.paused FROM launch_lists ll \

@@ -25,7 +25,7 @@ mod visits;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use candidates::{Candidate, Tier};
+pub use candidates::{Candidate, Page, Tier};
 pub use copies::{CopyRow, Figure, Finding, Judge, Late, LateBounce, LookRow, Mailing, PlannedRow, Weight};
 pub use imports::{ImportBatch, ImportCounts, ImportRow, OnConflict};
 pub use launches::{EditionRow, LaunchKind, LaunchOptions, LaunchRow, LaunchState, NewLaunch};

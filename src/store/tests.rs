@@ -142,7 +142,8 @@ async fn a_contact_on_two_lists_is_planned_from_the_first() {
         import(&store, "b", vec![person("ann@example.com", json!({}))], OnConflict::Fill).await;
         let lists = ["a", "b"].map(|name| store.list(name).unwrap().unwrap()).to_vec();
         let launch = launch(&store, lists).await;
-        let first = store.candidates(launch, 0, 7, ContactId(0), 10).unwrap();
+        let page = |position| Page { launch, position, bucket: 7, after: ContactId(0), most: 10, tier: None };
+        let first = store.candidates(page(0)).unwrap();
         assert_eq!(first[0].planned_from, None);
         let row = PlannedRow {
             contact: first[0].contact,
@@ -151,7 +152,7 @@ async fn a_contact_on_two_lists_is_planned_from_the_first() {
             site: "example.com".into(),
         };
         store.record_batch(launch, 0, vec![row], NOW).await.unwrap();
-        assert_eq!(store.candidates(launch, 1, 7, ContactId(0), 10).unwrap()[0].planned_from, Some(0));
+        assert_eq!(store.candidates(page(1)).unwrap()[0].planned_from, Some(0));
         assert_eq!(store.planned(launch).unwrap(), (1, 1));
     })
     .await;

@@ -1,6 +1,7 @@
 //! The page on which recipients choose, and the copy in a browser.
 
 use super::*;
+use crate::store::Page;
 
 impl House {
     fn preferences(&self) -> String {
@@ -54,7 +55,9 @@ async fn what_may_be_noted_is_chosen_apart_and_only_where_the_form_asked() {
 async fn a_rest_bars_campaigns_until_its_day_and_no_longer() {
     let house = house().await;
     let rests = |now| {
-        let page = house.pages.store.candidates(house.copy.launch(), 0, 0, ContactId(0), 9).unwrap();
+        let launch = house.copy.launch();
+        let page = Page { launch, position: 0, bucket: 0, after: ContactId(0), most: 9, tier: None };
+        let page = house.pages.store.candidates(page).unwrap();
         let look = house.pages.store.look(house.copy).unwrap();
         assert_eq!(page[0].paused, look.paused);
         look.paused.is_some_and(|until| until > now)

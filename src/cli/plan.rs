@@ -1,29 +1,23 @@
 //! `plan`: who would get a copy, who would not and why, where they are, and when the last one would be delivered.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod loads;
+
 use std::time::Duration;
 
 use clap::Args;
-use futures_util::future::join_all;
 use serde::Serialize;
 
-use crate::base::{Domain, ListId, Live, Rate, Timestamp};
+use crate::base::{Domain, ListId, Rate, Timestamp};
 use crate::campaign::{Left, Survey};
 use crate::cli::{Desk, Error, Exit};
 use crate::compose::Edition;
-use crate::config::{RouteRelay, Source};
+use crate::config::Source;
 use crate::delivery::forecast::{Bound, Course, Forecast, Load, in_words};
-use crate::delivery::new_domains::{among, names, record_name};
-use crate::delivery::route::{Route, Router};
+use crate::delivery::new_domains::{among, names};
 use crate::delivery::via::Via;
-use crate::delivery::warmup::{Calendar, Warmth};
+use crate::delivery::warmup::Calendar;
 use crate::store::{LaunchOptions, Store, Threads};
 
-/// Domains whose mail hosts are looked up: with these nearly everybody's provider is known.
-const LOOKED_UP: usize = 40;
-/// All look-ups together.
-const LOOKUPS_TAKE: Duration = Duration::from_secs(4);
 /// Sites that are shown one by one.
 const SHOWN: usize = 15;
 
@@ -214,7 +208,7 @@ impl Outlook {
             }],
             None => {
                 let new_domains = among(&desk.settings().warmup.domains, &audience.names);
-                loads(desk, store, &audience.survey, audience.recipients, (&sources, &new_domains)).await?
+                loads::loads(desk, store, &audience.survey, audience.recipients, (&sources, &new_domains)).await?
             }
         };
         let calendar = Calendar::new(&desk.settings().warmup);
@@ -237,94 +231,6 @@ fn sources_of<'a>(desk: &'a Desk, pool: Option<&str>, is_relay: bool) -> Vec<&'a
 async fn survey(store: Store, lists: Vec<ListId>, only: Option<Domain>, now: Timestamp) -> Result<Survey, Error> {
     let work = tokio::task::spawn_blocking(move || Survey::take(&store, &lists, only.as_ref(), usize::MAX, now));
     Ok(work.await.expect("a survey does not panic")?)
-}
-
-/// The copies by site. The largest domains are routed as they will be, while the name service answers quickly; the others
-/// count as sites of their own, which most of them are.
-async fn loads(
-    desk: &Desk,
-    store: &Store,
-    survey: &Survey,
-    recipients: u64,
-    (sources, new_domains): (&[&Source], &[Domain]),
-) -> Result<Vec<Load>, Error> {
-    let shaping = Arc::new(desk.workspace().shaping()?);
-    let router = Router::new(&desk.world()?, Live::new((*shaping).clone()), desk.settings().smtp_port);
-    let relays = desk.workspace().relays()?;
-    let router = router.with_relays(relays.clone());
-    let domains: Vec<Domain> =
-        survey.domains.iter().take(LOOKED_UP).filter_map(|share| Domain::parse(&share.domain).ok()).collect();
-    let look_up = |domain: &Domain| {
-        let (router, domain) = (router.clone(), domain.clone());
-        async move {
-            let found = tokio::time::timeout(LOOKUPS_TAKE, router.route(&domain)).await.ok()?.ok()?;
-            Some((domain.to_string(), found.site.to_string()))
-        }
-    };
-    let direct = domains.iter().filter(|domain| relays.route(domain).is_none());
-    let sites: BTreeMap<String, String> = join_all(direct.map(look_up)).await.into_iter().flatten().collect();
-
-    let share = recipients as f64 / survey.recipients.max(1) as f64;
-    let mut copies: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut relayed: BTreeMap<Arc<str>, (f64, &RouteRelay)> = BTreeMap::new();
-    for domain in &survey.domains {
-        let fixed = Domain::parse(&domain.domain).ok().and_then(|domain| relays.route(&domain));
-        if let Some(fixed) = fixed {
-            for (site, part, relay) in shares(fixed) {
-                relayed.entry(site.clone()).or_insert((0.0, relay)).0 += domain.count as f64 * part;
-            }
-            continue;
-        }
-        let site = sites.get(&domain.domain).map_or(domain.domain.as_str(), String::as_str);
-        *copies.entry(site).or_default() += domain.count;
-    }
-    if survey.elsewhere > 0 {
-        *copies.entry("elsewhere").or_default() += survey.elsewhere;
-    }
-    let source = sources.first().map_or("default", |source| source.name.as_str());
-    let warmups: BTreeMap<(String, String), String> =
-        store.warmups()?.into_iter().map(|row| ((row.source, row.site), row.state)).collect();
-    let calendar = Calendar::new(&desk.settings().warmup);
-    let cold = |site: &str| {
-        let state = |source: &&Source| {
-            let kept = warmups.get(&(source.name.clone(), site.to_owned()));
-            let warmth = kept.and_then(|text| Warmth::from_text(text));
-            let warmth = warmth.unwrap_or_else(|| Warmth::beginning(source.warmup.unwrap_or(1)));
-            source.warmup.is_some().then_some(warmth).filter(|warmth| calendar.most(site, warmth.day).is_some())
-        };
-        sources.iter().filter_map(state).collect()
-    };
-    let new_domains = |site: &str| {
-        let state = |domain: &Domain| {
-            let kept = warmups.get(&(record_name(domain.as_str()), site.to_owned()));
-            let first = desk.settings().warmup.domains.get(domain.as_str()).copied().unwrap_or(1);
-            kept.and_then(|text| Warmth::from_text(text)).unwrap_or_else(|| Warmth::beginning(first))
-        };
-        new_domains.iter().map(state).filter(|warmth| calendar.most(site, warmth.day).is_some()).collect()
-    };
-    let load = |(site, copies): (&str, u64)| Load {
-        site: site.to_owned(),
-        copies: (copies as f64 * share).ceil() as u64,
-        shape: shaping.shape(site, source),
-        cold: cold(site),
-        new_domains: new_domains(site),
-    };
-    let through = |(site, (copies, relay)): (Arc<str>, (f64, &RouteRelay))| Load {
-        site: site.to_string(),
-        copies: (copies * share).ceil() as u64,
-        shape: shaping.route_relay(relay),
-        cold: Vec::new(),
-        new_domains: Vec::new(),
-    };
-    Ok(copies.into_iter().map(load).chain(relayed.into_iter().map(through)).collect())
-}
-
-/// The relays of a fixed route, each with its share of the copies.
-fn shares(route: &Route) -> Vec<(&Arc<str>, f64, &RouteRelay)> {
-    let relays = route.choices.iter().flat_map(|choices| choices.iter());
-    let relays: Vec<_> = relays.filter_map(|one| Some((&one.site, one.relay.as_ref()?.settings()))).collect();
-    let all: f64 = relays.iter().map(|(_, relay)| f64::from(relay.weight)).sum();
-    relays.into_iter().map(|(site, relay)| (site, f64::from(relay.weight) / all, relay)).collect()
 }
 
 impl Outlook {

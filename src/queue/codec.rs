@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::keys;
 use crate::base::{Domain, EditionId, EnvelopeId, SourceId, Timestamp};
 use crate::mail::{Channel, Class, EnhancedCode, Envelope, Lane, Outcome, Stage, Standing};
 
@@ -55,14 +56,23 @@ pub(super) fn write_intent(domain: &Domain, envelope: &Envelope) -> Vec<u8> {
     to
 }
 
-/// Which copy's final dot may be out: readable where the rest of the record is not.
-pub(super) fn intent_of(record: &[u8]) -> Option<EnvelopeId> {
-    record.first_chunk().map(|id| EnvelopeId::from_u64(u64::from_be_bytes(*id)))
+/// A copy whose final dot may be out, as far as its record can be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Intent {
+    /// Which copy; readable where the rest is not.
+    pub id: Option<EnvelopeId>,
+    /// Its domain and itself.
+    pub copy: Option<(Domain, Envelope)>,
 }
 
-/// Reads a copy whose final dot may be out.
-pub(super) fn read_intent(record: &[u8]) -> Option<(Domain, Envelope)> {
-    read_parked(intent_of(record)?, record.get(8..)?)
+/// Reads a copy whose final dot may be out. The first queues had its id in the key, and not in the record.
+pub(super) fn read_intent(key: &[u8], record: &[u8]) -> Intent {
+    let (id, parked) = match (keys::parse_first_intent(key), record.split_first_chunk()) {
+        (Some(id), _) => (Some(id), record),
+        (None, Some((id, parked))) => (Some(EnvelopeId::from_u64(u64::from_be_bytes(*id))), parked),
+        (None, None) => (None, record),
+    };
+    Intent { id, copy: id.and_then(|id| read_parked(id, parked)) }
 }
 
 /// Writes outcomes, texts cut to what a person needs.
@@ -213,7 +223,13 @@ mod tests {
                 read_parked(envelope.id, &write_parked(&domain, &envelope)),
                 Some((domain.clone(), envelope.clone()))
             );
-            assert_eq!(read_intent(&write_intent(&domain, &envelope)), Some((domain, envelope)));
+            let first = [&b"i"[..], &envelope.id.to_u64().to_be_bytes()].concat();
+            let read = [
+                read_intent(&keys::intent(3), &write_intent(&domain, &envelope)),
+                read_intent(&first, &write_parked(&domain, &envelope)),
+            ];
+            let whole = || Intent { id: Some(envelope.id), copy: Some((domain.clone(), envelope.clone())) };
+            assert_eq!(read, [whole(), whole()]);
         }
     }
 

@@ -44,7 +44,7 @@ impl Inventory {
             Some(id) => all.twice += u64::from(all.due.contains(&id) || !all.held.insert(id)),
             None => all.unreadable += 1,
         })?;
-        walk(ledger, keys::INTENT, |_, value| match codec::read_intent(value) {
+        walk(ledger, keys::INTENT, |key, value| match codec::read_intent(key, value).copy {
             Some((_, envelope)) => drop(all.intents.insert(envelope.id)),
             None => all.unreadable += 1,
         })?;

@@ -100,6 +100,12 @@ pub(super) fn intent(number: u32) -> Vec<u8> {
     key
 }
 
+/// The copy that an intent's key names, in a queue of the first form.
+pub(super) fn parse_first_intent(key: &[u8]) -> Option<EnvelopeId> {
+    let id = key.strip_prefix(&[INTENT])?.try_into().ok()?;
+    Some(EnvelopeId::from_u64(u64::from_be_bytes(id)))
+}
+
 pub(super) fn cursor(launch: LaunchId, bucket: u8) -> Vec<u8> {
     let mut key = vec![b'p'];
     key.extend_from_slice(&launch.0.to_be_bytes());
@@ -137,8 +143,7 @@ pub(super) fn damaged_intent(intent: &[u8], copy: Option<EnvelopeId>) -> Vec<u8>
 
 /// The envelope of an intent that could not be read.
 pub(super) fn parse_damaged_intent(key: &[u8]) -> Option<EnvelopeId> {
-    let id = key.strip_prefix(&[DAMAGED, INTENT])?.try_into().ok()?;
-    Some(EnvelopeId::from_u64(u64::from_be_bytes(id)))
+    parse_first_intent(key.strip_prefix(&[DAMAGED])?)
 }
 
 /// The number of a record of the outbox, or of one that could not be read.

@@ -27,7 +27,7 @@ pub(super) struct Return {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
     /// Given back because its turn did not come.
-    Sent,
+    GivenBack,
     /// Dropped, as by a task that ended in a panic.
     Dropped,
 }
@@ -89,7 +89,7 @@ impl Lease {
 
     /// Gives the copy back untried: its turn did not come.
     pub fn home(mut self) {
-        self.go(Manner::Sent);
+        self.go(Manner::GivenBack);
     }
 
     /// The domain, the copy, the due time in the key it was leased under, and when it was leased; it goes home no more.

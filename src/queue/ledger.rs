@@ -19,6 +19,9 @@ pub trait Ledger: Send {
     /// Applies all moves or none, in order. When this returns `Ok`, they survive a power cut.
     fn commit(&mut self, moves: &[Move]) -> Result<(), Error>;
 
+    /// The queue is to end: room that was kept free may be used from now on, so that what was done can be recorded.
+    fn use_reserve(&mut self) {}
+
     /// At most `most` pairs whose key starts with `prefix` and is not below `from`, in order of key.
     fn scan(&self, prefix: &[u8], from: &[u8], most: usize) -> Result<Vec<Pair>, Error>;
 

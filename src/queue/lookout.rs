@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-/// How often it is looked; also the first time to prod, and with each one the next is twice as late.
+/// How often it is looked. Looks are counted, not time: a process that was frozen has not waited.
 const LOOK: Duration = Duration::from_secs(1);
-/// No disk takes longer.
-const LONGEST: Duration = Duration::from_secs(5 * 60);
+/// Looks until the first time to prod; with each one the next is twice as late.
+const PROD: u32 = 1;
+/// No disk takes so many looks.
+const LOOKS_MAX: u32 = 300;
 
 /// Watches one write at a time.
 pub(super) struct Watch<T> {
@@ -22,9 +22,9 @@ type Shared<T> = Arc<Mutex<Option<Write<T>>>>;
 
 /// A write under way.
 struct Write<T> {
-    since: Instant,
-    /// When it is prodded next.
-    prod: Duration,
+    looks: u32,
+    /// At which look it is prodded next.
+    prod: u32,
     what: T,
 }
 
@@ -50,7 +50,7 @@ impl<T: Clone + Send + 'static> Watch<T> {
 
     /// A write begins.
     pub fn begin(&self, what: T) -> Watched<'_, T> {
-        *lock(&self.under_way) = Some(Write { since: Instant::now(), prod: LOOK, what });
+        *lock(&self.under_way) = Some(Write { looks: 0, prod: PROD, what });
         Watched(self)
     }
 }
@@ -64,12 +64,12 @@ impl<T> Drop for Watched<'_, T> {
 fn look<T: Clone + Send + 'static>(under_way: &Mutex<Option<Write<T>>>, prod: fn(T)) {
     let mut under_way = lock(under_way);
     let Some(write) = under_way.as_mut() else { return };
-    let took = write.since.elapsed();
-    if took >= LONGEST {
+    write.looks += 1;
+    if write.looks > LOOKS_MAX {
         tracing::error!("a write of the queue does not come back: the process ends; what it had answered is on disk");
         std::process::exit(1);
     }
-    if took >= write.prod {
+    if write.looks > write.prod {
         write.prod *= 2;
         let what = write.what.clone();
         // without a thread left it is prodded next time

@@ -130,7 +130,8 @@ fn open_files(folder: &Path, cache: u64) -> Result<Files, Error> {
     let config =
         sled::Config::new().path(folder).cache_capacity(cache).flush_every_ms(None).mode(sled::Mode::HighThroughput);
     let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
-    let opened = opened.unwrap_or_else(|_| Err(sled::Error::Io(io::Error::other("its log is damaged"))));
+    // not to be tried again and again: it would break down over the same each time
+    let opened = opened.map_err(|_| Error::Corrupt { folder: folder.to_owned(), why: "its log is damaged".into() })?;
     let db = opened.map_err(|why| told(folder, &why))?;
     let file = File::open(folder.join("db")).map_err(failed)?;
     Ok(Files { db, file })
@@ -187,6 +188,10 @@ fn plain(told: String) -> String {
 }
 
 impl Ledger for SledLedger {
+    fn use_reserve(&mut self) {
+        self.reserve = 0;
+    }
+
     fn commit(&mut self, moves: &[Move]) -> Result<(), Error> {
         self.look_for_room()?;
         if self.is_unsound {

@@ -143,6 +143,25 @@ fn a_full_disk_is_waited_for_and_nobody_gets_it_twice_or_not_at_all() {
 }
 
 #[test]
+fn a_stop_below_the_reserve_still_records_what_was_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::mount(folder.path(), 96) else { return };
+    let scene = Scene::with(folder.path(), RECIPIENTS, LEISURELY);
+    set(&scene, "reserve_mb = 32");
+    let log = scene.folder.join("log");
+    let child = scene.send(&[], &log);
+    wait_until("the first hundred", &log, || scene.taken() >= 100);
+    disk.fill(16);
+    wait_until("the stall", &log, || !stalled(&scene).is_empty());
+    assert!(ran("kill", &["-TERM", &child.id().to_string()]));
+    ended(child, &log);
+    disk.empty();
+    assert!(ended(scene.send(&[], &log), &log).success());
+    scene.check_all_once();
+    drop(scene);
+}
+
+#[test]
 fn a_queue_whose_writes_fail_is_opened_again_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let scene = Scene::with(folder.path(), RECIPIENTS, LEISURELY);

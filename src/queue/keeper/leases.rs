@@ -185,7 +185,7 @@ impl Keeper {
                 Manner::Dropped if known => self.take_dropped(&back.domain, back.id, now),
                 Manner::Dropped => {}
                 // untried, so that its intent came to nothing
-                Manner::Sent => self.intents.settle(back.id),
+                Manner::GivenBack => self.intents.settle(back.id),
             }
         }
     }
@@ -198,12 +198,12 @@ impl Keeper {
             Ok(record) => record.unwrap_or_default(),
             Err(error) => return self.give_up(error),
         };
-        match codec::read_intent(&record) {
-            Some((_, envelope)) => self.doubt(domain, envelope, now),
+        match codec::read_intent(&key, &record).copy {
+            Some((_, envelope)) => self.leave_in_doubt(domain, envelope, now),
             None => {
                 self.batch.moves.push(Move::Put(keys::damaged_intent(&key, Some(id)), record));
                 match self.find(domain, id) {
-                    Ok(Some((_, envelope))) => self.doubt(domain, envelope, now),
+                    Ok(Some((_, envelope))) => self.leave_in_doubt(domain, envelope, now),
                     Ok(None) => {}
                     Err(error) => self.give_up(error),
                 }
@@ -212,7 +212,7 @@ impl Keeper {
     }
 
     /// Lists a copy as one that may have been sent; it leaves the queue, or is due again.
-    fn doubt(&mut self, domain: &Domain, mut envelope: Envelope, now: Timestamp) {
+    fn leave_in_doubt(&mut self, domain: &Domain, mut envelope: Envelope, now: Timestamp) {
         tracing::warn!(copy = %envelope.id, "in doubt: {TASK_ENDED}");
         self.batch.moves.push(Move::Remove(keys::due(domain, &envelope)));
         self.left(domain, envelope.id);

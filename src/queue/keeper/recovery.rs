@@ -2,6 +2,7 @@
 
 use crate::base::{Domain, EnvelopeId, LaunchId, Timestamp};
 use crate::mail::{Class, Envelope, InDoubt, Outcome, Standing};
+use crate::queue::codec::Intent;
 use crate::queue::keeper::{OUTBOX_CHUNK, PAGE};
 use crate::queue::ledger::{Ledger, Move};
 use crate::queue::{Error, codec, keys};
@@ -23,8 +24,8 @@ pub(super) fn recover(
         }
         let (mut moves, mut outcomes) = (Vec::new(), Vec::new());
         for (key, value) in page {
-            let id = codec::intent_of(&value);
-            let copy = match codec::read_intent(&value) {
+            let Intent { id, copy } = codec::read_intent(&key, &value);
+            let copy = match copy {
                 Some(copy) => Some(copy),
                 None => {
                     tracing::error!(

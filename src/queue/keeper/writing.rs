@@ -81,6 +81,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 () = self.face.hurry.cancelled() => {
+                    self.ledger.use_reserve();
                     last_tries -= 1;
                     sleep(LAST_WAIT).await;
                 }

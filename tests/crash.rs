@@ -161,9 +161,13 @@ fn send_and_kill(in_doubt: &str, lane: u64) -> End {
         }
         done += 1;
     }
-    // copies in doubt make it 4
-    let ended = run(folder.path(), &send);
-    assert!(matches!(ended.code(), Some(0 | 4)), "{ended}");
+    // the last kill may have come behind the last outcome: then there is nothing left to send
+    let before = told::<serde_json::Value>(folder.path(), &["--json", "report", "welcome"]).pop().expect("a report");
+    if before["finished"].is_null() {
+        // copies in doubt make it 4
+        let ended = run(folder.path(), &send);
+        assert!(matches!(ended.code(), Some(0 | 4)), "{ended}");
+    }
     let rows = told::<Row>(folder.path(), &["--json", "export", "outcomes", "welcome"]);
     let rows = rows.into_iter().map(|row| (row.address.clone(), row)).collect();
     let report = told(folder.path(), &["--json", "report", "welcome"]).pop().expect("a report");

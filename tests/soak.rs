@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mailshot::base::{ContactId, Domain, EditionId, EnvelopeId, LaunchId, Timestamp, bucket};
-use mailshot::mail::{Class, Envelope, InDoubt, Lane, Outcome, Standing};
+use mailshot::mail::{Class, Envelope, InDoubt, Outcome, Standing};
 use mailshot::queue::{Admission, Durability, Lease, Next, Opening, Queue, SledLedger};
 use mailshot::world::machine_clock;
 
@@ -28,17 +28,12 @@ fn domain(number: u64) -> Domain {
 }
 
 fn envelope(number: u64, now: Timestamp) -> Envelope {
-    Envelope {
-        id: EnvelopeId::new(LaunchId(1), ContactId(number as u32)),
-        edition: EditionId(1),
-        lane: Lane::Bulk,
-        tries: 0,
-        source: None,
-        date: None,
-        doubtful: 0,
-        due: now,
-        expires: now + Duration::from_secs(3600),
-    }
+    Envelope::new(
+        EnvelopeId::new(LaunchId(1), ContactId(number as u32)),
+        EditionId(1),
+        now,
+        now + Duration::from_secs(3600),
+    )
 }
 
 fn delivered(lease: &Lease, now: Timestamp) -> Outcome {

@@ -12,7 +12,7 @@ use mailshot::base::{
 };
 use mailshot::compose::{Edition, FromField, Missing, Template, Words};
 use mailshot::engine::{Crew, Engine, Parts, Ready, SAMPLE_CAMPAIGN, Workspace};
-use mailshot::mail::{Class, Envelope, InDoubt, Lane, Message, Outcome, Recipient, Stage, Standing};
+use mailshot::mail::{Class, Envelope, InDoubt, Message, Outcome, Recipient, Stage, Standing};
 use mailshot::queue::{Admission, Lease, Ledger, MemoryLedger, Next, Opening, Queue, Settlement};
 use mailshot::sign::{Algorithm, Keyring, create_key};
 use mailshot::smtp::{Begun, Connection, Copy, CopySource, Hello, Patience, Receipt, Security, Timeouts, TlsClient};
@@ -36,15 +36,13 @@ pub fn runtime() -> Runtime {
 
 fn envelope(number: u32) -> Envelope {
     Envelope {
-        id: EnvelopeId::new(LaunchId(1), ContactId(number)),
-        edition: EditionId(1),
-        lane: Lane::Bulk,
-        tries: 0,
-        source: None,
         date: Some(NOW),
-        doubtful: 0,
-        due: NOW,
-        expires: NOW + Duration::from_secs(3600),
+        ..Envelope::new(
+            EnvelopeId::new(LaunchId(1), ContactId(number)),
+            EditionId(1),
+            NOW,
+            NOW + Duration::from_secs(3600),
+        )
     }
 }
 

@@ -19,6 +19,8 @@ mod template;
 use crate::base::{Address, Timestamp};
 use headers::Field;
 
+#[cfg(test)]
+pub(crate) use edition::tests::sample as sample_edition;
 pub use edition::{Asset, Edition, FromField, Missing};
 pub use layout::{Draft, Expanded, LayoutError, Markup, Source, UnknownTag, part_names, unknown_tag, unpaired_tag};
 pub use links::{ConsentRule, Targets, Tracking, trackable};

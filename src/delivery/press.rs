@@ -162,36 +162,15 @@ mod tests {
 
     use super::*;
     use crate::base::{CampaignName, ContactId, EnvelopeId, LaunchId, SealKey, Span, Timestamp};
-    use crate::compose::FromField;
-    use crate::mail::{InDoubt, Lane};
+    use crate::compose::sample_edition;
+    use crate::mail::Lane;
     use crate::sign::{Algorithm, create_key};
     use crate::store::Threads;
 
     const NOW: Timestamp = Timestamp::from_ms(1_795_000_000_000);
 
     fn edition(missing: Missing) -> Edition {
-        Edition {
-            format: Edition::FORMAT,
-            campaign: "welcome".into(),
-            subject: "Hello".into(),
-            from: FromField { name: "News".into(), address: "news@example.com".into() },
-            reply_to: None,
-            headers: Vec::new(),
-            html: "<p>From {{city}}</p>".into(),
-            text: "From {{city}}\n".into(),
-            inline: Vec::new(),
-            attachments: Vec::new(),
-            lists: vec!["news".into()],
-            postal_address: "Example Ltd".into(),
-            base_url: "https://mail.example.com".into(),
-            mailto_domain: "bounce.example.com".into(),
-            bounce_domain: "bounce.example.com".into(),
-            sender_id: "examplecom".into(),
-            missing,
-            in_doubt: InDoubt::Resend,
-            tracking: Default::default(),
-            links: Vec::new(),
-        }
+        Edition { html: "<p>From {{city}}</p>".into(), text: "From {{city}}\n".into(), missing, ..sample_edition() }
     }
 
     fn envelope(edition: EditionId) -> Envelope {

@@ -317,11 +317,8 @@ async fn starts_cut_off_between_queue_and_record_leave_both_in_agreement() {
 
 #[tokio::test(start_paused = true)]
 async fn a_queue_without_room_is_shown_to_whoever_asks_and_moves_are_carried_out_later() {
-    let desk = Desk::with(20).await;
-    let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
-    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    let (desk, engine, launch) = planned(20).await;
     let handle = engine.handle();
-    handle.bell.ring_and_wait().await;
     desk.ledger.fail_after(Some(0));
     assert!(matches!(handle.pause(launch).await, Err(Error::Waits(_))));
     let view = QueueView::of(&handle).await.unwrap();
@@ -338,6 +335,15 @@ async fn a_queue_without_room_is_shown_to_whoever_asks_and_moves_are_carried_out
     engine.stop(Duration::ZERO).await;
 }
 
+/// A desk whose engine has planned a launch to all.
+async fn planned(people: u32) -> (Desk, Engine, LaunchId) {
+    let desk = Desk::with(people).await;
+    let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
+    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    engine.handle().bell.ring_and_wait().await;
+    (desk, engine, launch)
+}
+
 /// A write that shows that the disk takes nothing.
 async fn write_in_vain(handle: &Handle) {
     let queue = handle.queue().clone();
@@ -347,11 +353,8 @@ async fn write_in_vain(handle: &Handle) {
 
 #[tokio::test(start_paused = true)]
 async fn a_launch_that_a_breaker_stopped_and_a_person_resumed_during_a_stall_goes_on_after_it() {
-    let desk = Desk::with(20).await;
-    let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
-    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    let (desk, engine, launch) = planned(20).await;
     let handle = engine.handle();
-    handle.bell.ring_and_wait().await;
     handle.stop(launch, None, "too many bounces").await.unwrap();
     assert_eq!(handle.depth().held, 20);
     desk.ledger.fail_after(Some(0));
@@ -366,11 +369,8 @@ async fn a_launch_that_a_breaker_stopped_and_a_person_resumed_during_a_stall_goe
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_is_not_lost_where_many_wait_for_the_queue_and_whoever_asked_goes() {
-    let desk = Desk::with(20).await;
-    let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
-    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    let (desk, engine, launch) = planned(20).await;
     let handle = engine.handle();
-    handle.bell.ring_and_wait().await;
     desk.ledger.fail_after(Some(0));
     write_in_vain(&handle).await;
     for _ in 0..2000 {
@@ -387,11 +387,8 @@ async fn a_pause_is_not_lost_where_many_wait_for_the_queue_and_whoever_asked_goe
 
 #[tokio::test(start_paused = true)]
 async fn a_stall_keeps_no_launch_of_a_sender_from_being_stopped_with_the_others() {
-    let desk = Desk::with(20).await;
-    let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
-    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    let (desk, engine, launch) = planned(20).await;
     let handle = engine.handle();
-    handle.bell.ring_and_wait().await;
     desk.ledger.fail_after(Some(0));
     write_in_vain(&handle).await;
     // the warden goes on to the next launch only after a yes

@@ -20,7 +20,7 @@ use crate::base::{Address, CampaignName, ContactId, EditionId, EnvelopeId, Launc
 use crate::campaign;
 use crate::compose::{self, SAMPLE_POSTAL_ADDRESS, Template, sample};
 use crate::engine::{self, Crew, Engine, Handle, LaunchError, Parts, Ready, Workspace, place};
-use crate::mail::{Envelope, Lane};
+use crate::mail::Envelope;
 use crate::outcome::report;
 use crate::proving::people::Crowd;
 use crate::queue::{self, Durability, Ledger, Move, Pair, SledLedger};
@@ -323,15 +323,8 @@ impl Bench {
         let recipient = sample(&edition, &template, to);
         let now = machine_clock().now();
         let envelope = Envelope {
-            id: EnvelopeId::new(LaunchId(1), ContactId(1)),
-            edition: EditionId(0),
-            lane: Lane::Bulk,
-            tries: 0,
-            source: None,
             date: Some(now),
-            doubtful: 0,
-            due: now,
-            expires: now,
+            ..Envelope::new(EnvelopeId::new(LaunchId(1), ContactId(1)), EditionId(0), now, now)
         };
         let printed = template.print(&envelope, &recipient, &self.workspace.seal()?);
         let message = printed.map_err(|why| BenchError::Print(why.to_string()))?;

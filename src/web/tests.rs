@@ -6,7 +6,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::base::{Address, CampaignName, ContactId, EnvelopeId, ListId, Purpose, SealKey, Timestamp, Token};
-use crate::compose::{ConsentRule, Edition, FromField, Missing, Tracking};
+use crate::compose::{ConsentRule, Edition, Missing, Tracking, sample_edition};
 use crate::mail::{Class, Consent, InDoubt, Outcome, Standing};
 use crate::outcome::Policy;
 use crate::store::{
@@ -72,26 +72,12 @@ const LINKS: [&str; 3] = ["https://shop.example/?to={{city}}", "https://shop.exa
 
 fn edition() -> Edition {
     Edition {
-        format: Edition::FORMAT,
-        campaign: "welcome".into(),
-        subject: "Hello".into(),
-        from: FromField { name: "News".into(), address: "news@example.com".into() },
-        reply_to: None,
-        headers: Vec::new(),
         html: "<p>Hello {{name}}, from {{city}}. <a href=\"https://shop.example/b\">Shop</a></p>".into(),
         text: "Hello {{name}}.\n".into(),
-        inline: Vec::new(),
-        attachments: Vec::new(),
-        lists: vec!["news".into()],
-        postal_address: "Example Ltd".into(),
-        base_url: "https://mail.example.com".into(),
-        mailto_domain: "bounce.example.com".into(),
-        bounce_domain: "bounce.example.com".into(),
-        sender_id: "examplecom".into(),
         missing: Missing::Default,
-        in_doubt: InDoubt::Resend,
         tracking: Tracking { opens: true, clicks: true, consent: ConsentRule::OptOut },
         links: LINKS.map(str::to_owned).to_vec(),
+        ..sample_edition()
     }
 }
 

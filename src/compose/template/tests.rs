@@ -8,7 +8,7 @@ use super::*;
 use crate::base::{ContactId, EditionId, LaunchId, SealKey, Timestamp};
 use crate::compose::edition::tests::sample;
 use crate::compose::{Asset, ConsentRule, Missing, Tracking};
-use crate::mail::{Consent, Lane};
+use crate::mail::Consent;
 
 fn seal() -> Seal {
     Seal::new(vec![SealKey::new('a', &[7; 32]).unwrap()]).unwrap()
@@ -17,15 +17,8 @@ fn seal() -> Seal {
 fn envelope(contact: u32) -> Envelope {
     let date = Timestamp::from_ms(1_795_465_234_500);
     Envelope {
-        id: EnvelopeId::new(LaunchId(3), ContactId(contact)),
-        edition: EditionId(1),
-        lane: Lane::Bulk,
-        tries: 0,
-        source: None,
         date: Some(date),
-        doubtful: 0,
-        due: date,
-        expires: date,
+        ..Envelope::new(EnvelopeId::new(LaunchId(3), ContactId(contact)), EditionId(1), date, date)
     }
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::{CampaignName, ContactId, Domain, EditionId, LaunchId, Timestamp};
-use crate::mail::{Class, Envelope, InDoubt, Lane, Stage, Standing};
+use crate::mail::{Class, Envelope, InDoubt, Stage, Standing};
 use crate::queue::{Admission, MemoryLedger, Next, Opening};
 use crate::store::{Figure, LaunchKind, LaunchOptions, NewContact, NewLaunch, OnConflict, PlannedRow, Threads};
 use crate::world::{Clock, SimulatedClock};
@@ -100,17 +100,12 @@ impl Office {
     async fn admit(&self, queue: &Queue, launch: LaunchId) {
         let copies = (1..=self.people).map(|number| {
             let due = self.clock.now();
-            let envelope = Envelope {
-                id: EnvelopeId::new(launch, ContactId(number)),
-                edition: EditionId(1),
-                lane: Lane::Bulk,
-                tries: 0,
-                source: None,
-                date: None,
-                doubtful: 0,
+            let envelope = Envelope::new(
+                EnvelopeId::new(launch, ContactId(number)),
+                EditionId(1),
                 due,
-                expires: due + Duration::from_secs(86_400),
-            };
+                due + Duration::from_secs(86_400),
+            );
             (domain_of(number), envelope)
         });
         let admission = Admission { launch, bucket: 0, cursor: vec![], copies: copies.collect() };

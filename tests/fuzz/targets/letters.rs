@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mailshot::base::{Address, ContactId, EditionId, EnvelopeId, LaunchId, Timestamp};
 use mailshot::compose::{Edition, FromField, Missing, Template, Tracking};
-use mailshot::mail::{Consent, Envelope, InDoubt, Lane, Message, Recipient};
+use mailshot::mail::{Consent, Envelope, InDoubt, Message, Recipient};
 use mailshot::outcome::{mails, read};
 use mailshot::smtp::dots::Body;
 
@@ -42,15 +42,8 @@ fn edition() -> Edition {
 fn print(edition: &Edition, name: String, field: String) -> Option<Message> {
     let template = Template::compile(edition).ok()?;
     let envelope = Envelope {
-        id: EnvelopeId::new(LaunchId(1), ContactId(7)),
-        edition: EditionId(1),
-        lane: Lane::Bulk,
-        tries: 0,
-        source: None,
         date: Some(NOW),
-        doubtful: 0,
-        due: NOW,
-        expires: NOW + Duration::from_secs(3600),
+        ..Envelope::new(EnvelopeId::new(LaunchId(1), ContactId(7)), EditionId(1), NOW, NOW + Duration::from_secs(3600))
     };
     let fields = [("field".to_owned(), serde_json::Value::String(field))].into_iter().collect();
     let address = Address::parse("ada@example.org").expect("an address");

@@ -1,0 +1,164 @@
+//! What stops mail, and lets it go on: persons, breakers, changed tables, the end.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_person_suspends_a_site_and_lets_it_go_on() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    yard.overlay = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"1/s\"\n".into();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 60).await;
+    sending.start();
+    sending.pass(secs(10)).await;
+    let shown = sending.sites.snapshot().await;
+    assert_eq!((shown.len(), &*shown[0].site, shown[0].rate_allowed), (1, "a.example", Some(1.0)));
+    assert!(shown[0].rate_now > 0.5 && shown[0].connections >= 1, "{shown:?}");
+    sending.sites.suspend("a.example", "complaints").await;
+    sending.pass(secs(3500)).await;
+    let before = host.taken().len();
+    assert!((9..=12).contains(&before), "{before}");
+    let clock = sending.world.clock.clone();
+    assert!(sending.queue.is_idle(clock.now()).await.unwrap(), "what rests is no work");
+    sending.sites.resume("a.example").await;
+    sending.pass(secs(400)).await;
+    assert_eq!(host.taken().len(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pause_and_cancel_reach_copies_on_lease() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    yard.overlay = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"1/s\"\n".into();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 60).await;
+    sending.start();
+    sending.pass(secs(10)).await;
+    sending.store.set_launch_state(launch, LaunchState::Paused, START).await.unwrap();
+    sending.queue.sweep(launch, Sweep::Hold).await.unwrap();
+    sending.pass(secs(600)).await;
+    let paused = host.taken().len();
+    assert!((9..=12).contains(&paused), "{paused}");
+    assert_eq!(sending.queue.depth().held as usize, 60 - paused);
+    sending.store.set_launch_state(launch, LaunchState::Running, START).await.unwrap();
+    sending.queue.sweep(launch, Sweep::Release).await.unwrap();
+    sending.pass(secs(5)).await;
+    sending.store.set_launch_state(launch, LaunchState::Cancelled, START).await.unwrap();
+    let text = Outcome { state: Standing::Cancelled, ..sending.outcomes[0].clone() };
+    sending.queue.sweep(launch, Sweep::Cancel(text)).await.unwrap();
+    sending.pass(secs(600)).await;
+    let taken = host.taken().len();
+    assert!(taken < 20 && sending.standing(Standing::Cancelled) == 60 - taken, "{taken}");
+    assert_eq!(sending.queue.depth().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_finishes_what_is_on_the_wire_and_loses_nothing() {
+    let (mut sending, host) = one(Manner::Slow(3), 40, InDoubt::Resend).await;
+    sending.pass(secs(10)).await;
+    let queue = sending.queue.clone();
+    let before = Instant::now();
+    let outcomes = sending.end().await;
+    assert!(before.elapsed() < secs(10), "{:?}", before.elapsed());
+    let taken = host.taken().len();
+    assert_eq!(outcomes.len(), taken, "each copy taken is settled");
+    assert_eq!(queue.depth().waiting as usize, 40 - taken);
+    let book = host.book.lock().unwrap();
+    assert_eq!((book.open, book.quits), (0, book.connections));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_stopped_at_a_site_goes_on_everywhere_else_until_a_person_resumes_it() {
+    let (yard, a) = Yard::new().domain("a.example", Manner::Takes);
+    let (yard, b) = yard.domain("b.example", Manner::Takes);
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.stops.put(launch, "a.example".into(), "6.0 % hard bounces".into());
+    sending.admit(launch, "a.example", 30).await;
+    sending.admit(launch, "b.example", 30).await;
+    sending.start();
+    sending.pass(secs(60)).await;
+    assert_eq!((a.taken().len(), b.taken().len()), (0, 30));
+    let last = sending.last();
+    let waiting = last.values().find(|outcome| outcome.state == Standing::Waiting).unwrap();
+    assert_eq!((&*waiting.text, waiting.tries), ("6.0 % hard bounces", 0));
+    sending.stops.lift(launch);
+    sending.pass(secs(600)).await;
+    assert_eq!(a.taken().len(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_whose_address_is_gone_is_told_probed_and_costs_nobody_a_try() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    let two =
+        "[[source]]\nname = \"east\"\naddress = \"192.0.2.1\"\n[[source]]\nname = \"west\"\naddress = \"192.0.2.2\"\n";
+    yard.settings = toml::from_str(two).unwrap();
+    let probes: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let (seen, door) = (probes.clone(), host.clone());
+    let start = Instant::now();
+    yard.net = yard.net.host("198.51.100.1:25".parse().unwrap(), move |source| {
+        let is_west = source == Some(IpAddr::from([192, 0, 2, 2]));
+        if is_west {
+            seen.lock().unwrap().push(Instant::now());
+        }
+        if is_west && start.elapsed() < secs(600) {
+            return ready(Err(io::ErrorKind::AddrNotAvailable.into())).boxed();
+        }
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(door.clone().serve(theirs));
+        ready(Ok(Box::new(ours) as Box<dyn Stream>)).boxed()
+    });
+    yard.overlay = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"1/s\"\n".into();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 1000).await;
+    sending.start();
+    sending.pass(secs(1200)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 1000, "the other one does the work meanwhile");
+    assert!(sending.last().values().all(|outcome| outcome.tries == 1), "a try that could not be made is none");
+    let gone = sending.noticed().into_iter().filter(|notice| notice.kind == NoticeKind::SourceGone);
+    assert!(gone.clone().count() >= 1 && gone.clone().all(|notice| notice.source.as_deref() == Some("west")));
+    let probes = probes.lock().unwrap();
+    let early: Vec<_> = probes.iter().filter(|at| at.saturating_duration_since(start) < secs(600)).collect();
+    assert!((3..=12).contains(&early.len()), "{} probes in ten minutes", early.len());
+    assert!(probes.len() > early.len(), "found again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_holds_a_domain_whatever_way_its_mail_goes() {
+    let relay = Host::new(Manner::Takes);
+    let yard = Yard::new().door("127.0.0.1:2525".parse().unwrap(), &relay);
+    let mut sending = yard.open().await;
+    let via =
+        LaunchOptions { via: Some("smtp://127.0.0.1:2525".into()), rate: Some("2/s".into()), ..Default::default() };
+    let launch = sending.launch(via, InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 20).await;
+    sending.admit(launch, "b.example", 20).await;
+    sending.start();
+    sending.sites.suspend("a.example", "complaints").await;
+    sending.pass(secs(60)).await;
+    let to = |at: &str| relay.taken().iter().filter(|taken| taken.to.ends_with(at)).count();
+    assert_eq!((to("a.example"), to("b.example")), (0, 20));
+    let still = crate::delivery::sites::standing_still(&sending.queue, sending.world.clock.now()).await.unwrap();
+    assert!(still.iter().any(|row| row.name == "a.example" && row.source.is_none() && row.held), "{still:?}");
+    sending.sites.resume("a.example").await;
+    sending.pass(secs(60)).await;
+    assert_eq!(to("a.example"), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_of_shapes_that_changed_holds_at_once() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    yard.overlay = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"1/min\"\n".into();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 60).await;
+    sending.start();
+    sending.pass(secs(120)).await;
+    assert!(host.taken().len() <= 3, "{}", host.taken().len());
+    let faster = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"10/s\"\n";
+    sending.shaping.set(Shaping::new(&Settings::default(), Some(faster)).unwrap());
+    sending.sites.reshape().await;
+    sending.pass(secs(120)).await;
+    assert_eq!(host.taken().len(), 60);
+}

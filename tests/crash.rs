@@ -22,6 +22,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// An early kill comes within this time after the start: while the queue is opened, recovered and planned.
 const EARLY: Duration = Duration::from_millis(700);
 
+/// The receiver takes 4 ms over each message, so that even a test that is kept waiting for its turn kills in time.
+const SCRIPT: &str = r#"
+session = "unhurried"
+domains = { "*" = "unhurried" }
+[personality.unhurried]
+like = "plain"
+delay = { dot = "4ms" }
+"#;
+
 /// How a copy stands at the end, as `export outcomes` tells it.
 #[derive(serde::Deserialize)]
 struct Row {
@@ -78,23 +87,21 @@ fn told<T: serde::de::DeserializeOwned>(folder: &Path, arguments: &[&str]) -> Ve
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}"))).collect()
 }
 
-/// When a run is killed.
+/// When a run is killed: as soon as either has come.
 #[derive(Debug)]
-enum Moment {
-    /// When the receiver has taken so many messages in all.
-    Taken(u64),
+struct Moment {
+    /// The receiver has taken so many messages in all.
+    taken: u64,
     /// So long after the start.
-    After(Duration),
+    after: Option<Duration>,
 }
 
 /// Waits for the moment, and kills; `false` when the run had ended by itself before.
 fn kill_at(child: &mut Child, receiver: &Receiver, moment: &Moment) -> bool {
     let start = Instant::now();
     loop {
-        let reached = match moment {
-            Moment::Taken(count) => receiver.glance().0 >= *count,
-            Moment::After(span) => start.elapsed() >= *span,
-        };
+        let late = moment.after.is_some_and(|span| start.elapsed() >= span);
+        let reached = late || receiver.glance().0 >= moment.taken;
         if reached {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -137,7 +144,7 @@ fn send_and_kill(in_doubt: &str, lane: u64) -> End {
     println!("{in_doubt}: {recipients} recipients, {kills} kills, MAILSHOT_SOAK_SEED={seed}");
     let mut dice = fastrand::Rng::with_seed(seed * 2 + lane);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let script = Script::parse("session = \"plain\"\ndomains = { \"*\" = \"plain\" }").unwrap();
+    let script = Script::parse(SCRIPT).unwrap();
     let receiver = Receiver::new(Setup { script, verifier: None, shelf: None }).unwrap();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let via = format!("smtp://{}", listener.local_addr().unwrap());
@@ -147,11 +154,12 @@ fn send_and_kill(in_doubt: &str, lane: u64) -> End {
     let send = ["--json", "send", "welcome", "--yes", "--via", &via];
     let mut done = 0;
     while done < kills {
-        // every third comes early; the others are spread over what is left, so that none comes too late
+        // every third comes early; all are spread over what is left, so that none comes too late
         let (taken, left) = (receiver.glance().0, kills - done);
+        let share = recipients.saturating_sub(taken) / (left + 1);
         let moment = match dice.u64(0..3) {
-            0 => Moment::After(EARLY.mul_f64(dice.f64())),
-            _ => Moment::Taken(taken + dice.u64(0..=recipients.saturating_sub(taken) / (left + 1))),
+            0 => Moment { taken: taken + share, after: Some(EARLY.mul_f64(dice.f64())) },
+            _ => Moment { taken: taken + dice.u64(0..=share), after: None },
         };
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let mut child = mailshot(folder.path(), &send).stdout(Stdio::null()).stderr(log).spawn().unwrap();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::Error;
@@ -52,6 +53,8 @@ pub enum Settled {
 
 /// Copies admitted in one commit.
 const SLICE: usize = 100;
+/// A launch that may still be paused and resumed.
+const OPEN: [LaunchState; 2] = [LaunchState::Running, LaunchState::Paused];
 
 /// The outcome of copies that are called off; id and tries are those of each.
 fn called_off(why: &str, now: Timestamp) -> Outcome {
@@ -87,6 +90,8 @@ pub struct Handle {
     /// The life of a copy from its planning.
     pub(super) expires: Span,
     pub(super) stalls: Stalls,
+    /// Held by whoever closes launches, and by whoever has copies between the record and the queue.
+    pub(super) closing: Arc<Mutex<()>>,
 }
 
 impl Handle {
@@ -105,35 +110,33 @@ impl Handle {
     /// Holds a launch: nothing of it is planned or sent until it is resumed. Gives how many copies were put aside; those
     /// on the wire are finished.
     pub async fn pause(&self, launch: LaunchId) -> Result<u64, Error> {
-        self.may(launch, "paused", |state| matches!(state, LaunchState::Running | LaunchState::Paused))?;
-        self.store.set_launch_state(launch, LaunchState::Paused, self.clock.now()).await?;
-        self.bell.ring();
-        self.sweep(launch, Sweep::Hold).await
+        self.shift(launch, "paused", &OPEN, LaunchState::Paused).await?;
+        self.follow(launch, None).await
     }
 
     /// Puts a paused launch back to work. Gives how many copies were put back.
     pub async fn resume(&self, launch: LaunchId) -> Result<u64, Error> {
-        self.may(launch, "resumed", |state| matches!(state, LaunchState::Running | LaunchState::Paused))?;
+        self.may(launch, "resumed", &OPEN)?;
         let was_stopped = self.lift_stops(launch).await?;
         // on record before the queue is asked, which sends what its sweeps put back
-        self.store.set_launch_state(launch, LaunchState::Running, self.clock.now()).await?;
-        self.bell.ring();
-        let first = was_stopped.then_some(Sweep::Retry);
-        self.sweep_all(launch, first.into_iter().chain([Sweep::Release]).collect()).await
+        self.shift(launch, "resumed", &OPEN, LaunchState::Running).await?;
+        self.follow(launch, was_stopped.then_some(Sweep::Retry)).await
     }
 
-    /// Stops a launch by itself, and says why: at one site, or as a whole. On record before it holds.
-    pub(super) async fn stop(&self, launch: LaunchId, site: Option<Arc<str>>, why: &str) -> Result<(), Error> {
+    /// Stops a launch by itself, and says why: at one site, or as a whole. On record before it holds. Gives whether there
+    /// was anything to stop: it may have ended meanwhile.
+    pub(super) async fn stop(&self, launch: LaunchId, site: Option<Arc<str>>, why: &str) -> Result<bool, Error> {
         self.store.stop_launch(launch, site.clone(), why.to_owned(), self.clock.now()).await?;
-        match site {
-            Some(site) => self.stops.put(launch, site, why.into()),
-            None => match self.pause(launch).await {
+        let Some(site) = site else {
+            return match self.pause(launch).await {
                 // it holds once the queue goes on, and till then nothing is sent
-                Ok(_) | Err(Error::Waits(_)) => {}
-                Err(error) => return Err(error),
-            },
-        }
-        Ok(())
+                Ok(_) | Err(Error::Waits(_)) => Ok(true),
+                Err(Error::State { .. }) => Ok(false),
+                Err(error) => Err(error),
+            };
+        };
+        self.stops.put(launch, site, why.into());
+        Ok(true)
     }
 
     /// A person resumes a launch: what stopped it counts no more. Gives whether anything did: where it was stopped it is
@@ -161,17 +164,15 @@ impl Handle {
     /// Calls a launch back: what was not sent never will be. Gives how many copies were cancelled at once; those on the
     /// wire are finished.
     pub async fn cancel(&self, launch: LaunchId) -> Result<u64, Error> {
-        self.may(launch, "cancelled", |state| state != LaunchState::Done)?;
-        let now = self.clock.now();
-        self.store.set_launch_state(launch, LaunchState::Cancelled, now).await?;
-        self.bell.ring();
-        self.sweep(launch, Sweep::Cancel(called_off("cancelled", now))).await
+        const FROM: [LaunchState; 3] = [LaunchState::Running, LaunchState::Paused, LaunchState::Cancelled];
+        self.shift(launch, "cancelled", &FROM, LaunchState::Cancelled).await?;
+        self.follow(launch, None).await
     }
 
     /// Makes everything of a launch that waits for its time due now. Gives how many copies that are. Sites that rest go
     /// on resting: hosts are not pressed.
     pub async fn retry(&self, launch: LaunchId) -> Result<u64, Error> {
-        self.may(launch, "retried", |state| state == LaunchState::Running)?;
+        self.may(launch, "retried", &[LaunchState::Running])?;
         self.sweep(launch, Sweep::Retry).await
     }
 
@@ -183,11 +184,13 @@ impl Handle {
     /// Sends the copies of a launch again that are held in doubt: a person has decided. Each may arrive twice, and is
     /// counted as such. Gives how many they are.
     pub async fn retry_doubts(&self, launch: LaunchId) -> Result<u64, Error> {
-        self.may(launch, "retried", |state| matches!(state, LaunchState::Running | LaunchState::Done))?;
         let row = self.launch(launch)?;
         let now = self.clock.now();
-        // paused meanwhile: so it is not closed as one that has nothing on the road
+        let _unclosed = self.closing.lock().await;
         let doubts = self.store.take_up_doubts(launch, "sent again at a person's word", now).await?;
+        if doubts.is_empty() {
+            self.may(launch, "retried", &[LaunchState::Running, LaunchState::Done])?;
+        }
         let copies = doubts.iter().filter_map(|doubt| {
             let domain = Address::parse(&doubt.address).ok()?.domain().clone();
             let fresh = new_envelope(&row, doubt.contact, self.expires, now);
@@ -197,8 +200,6 @@ impl Handle {
         for slice in copies.chunks(SLICE) {
             self.queue.admit_more(launch, slice.to_vec()).await?;
         }
-        self.store.set_launch_state(launch, LaunchState::Running, now).await?;
-        self.bell.ring();
         Ok(copies.len() as u64)
     }
 
@@ -233,26 +234,63 @@ impl Handle {
         Ok(())
     }
 
-    async fn sweep(&self, whose: impl Into<Whose>, sweep: Sweep) -> Result<u64, Error> {
-        self.sweep_all(whose, vec![sweep]).await
+    /// Moves a launch on record; refused where it does not stand in one of `from`, whoever moved it meanwhile.
+    async fn shift(
+        &self,
+        launch: LaunchId,
+        verb: &'static str,
+        from: &'static [LaunchState],
+        to: LaunchState,
+    ) -> Result<(), Error> {
+        let stood = self.store.move_launch(launch, from, to, self.clock.now()).await?;
+        self.bell.ring();
+        match stood {
+            Some(state) if from.contains(&state) => Ok(()),
+            Some(state) => Err(Error::State { campaign: self.launch(launch)?.campaign, state, verb }),
+            None => Err(Error::NoLaunch(launch)),
+        }
     }
 
-    /// Asks the queue, one thing after the other; gives what the last came to. A queue that waits for its disk is not
-    /// waited for: it does what was asked once it goes on.
-    async fn sweep_all(&self, whose: impl Into<Whose>, sweeps: Vec<Sweep>) -> Result<u64, Error> {
-        let (queue, whose) = (self.queue.clone(), whose.into());
-        let all = async move {
-            let mut swept = 0;
-            for sweep in sweeps {
-                swept = queue.sweep(whose.clone(), sweep).await?;
+    /// Has the queue do what the record says of a launch; gives how many copies that came to. Another move may come on
+    /// record before the queue has done it: the queue follows the last.
+    async fn follow(&self, launch: LaunchId, first: Option<Sweep>) -> Result<u64, Error> {
+        let (store, queue, clock) = (self.store.clone(), self.queue.clone(), self.clock.clone());
+        self.ask(async move {
+            if let Some(first) = first {
+                queue.sweep(launch, first).await?;
             }
-            Ok::<u64, queue::Error>(swept)
-        };
+            let (mut followed, mut swept) = (None, 0);
+            loop {
+                let state = store.launch(launch)?.map(|row| row.state);
+                if state == followed {
+                    return Ok(swept);
+                }
+                let sweep = match state {
+                    Some(LaunchState::Running) => Sweep::Release,
+                    Some(LaunchState::Paused) => Sweep::Hold,
+                    Some(LaunchState::Cancelled) => Sweep::Cancel(called_off("cancelled", clock.now())),
+                    Some(LaunchState::Done) | None => return Ok(swept),
+                };
+                swept = queue.sweep(launch, sweep).await?;
+                followed = state;
+            }
+        })
+        .await
+    }
+
+    async fn sweep(&self, whose: impl Into<Whose>, sweep: Sweep) -> Result<u64, Error> {
+        let (queue, whose) = (self.queue.clone(), whose.into());
+        self.ask(async move { Ok(queue.sweep(whose, sweep).await?) }).await
+    }
+
+    /// Waits for what the queue is asked. A queue that waits for its disk is not waited for: it does what was asked once it
+    /// goes on.
+    async fn ask(&self, asked: impl Future<Output = Result<u64, Error>> + Send + 'static) -> Result<u64, Error> {
         // a task of its own: what was asked outlives whoever waits for it no longer
-        let asked = tokio::spawn(all);
+        let asked = tokio::spawn(asked);
         tokio::select! {
             biased;
-            done = asked => Ok(done.unwrap_or(Err(queue::Error::Closed))?),
+            done = asked => done.unwrap_or(Err(queue::Error::Closed.into())),
             stall = self.queue.stalled() => Err(Error::Waits(stall.why)),
         }
     }
@@ -364,14 +402,9 @@ impl Handle {
         self.store.launch(launch)?.ok_or(Error::NoLaunch(launch))
     }
 
-    fn may(
-        &self,
-        launch: LaunchId,
-        verb: &'static str,
-        allowed: impl FnOnce(LaunchState) -> bool,
-    ) -> Result<(), Error> {
+    fn may(&self, launch: LaunchId, verb: &'static str, from: &[LaunchState]) -> Result<(), Error> {
         let LaunchRow { campaign, state, .. } = self.launch(launch)?;
-        match allowed(state) {
+        match from.contains(&state) {
             true => Ok(()),
             false => Err(Error::State { campaign, state, verb }),
         }

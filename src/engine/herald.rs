@@ -88,11 +88,10 @@ impl Herald {
             (NoticeKind::Misconfigured, Some(launch)) if self.is_campaign(launch) => {
                 self.handle.stop(launch, None, &notice.text).await
             }
-            (_, Some(_) | None) => Ok(()),
+            (_, Some(_) | None) => Ok(false),
         };
         if let Err(error) = paused {
-            // it is done, or was paused or cancelled before
-            tracing::debug!(%error, "a launch was not paused");
+            tracing::error!(%error, "a launch was not paused");
         }
         if !notice.kind.alerts() || !self.alerts.are_any() {
             return None;

@@ -204,7 +204,9 @@ impl Engine {
         let sources = Arc::new(Sources::new(workspace.settings(), &host_name()));
         let expires = workspace.settings().retry.expires;
         let stalls = Stalls::new(queue.clone(), clock.clone());
-        let handle = Handle { store, queue, clock, bell, alarm, sites, stops, notices, sources, expires, stalls };
+        let closing = Arc::default();
+        let handle =
+            Handle { store, queue, clock, bell, alarm, sites, stops, notices, sources, expires, stalls, closing };
         let warden = (crew == Crew::Sending).then(|| start_warden(&handle, breaker));
         let herald = start_herald(&handle, noticed, alerts, &alert);
         let planner = (crew != Crew::Keeping).then(|| start_planner(&handle, &workspace));
@@ -394,8 +396,8 @@ fn start_herald(handle: &Handle, noticed: mpsc::Receiver<Notice>, alerts: Alerts
 }
 
 fn start_registrar(handle: &Handle) -> Task {
-    let Handle { store, queue, clock, alarm, stalls, .. } = handle.clone();
-    Task::start("registrar", &alarm, |stop| Registrar { store, queue, clock, stalls }.run(stop))
+    let Handle { store, queue, clock, alarm, stalls, closing, .. } = handle.clone();
+    Task::start("registrar", &alarm, |stop| Registrar { store, queue, clock, stalls, closing }.run(stop))
 }
 
 #[cfg(test)]

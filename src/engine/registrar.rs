@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,8 @@ pub(super) struct Registrar {
     pub queue: Queue,
     pub clock: Arc<dyn Clock>,
     pub stalls: Stalls,
+    /// Held by whoever has copies between the record and the queue: meanwhile nothing is closed.
+    pub closing: Arc<Mutex<()>>,
 }
 
 impl Registrar {
@@ -47,6 +50,7 @@ impl Registrar {
     /// In this order: a launch that is planned has all its copies in the depth read after it, and what is in no depth has
     /// its outcome in the outbox or on record.
     async fn look(&self) -> Result<(), Error> {
+        let Ok(_closing) = self.closing.try_lock() else { return Ok(()) };
         let (launches, cancelled) = (self.store.open_launches()?, self.store.cancelled_with_strays()?);
         let depth = self.queue.depth();
         if self.store.last_outcome()? < depth.last_outcome {
@@ -75,7 +79,9 @@ impl Registrar {
             tracing::warn!(%launch, unsettled, "copies on record that are not on the road are barred: {STRAY}");
             self.store.bar_strays(launch, STRAY, now).await?;
         }
-        Ok(self.store.set_launch_state(launch, LaunchState::Done, now).await?)
+        // unless a person has paused or cancelled it meanwhile
+        self.store.move_launch(launch, &[LaunchState::Running], LaunchState::Done, now).await?;
+        Ok(())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The engine over a simulated world, on a real record in memory and the queue's twin in memory.
 
+mod moves;
+
 use std::path::Path;
 
 use serde_json::Map;
@@ -392,7 +394,7 @@ async fn a_stall_keeps_no_launch_of_a_sender_from_being_stopped_with_the_others(
     desk.ledger.fail_after(Some(0));
     write_in_vain(&handle).await;
     // the warden goes on to the next launch only after a yes
-    assert_eq!(handle.stop(launch, None, "too many complaints").await, Ok(()));
+    assert_eq!(handle.stop(launch, None, "too many complaints").await, Ok(true));
     assert_eq!(desk.store.launch(launch).unwrap().unwrap().state, LaunchState::Paused);
     desk.ledger.fail_after(None);
     tokio::time::sleep(Duration::from_secs(20)).await;

@@ -128,18 +128,20 @@ impl Warden {
         match verdict {
             Verdict::Warn(site, words) => tell(NoticeKind::Complaints, launch.id, Some(site), &words),
             Verdict::StopAt(site, words) => {
-                self.handle.stop(launch.id, Some(site.clone()), &words).await?;
-                tell(NoticeKind::Breaker, launch.id, Some(site), &words);
+                if self.handle.stop(launch.id, Some(site.clone()), &words).await? {
+                    tell(NoticeKind::Breaker, launch.id, Some(site), &words);
+                }
             }
             Verdict::Pause(words) => {
-                self.handle.stop(launch.id, None, &words).await?;
-                tell(NoticeKind::Breaker, launch.id, None, &words);
+                if self.handle.stop(launch.id, None, &words).await? {
+                    tell(NoticeKind::Breaker, launch.id, None, &words);
+                }
             }
             Verdict::PauseAll(words) => {
                 let from = self.sender(launch);
                 for other in all.iter().filter(|other| other.state == LaunchState::Running) {
-                    if other.id == launch.id || from.is_some() && self.sender(other) == from {
-                        self.handle.stop(other.id, None, &words).await?;
+                    let is_theirs = other.id == launch.id || from.is_some() && self.sender(other) == from;
+                    if is_theirs && self.handle.stop(other.id, None, &words).await? {
                         tell(NoticeKind::Breaker, other.id, None, &words);
                     }
                 }

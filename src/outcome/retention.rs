@@ -126,7 +126,7 @@ mod tests {
         store.record_visits(vec![click(START + DAY)]).await.unwrap();
         let raw = include_bytes!("../../tests/fixtures/returns/standard-unknown-user.eml");
         read(raw).record(copy, &store, Arc::new(Policy::default()), START + DAY).await.unwrap();
-        store.set_launch_state(copy.launch(), LaunchState::Done, START + DAY).await.unwrap();
+        store.move_launch(copy.launch(), &[LaunchState::Running], LaunchState::Done, START + DAY).await.unwrap();
         let reading = store.reading(copy.launch()).unwrap();
         let figures = store.figures(copy.launch()).unwrap();
         assert_eq!(reading.links[0].times, 1);

@@ -348,6 +348,19 @@ async fn copies_that_come_up_while_their_launch_is_held_are_put_aside_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_launch_that_is_held_stays_so_when_it_is_retried() {
+    on_both(|queue, clock| async move {
+        queue.sweep(LAUNCH, Sweep::Hold).await.unwrap();
+        admit(&queue, vec![(domain("a.example"), copy(1, Lane::Bulk, clock.now() + Duration::from_secs(60)))]).await;
+        assert_eq!(queue.sweep(LAUNCH, Sweep::Retry).await, Ok(1));
+        let claimed = queue.claim().await.unwrap().domain;
+        assert!(queue.lease(&claimed, 20).await.unwrap().is_empty());
+        assert_eq!(queue.depth().held, 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_of_outcomes_that_cannot_be_read_is_kept_and_named_and_holds_up_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let open = || SledLedger::open(folder.path(), 1, Durability::Synced).unwrap();

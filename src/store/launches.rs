@@ -198,13 +198,24 @@ impl Store {
         })
     }
 
-    /// Moves a launch to another state; `Done` sets when it finished.
-    pub async fn set_launch_state(&self, launch: LaunchId, state: LaunchState, now: Timestamp) -> Result<(), Error> {
-        let finished = matches!(state, LaunchState::Done | LaunchState::Cancelled).then_some(now.as_ms());
+    /// Moves a launch to another state if it stands in one of `from`, and leaves it alone otherwise; `Done` and `Cancelled`
+    /// set when it finished. Gives where it stood; `None`: there is no such launch.
+    pub async fn move_launch(
+        &self,
+        launch: LaunchId,
+        from: &'static [LaunchState],
+        to: LaunchState,
+        now: Timestamp,
+    ) -> Result<Option<LaunchState>, Error> {
+        let finished = matches!(to, LaunchState::Done | LaunchState::Cancelled).then_some(now.as_ms());
         self.backend
             .write(move |db| {
-                let row = params![launch.0, state as i64, finished];
-                db.execute("UPDATE launches SET state = ?2, finished = ?3 WHERE id = ?1", row).map(drop)
+                let stood = state_of(db, launch)?;
+                if stood.is_some_and(|stood| from.contains(&stood)) {
+                    let row = params![launch.0, to as i64, finished];
+                    db.execute("UPDATE launches SET state = ?2, finished = ?3 WHERE id = ?1", row)?;
+                }
+                Ok(stood)
             })
             .await
     }
@@ -215,6 +226,11 @@ impl Store {
             .write(move |db| db.execute("UPDATE launches SET planned = 1 WHERE id = ?1", [launch.0]).map(drop))
             .await
     }
+}
+
+pub(super) fn state_of(db: &Connection, launch: LaunchId) -> rusqlite::Result<Option<LaunchState>> {
+    let mut state = db.prepare_cached("SELECT state FROM launches WHERE id = ?1")?;
+    state.query_row([launch.0], |row| LaunchState::of(row.get(0)?)).optional()
 }
 
 pub(super) fn insert_launch(db: &Connection, launch: &NewLaunch, now: Timestamp) -> rusqlite::Result<LaunchId> {

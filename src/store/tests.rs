@@ -129,7 +129,7 @@ async fn the_last_look_sees_suppression_departure_and_pause_at_once() {
         assert_eq!(store.look(copy).unwrap().suppressed, Some(Reason::Complaint));
         store.leave(copy, vec![store.list("news").unwrap().unwrap()], NOW).await.unwrap();
         assert!(!store.look(copy).unwrap().subscribed);
-        store.set_launch_state(launch, LaunchState::Paused, NOW).await.unwrap();
+        store.move_launch(launch, &[LaunchState::Running], LaunchState::Paused, NOW).await.unwrap();
         assert_eq!(store.look(copy).unwrap().launch, Some(LaunchState::Paused));
     })
     .await;
@@ -198,6 +198,22 @@ async fn a_campaign_is_launched_once() {
             lists: vec![],
         };
         assert!(store.create_launch(again, NOW).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_launch_moves_only_from_where_it_may() {
+    on_both(|store| async move {
+        use LaunchState::{Cancelled, Done, Paused, Running};
+        let launch = launch(&store, vec![]).await;
+        let state = |store: &Store| store.launch(launch).unwrap().unwrap().state;
+        assert_eq!(store.move_launch(launch, &[Running, Paused], Cancelled, NOW).await, Ok(Some(Running)));
+        for to in [Running, Paused, Done] {
+            assert_eq!(store.move_launch(launch, &[Running, Paused], to, NOW).await, Ok(Some(Cancelled)));
+            assert_eq!(state(&store), Cancelled);
+        }
+        assert_eq!(store.move_launch(LaunchId(99), &[Running], Done, NOW).await, Ok(None));
     })
     .await;
 }
@@ -349,7 +365,7 @@ async fn forgetting_who_read_goes_on_where_it_was_cut_off() {
         let copy = EnvelopeId::new(launch, contact);
         let visit = Visit { copy, link: Some(0), visitor: Visitor::Person, at: NOW };
         store.record_visits(vec![visit]).await.unwrap();
-        store.set_launch_state(launch, LaunchState::Done, NOW).await.unwrap();
+        store.move_launch(launch, &[LaunchState::Running], LaunchState::Done, NOW).await.unwrap();
         // the figures were kept, and then the process ended
         let figures = serde_json::to_string(&store.reading(launch).unwrap()).unwrap();
         let keep = move |db: &rusqlite::Connection| db.execute("UPDATE launches SET reading = ?1", [figures]).map(drop);

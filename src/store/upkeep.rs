@@ -5,8 +5,9 @@ use std::path::Path;
 
 use rusqlite::params;
 
+use super::launches::state_of;
 use super::sqlite::{mark, set_mark};
-use super::{Error, Store};
+use super::{Error, LaunchState, Store};
 use crate::base::{ContactId, LaunchId, Timestamp};
 
 /// By what a store and a queue prove that they belong together.
@@ -80,8 +81,9 @@ impl Store {
         self.close_unsettled(launch, 7, why, now).await
     }
 
-    /// Takes every copy of a launch that is held in doubt up again, as deferred and sent once more, and pauses the launch
-    /// until they are on the road. Gives them; those whose contact was erased stay as they are.
+    /// Takes every copy of a launch that is held in doubt up again, as deferred and sent once more; a launch that was done
+    /// runs again. Gives them; those whose contact was erased stay as they are, and all do in a launch that is paused or
+    /// cancelled.
     pub async fn take_up_doubts(
         &self,
         launch: LaunchId,
@@ -90,6 +92,9 @@ impl Store {
     ) -> Result<Vec<DoubtRow>, Error> {
         self.backend
             .write(move |db| {
+                if !matches!(state_of(db, launch)?, Some(LaunchState::Running | LaunchState::Done)) {
+                    return Ok(Vec::new());
+                }
                 let mut rows = db.prepare(
                     "SELECT p.contact, c.address, p.tries, p.doubtful FROM copies p JOIN contacts c ON c.id = p.contact \
                      WHERE p.launch = ?1 AND p.standing = 7",
@@ -107,7 +112,7 @@ impl Store {
                     take_up.execute(params![launch.0, doubt.contact.0, why, doubt.doubtful, now.as_ms()])?;
                 }
                 if !doubts.is_empty() {
-                    db.execute("UPDATE launches SET state = 1, finished = NULL WHERE id = ?1", [launch.0])?;
+                    db.execute("UPDATE launches SET state = 0, finished = NULL WHERE id = ?1", [launch.0])?;
                 }
                 Ok(doubts)
             })

@@ -20,8 +20,8 @@ impl Keeper {
         if let Whose::Launch(launch) = whose {
             match sweep {
                 Sweep::Hold => drop(self.held.insert(*launch)),
-                Sweep::Release | Sweep::Cancel(_) | Sweep::Retry => drop(self.held.remove(launch)),
-                Sweep::Drop(_) | Sweep::Count => {}
+                Sweep::Release | Sweep::Cancel(_) => drop(self.held.remove(launch)),
+                Sweep::Retry | Sweep::Drop(_) | Sweep::Count => {}
             }
         }
         match sweep {

@@ -1,0 +1,95 @@
+//! Moves that cross: one is asked for while another is under way, or while the launch ends by itself.
+
+use super::*;
+
+/// A launch whose copies are all held in doubt.
+async fn in_doubt(people: u32) -> (Desk, Engine, LaunchId) {
+    let (desk, engine, launch) = planned(people).await;
+    send(engine.handle().queue(), |_| Standing::InDoubt).await;
+    assert_eq!(engine.handle().settled(launch, Wait::All).await, Ok(Settled::Final));
+    (desk, engine, launch)
+}
+
+fn state(desk: &Desk, launch: LaunchId) -> LaunchState {
+    desk.store.launch(launch).unwrap().unwrap().state
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_on_a_launch_that_has_just_ended_stops_nothing_else() {
+    let (desk, engine, launch) = planned(20).await;
+    let handle = engine.handle();
+    send(handle.queue(), |_| Standing::Delivered).await;
+    assert_eq!(handle.settled(launch, Wait::All).await, Ok(Settled::Final));
+    // the warden has read that it runs, and judges by that
+    assert_eq!(handle.stop(launch, None, "too many bounces").await, Ok(false));
+    assert_eq!(state(&desk, launch), LaunchState::Done);
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_while_doubts_are_taken_up_is_the_last_word() {
+    let (desk, engine, launch) = in_doubt(250).await;
+    let handle = engine.handle();
+    desk.ledger.fail_after(Some(0));
+    let retry = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.retry_doubts(launch).await }
+    });
+    handle.queue().stalled().await;
+    assert!(matches!(handle.cancel(launch).await, Err(Error::Waits(_))));
+    desk.ledger.fail_after(None);
+    assert_eq!(retry.await.unwrap(), Ok(250));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(state(&desk, launch), LaunchState::Cancelled);
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_while_doubts_are_taken_up_holds_all_of_them() {
+    let (desk, engine, launch) = in_doubt(250).await;
+    let handle = engine.handle();
+    desk.ledger.fail_after(Some(0));
+    let retry = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.retry_doubts(launch).await }
+    });
+    handle.queue().stalled().await;
+    assert!(matches!(handle.pause(launch).await, Err(Error::Waits(_))));
+    desk.ledger.fail_after(None);
+    assert_eq!(retry.await.unwrap(), Ok(250));
+    assert!(send(handle.queue(), |_| Standing::Delivered).await.is_empty());
+    assert_eq!((state(&desk, launch), handle.depth().held), (LaunchState::Paused, 250));
+    assert_eq!(handle.resume(launch).await, Ok(250));
+    assert_eq!(send(handle.queue(), |_| Standing::Delivered).await.len(), 250);
+    assert_eq!(handle.settled(launch, Wait::All).await, Ok(Settled::Final));
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn doubts_of_a_launch_that_is_done_are_taken_up_and_it_ends_once_more() {
+    let (desk, engine, launch) = in_doubt(250).await;
+    let handle = engine.handle();
+    assert_eq!(handle.retry_doubts(launch).await, Ok(250));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(state(&desk, launch), LaunchState::Running);
+    assert_eq!(send(handle.queue(), |_| Standing::Delivered).await.len(), 250);
+    assert_eq!(handle.settled(launch, Wait::All).await, Ok(Settled::Final));
+    assert_eq!(handle.retry_doubts(launch).await, Ok(0));
+    assert_eq!(state(&desk, launch), LaunchState::Done);
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_follows_the_last_of_two_moves_whichever_reaches_it_first() {
+    let (desk, engine, launch) = planned(20).await;
+    let handle = engine.handle();
+    desk.ledger.fail_after(Some(0));
+    write_in_vain(&handle).await;
+    assert!(matches!(handle.pause(launch).await, Err(Error::Waits(_))));
+    // resumed by somebody whose word has reached the queue already
+    desk.store.move_launch(launch, &[LaunchState::Paused], LaunchState::Running, START).await.unwrap();
+    desk.ledger.fail_after(None);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((handle.depth().waiting, handle.depth().held), (20, 0));
+    engine.stop(Duration::ZERO).await;
+}

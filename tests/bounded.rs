@@ -17,7 +17,7 @@ use mailshot::base::{Address, CampaignName, Domain, LaunchId, Timestamp, bucket}
 use mailshot::engine::{Crew, Engine, Parts, Ready, SAMPLE_CAMPAIGN, Workspace};
 use mailshot::mail::Standing;
 use mailshot::queue::{Durability, SledLedger};
-use mailshot::store::{LaunchOptions, NewContact, OnConflict, Store, Threads};
+use mailshot::store::{LaunchOptions, NewContact, OnConflict, QueuePlace, Store, Threads};
 use mailshot::world::{Answer, Dns, DnsError, Mx, Net, SeededDice, SimulatedClock, Stream, Tlsa, World};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
@@ -168,7 +168,7 @@ fn hours_of_silence_everywhere_take_no_more_memory_than_the_first() {
             dice: Arc::new(SeededDice::new(1)),
         };
         let ledger = SledLedger::open(&workspace.queue_folder(), 16, Durability::Unsynced).unwrap();
-        let (crew, place) = (Crew::Sending, 0);
+        let (crew, place) = (Crew::Sending, QueuePlace::default());
         let parts =
             Parts { workspace: workspace.clone(), world, store: store.clone(), threads: Threads::Inline, place, crew };
         let engine = Engine::start(parts, ledger).await.unwrap();

@@ -21,7 +21,7 @@ use mailshot::mail::{Notice, NoticeKind, Standing};
 use mailshot::outcome::{Ink, plain, report};
 use mailshot::queue::MemoryLedger;
 use mailshot::sign::{Algorithm, create_key};
-use mailshot::store::{LaunchOptions, LaunchState, NewContact, OnConflict, Store, Threads};
+use mailshot::store::{LaunchOptions, LaunchState, NewContact, OnConflict, QueuePlace, Store, Threads};
 use mailshot::world::{Clock, Net, SeededDice, SimulatedClock, Stream, World, Zone};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
@@ -440,7 +440,7 @@ impl Day {
             world,
             store: store.clone(),
             threads: Threads::Inline,
-            place: 0,
+            place: QueuePlace::default(),
             crew: Crew::Sending,
         };
         let engine = Engine::start(parts, MemoryLedger::default()).await.unwrap();

@@ -339,9 +339,14 @@ async fn renew(desk: &Desk, yes: bool) -> Result<Exit, Error> {
         return Ok(Exit::Done);
     }
     let world = desk.world()?;
-    let Rebuilt { again, held, kept } = rebuild(desk.workspace(), &store, world.clock).await?;
-    desk.give(&serde_json::json!({"again": again, "held": held, "rebuilt": true, "kept": kept}));
+    let Rebuilt { again, held, knows_sites, kept } = rebuild(desk.workspace(), &store, world.clock).await?;
+    desk.give(&serde_json::json!({
+        "again": again, "held": held, "rebuilt": true, "knows_sites": knows_sites, "kept": kept
+    }));
     desk.say(format!("a new queue: {again} copies will be sent again, {held} are held in doubt"));
+    if !knows_sites {
+        desk.say("which sites were held, paused or slowed down is not known any more: `mailshot queue suspend SITE` holds one");
+    }
     if let Some(kept) = kept {
         desk.say(format!("the old one lies in {}", kept.display()));
     }

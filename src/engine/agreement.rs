@@ -2,7 +2,7 @@
 //! nothing may be sent before a person decides, because the other one knows better.
 
 use crate::queue::Marks;
-use crate::store::StoreMarks;
+use crate::store::{QueuePlace, StoreMarks};
 
 /// What is wrong between a queue and a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -22,12 +22,20 @@ pub enum Disagreement {
     /// The folder is a copy of another one, which may be at work.
     #[error("this folder is a copy of another workspace, which may have sent what is waiting here")]
     Copied,
+    /// The folder is the same, and its file is another one.
+    #[error("the queue was restored from a copy: what is waiting in it may have been sent since")]
+    Restored,
 }
 
-/// Compares the marks. `place` is where the queue lies now, 0 where that means nothing; `is_busy` whether the store has
-/// launches that are neither done nor cancelled.
-pub(super) fn agree(queue: Marks, store: StoreMarks, place: u64, is_busy: bool) -> Result<(), Disagreement> {
-    let is_new = queue == Marks { epoch: 0, cleared: 0, last: 0 };
+/// Whether nothing was ever done with a queue.
+pub(super) fn is_new(queue: Marks) -> bool {
+    queue == Marks { epoch: 0, cleared: 0, last: 0 }
+}
+
+/// Compares the marks. `place` is where the queue lies now; `is_busy` whether the store has launches that are neither done
+/// nor cancelled.
+pub(super) fn agree(queue: Marks, store: StoreMarks, place: QueuePlace, is_busy: bool) -> Result<(), Disagreement> {
+    let is_new = is_new(queue);
     if is_new && (!is_busy || store.epoch == 0) {
         return Ok(());
     }
@@ -43,8 +51,14 @@ pub(super) fn agree(queue: Marks, store: StoreMarks, place: u64, is_busy: bool) 
     if queue.last < store.last_outcome {
         return Err(Disagreement::OldQueue);
     }
-    if place != 0 && store.place != 0 && place != store.place {
+    // what is not known now, or was not written down then, tells nothing
+    let differ = |now: u64, then: u64| now != 0 && then != 0 && now != then;
+    if differ(place.folder, store.place.folder) {
         return Err(Disagreement::Copied);
+    }
+    // whoever lays all of state/ back puts another file in the place of the one that was written last
+    if differ(place.file, store.place.file) || differ(place.made, store.place.made) {
+        return Err(Disagreement::Restored);
     }
     Ok(())
 }
@@ -56,7 +70,10 @@ mod tests {
     #[test]
     fn each_way_of_being_set_back_is_noticed() {
         let queue = Marks { epoch: 7, cleared: 40, last: 42 };
-        let store = StoreMarks { epoch: 7, next_epoch: 7, place: 5, last_outcome: 41 };
+        let lies = |folder| QueuePlace { folder, file: 30, made: 900 };
+        let store = StoreMarks { epoch: 7, next_epoch: 7, place: lies(5), last_outcome: 41 };
+        // as it was written down before files were looked at
+        let folder_only = StoreMarks { place: QueuePlace { folder: 5, ..QueuePlace::default() }, ..store };
         let new = Marks { epoch: 0, cleared: 0, last: 0 };
         let nothing = StoreMarks::default();
         for (queue, store, place, is_busy, expected) in [
@@ -75,8 +92,18 @@ mod tests {
             (queue, StoreMarks { last_outcome: 39, ..store }, 5, true, Err(Disagreement::OldRecord)),
             (queue, StoreMarks { last_outcome: 43, ..store }, 5, true, Err(Disagreement::OldQueue)),
             (queue, store, 6, true, Err(Disagreement::Copied)),
+            (queue, folder_only, 5, true, Ok(())),
+            (queue, folder_only, 6, true, Err(Disagreement::Copied)),
         ] {
-            assert_eq!(agree(queue, store, place, is_busy), expected, "{queue:?} {store:?} {place} {is_busy}");
+            let place = if place == 0 { QueuePlace::default() } else { lies(place) };
+            assert_eq!(agree(queue, store, place, is_busy), expected, "{queue:?} {store:?} {place:?} {is_busy}");
+        }
+        for (place, expected) in [
+            (QueuePlace { made: 0, ..lies(5) }, Ok(())),
+            (QueuePlace { made: 950, ..lies(5) }, Err(Disagreement::Restored)),
+            (QueuePlace { file: 31, ..lies(5) }, Err(Disagreement::Restored)),
+        ] {
+            assert_eq!(agree(queue, store, place, true), expected, "{place:?}");
         }
     }
 }

@@ -18,10 +18,11 @@ mod warden;
 mod workspace;
 
 use std::collections::BTreeSet;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 
@@ -38,10 +39,10 @@ use crate::delivery::tls_report::TlsReports;
 use crate::delivery::tls_tally::Tally;
 use crate::mail::{InDoubt, Notice};
 use crate::outcome::{Clerk, Policy};
-use crate::queue::{self, Keeper, Ledger, Marks, Opening, Queue};
+use crate::queue::{self, Keeper, Ledger, Marks, Opening, Queue, SledLedger};
 use crate::sign::Keyring;
 use crate::smtp::TlsClient;
-use crate::store::{self, LaunchRow, LaunchState, Store, Threads};
+use crate::store::{self, LaunchRow, LaunchState, QueuePlace, Store, Threads};
 use crate::world::{Clock, Http, World};
 
 pub use agreement::Disagreement;
@@ -154,8 +155,8 @@ pub struct Parts {
     pub store: Store,
     /// Threads of their own, or everything on the caller's: for simulations.
     pub threads: Threads,
-    /// Where the queue lies, as a number; 0 for queues in memory.
-    pub place: u64,
+    /// Where the queue lies; nowhere known for queues in memory.
+    pub place: QueuePlace,
     /// Who is to be at work.
     pub crew: Crew,
 }
@@ -174,6 +175,10 @@ impl Engine {
         let launches = store.open_launches()?;
         let marks = Marks::read(&ledger)?;
         let epoch = check_agreement(marks, &store, place, &launches)?;
+        if agreement::is_new(marks) && store.epoch()? != 0 {
+            // the queue is gone: was the record laid back from a backup?
+            store.pass_over_ids(world.clock.now()).await?;
+        }
         if marks.epoch != 0 {
             // a start that was cut off between queue and record left this to the next one
             store.set_epoch(marks.epoch).await?;
@@ -242,7 +247,7 @@ async fn at_once<T>(queue: &Queue, asked: impl Future<Output = Result<T, queue::
 }
 
 /// The epoch to open with, if queue and store belong together.
-fn check_agreement(queue: Marks, store: &Store, place: u64, launches: &[LaunchRow]) -> Result<u64, Error> {
+fn check_agreement(queue: Marks, store: &Store, place: QueuePlace, launches: &[LaunchRow]) -> Result<u64, Error> {
     let marks = store.marks()?;
     let Err(why) = agreement::agree(queue, marks, place, !launches.is_empty()) else {
         return Ok(marks.next_epoch.max(queue.epoch) + 1);
@@ -256,9 +261,12 @@ fn check_agreement(queue: Marks, store: &Store, place: u64, launches: &[LaunchRo
     Err(Error::Disagree { why, unsettled, campaigns })
 }
 
-/// Where a queue lies, as the number by which a copy of its folder is told from it; 0 when it is not there.
-pub fn place(queue: &Path) -> u64 {
-    std::fs::metadata(queue).map_or(0, |folder| folder.ino())
+/// Where the queue of a folder lies.
+pub fn place(queue: &Path) -> QueuePlace {
+    let number = |found: &std::io::Result<Metadata>| found.as_ref().map_or(0, MetadataExt::ino);
+    let (folder, file) = (std::fs::metadata(queue), std::fs::metadata(SledLedger::file_in(queue)));
+    let made = file.as_ref().ok().and_then(|file| file.created().ok()?.duration_since(UNIX_EPOCH).ok());
+    QueuePlace { folder: number(&folder), file: number(&file), made: made.map_or(0, |since| since.as_secs()) }
 }
 
 fn opening(clock: Arc<dyn Clock>, store: &Store, launches: &[LaunchRow]) -> Result<Opening, Error> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::{Error, Workspace, agreement, opening};
 use crate::base::{Address, ContactId, EnvelopeId, Span};
 use crate::campaign::{Cursor, new_envelope};
 use crate::mail::{InDoubt, Standing};
-use crate::queue::{Admission, Durability, Inventory, Marks, Queue, SledLedger};
+use crate::queue::{Admission, Durability, Inventory, Marks, Queue, SledLedger, carry_learned};
 use crate::store::{CopyRow, LaunchRow, Store};
 use crate::world::Clock;
 
@@ -107,6 +108,8 @@ pub struct Rebuilt {
     pub again: u64,
     /// Copies that are held in doubt.
     pub held: u64,
+    /// Whether it knows what the old one knew of sites: which are held, paused or slowed down.
+    pub knows_sites: bool,
     /// Where the old queue lies now.
     pub kept: Option<PathBuf>,
 }
@@ -116,7 +119,10 @@ pub struct Rebuilt {
 pub async fn rebuild(workspace: &Workspace, store: &Store, clock: Arc<dyn Clock>) -> Result<Rebuilt, Error> {
     let folder = workspace.queue_folder();
     let kept = set_aside(&folder, clock.now().as_secs())?;
-    let ledger = open(workspace, &folder)?;
+    let mut ledger = open(workspace, &folder)?;
+    let knows_sites = kept.as_ref().is_some_and(|old| carry_over(workspace, old, &mut ledger));
+    // the record may have been set back
+    store.pass_over_ids(clock.now()).await?;
     let launches = store.open_launches()?;
     let (queue, keeper) = Queue::open(ledger, opening(clock.clone(), store, &launches)?)?;
     // a person waits for it
@@ -140,7 +146,21 @@ pub async fn rebuild(workspace: &Workspace, store: &Store, clock: Arc<dyn Clock>
     store.set_epoch(epoch).await?;
     queue.close().await?;
     keeper.join().await;
-    Ok(Rebuilt { again, held, kept })
+    Ok(Rebuilt { again, held, knows_sites, kept })
+}
+
+/// Takes over what the old queue knew of sites, unless it cannot be read; gives whether it could.
+fn carry_over(workspace: &Workspace, old: &Path, new: &mut SledLedger) -> bool {
+    // damaged files may break down in the reading as well as in the opening
+    let carried = catch_unwind(AssertUnwindSafe(|| Ok::<(), Error>(carry_learned(&open(workspace, old)?, new)?)));
+    match carried {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "what the old queue knew of sites is lost");
+            false
+        }
+        Err(_) => false,
+    }
 }
 
 /// Admits every copy of a launch that is not final, marked as one that may have been sent.

@@ -1,6 +1,7 @@
 //! The engine over a simulated world, on a real record in memory and the queue's twin in memory.
 
 mod moves;
+mod rebuilds;
 
 use std::path::Path;
 
@@ -54,7 +55,7 @@ impl Desk {
             world: self.world.clone(),
             store: self.store.clone(),
             threads: Threads::Inline,
-            place,
+            place: QueuePlace { folder: place, ..QueuePlace::default() },
             crew,
         };
         Engine::start(parts, ledger).await
@@ -307,7 +308,7 @@ async fn starts_cut_off_between_queue_and_record_leave_both_in_agreement() {
     desk.launch(&LaunchOptions::default()).await;
     // the first ended with its number announced and in the queue, the second before it was in the queue
     let announced = desk.store.marks().unwrap().next_epoch + 1;
-    desk.store.announce_epoch(announced, 7).await.unwrap();
+    desk.store.announce_epoch(announced, QueuePlace { folder: 7, ..QueuePlace::default() }).await.unwrap();
     let mark = [crate::queue::Move::Put(b"mepoch".to_vec(), announced.to_be_bytes().to_vec())];
     desk.ledger.clone().commit(&mark).unwrap();
     desk.ledger.fail_after(Some(0));

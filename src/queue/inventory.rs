@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Move};
 use super::{Error, codec, keys};
 use crate::base::EnvelopeId;
 
@@ -60,6 +60,13 @@ impl Inventory {
     }
 }
 
+/// Copies all that was learned of sites from one ledger to another.
+pub fn carry_learned(from: &impl Ledger, to: &mut impl Ledger) -> Result<(), Error> {
+    let mut learned = Vec::new();
+    walk(from, keys::LEARNED, |key, value| learned.push(Move::Put(key.to_vec(), value.to_vec())))?;
+    learned.chunks(PAGE).try_for_each(|moves| to.commit(moves))
+}
+
 /// The id at the end of a key, when its record can be read.
 fn parked(key: &[u8], value: &[u8]) -> Option<EnvelopeId> {
     let id = EnvelopeId::from_u64(u64::from_be_bytes(*key.last_chunk()?));
@@ -81,7 +88,7 @@ fn walk(ledger: &impl Ledger, prefix: u8, mut see: impl FnMut(&[u8], &[u8])) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::{MemoryLedger, Move};
+    use crate::queue::MemoryLedger;
 
     #[test]
     fn what_cannot_be_read_is_counted() {

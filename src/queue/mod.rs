@@ -56,7 +56,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::{Domain, EnvelopeId, LaunchId, SourceId, Timestamp};
 use crate::mail::{Envelope, Outcome};
 
-pub use inventory::Inventory;
+pub use inventory::{Inventory, carry_learned};
 pub use keeper::{Keeper, Opening};
 pub use lease::{Lease, Next, Settlement};
 pub use ledger::{Ledger, Move, Pair};

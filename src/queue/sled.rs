@@ -68,6 +68,11 @@ impl SledLedger {
         Ok(SledLedger { files, folder, cache, durability, reserve: 0, is_unsound: false, watch })
     }
 
+    /// The file in a queue's folder that everything is in; what lies beside it is made from it.
+    pub fn file_in(folder: &Path) -> PathBuf {
+        folder.join("db")
+    }
+
     /// Writes nothing while less than `mb` MiB are free on its disk: sled is never left without room in the middle of a
     /// write, and others who write to the same disk get no further than the queue can wait for.
     pub fn with_reserve(mut self, mb: u32) -> SledLedger {
@@ -93,7 +98,7 @@ impl SledLedger {
         self.files = None;
         let again =
             |why: &dyn std::fmt::Display| Error::Disk { why: format!("its files cannot be opened again: {why}") };
-        write_again(&self.folder.join("db")).map_err(|why| again(&why))?;
+        write_again(&SledLedger::file_in(&self.folder)).map_err(|why| again(&why))?;
         self.files = Some(open_files(&self.folder, self.cache).map_err(|error| match error {
             Error::Disk { why } => again(&why),
             other => other,
@@ -133,7 +138,7 @@ fn open_files(folder: &Path, cache: u64) -> Result<Files, Error> {
     // not to be tried again and again: it would break down over the same each time
     let opened = opened.map_err(|_| Error::Corrupt { folder: folder.to_owned(), why: "its log is damaged".into() })?;
     let db = opened.map_err(|why| told(folder, &why))?;
-    let file = File::open(folder.join("db")).map_err(failed)?;
+    let file = File::open(SledLedger::file_in(folder)).map_err(failed)?;
     Ok(Files { db, file })
 }
 

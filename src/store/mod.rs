@@ -36,7 +36,7 @@ pub use signups::{Confirmation, NewSignup, SignupRow};
 pub use subscriptions::SubscriptionRow;
 pub use suppressions::{Reason, SuppressionRow};
 pub use tls_sessions::TlsSessionRow;
-pub use upkeep::StoreMarks;
+pub use upkeep::{QueuePlace, StoreMarks};
 pub use visits::{Deeds, LinkFigure, Readers, Reading, Visit, VisitRow, Visitor};
 
 use sqlite::Backend;

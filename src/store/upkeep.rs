@@ -10,6 +10,20 @@ use super::sqlite::{mark, set_mark};
 use super::{Error, LaunchState, Store};
 use crate::base::{ContactId, LaunchId, Timestamp};
 
+/// Numbers that are passed over where a record may have been set back: more than anybody gives out between two backups.
+const PASSED_OVER: i64 = 1 << 24;
+
+/// Where a queue lies, as numbers by which a copy of its files is told from them; 0 where one is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueuePlace {
+    /// The number that the file system has for its folder.
+    pub folder: u64,
+    /// The same for its file.
+    pub file: u64,
+    /// When its file was made, in seconds since 1970.
+    pub made: u64,
+}
+
 /// By what a store and a queue prove that they belong together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreMarks {
@@ -17,8 +31,8 @@ pub struct StoreMarks {
     pub epoch: u64,
     /// The number they were about to take when the process ended; else the same.
     pub next_epoch: u64,
-    /// Where the queue lay: a number of the caller's own; 0 in a new store.
-    pub place: u64,
+    /// Where the queue lay.
+    pub place: QueuePlace,
     /// The number of the last batch of outcomes on record; 0 when there is none.
     pub last_outcome: u64,
 }
@@ -44,7 +58,11 @@ impl Store {
             Ok(StoreMarks {
                 epoch,
                 next_epoch: next.max(epoch),
-                place: mark(db, "place")?,
+                place: QueuePlace {
+                    folder: mark(db, "place")?,
+                    file: mark(db, "place_file")?,
+                    made: mark(db, "place_made")?,
+                },
                 last_outcome: mark(db, "outcome")?,
             })
         })
@@ -52,11 +70,34 @@ impl Store {
 
     /// Says which epoch the queue is about to get, and where it lies. [`Store::set_epoch`] follows once the queue has it:
     /// so a crash between the two is told from a queue that was set back.
-    pub async fn announce_epoch(&self, epoch: u64, place: u64) -> Result<(), Error> {
+    pub async fn announce_epoch(&self, epoch: u64, place: QueuePlace) -> Result<(), Error> {
         self.backend
             .write(move |db| {
                 set_mark(db, "next_epoch", epoch)?;
-                set_mark(db, "place", place)
+                set_mark(db, "place", place.folder)?;
+                set_mark(db, "place_file", place.file)?;
+                set_mark(db, "place_made", place.made)
+            })
+            .await
+    }
+
+    /// Gives out no number of a contact or a launch for a while that may have been given out before: a record that was set
+    /// back does not know, and whatever comes back to one of its letters must not count for somebody else. Where the same
+    /// record is set back twice, the numbers begin apart by as many as there are seconds between.
+    pub async fn pass_over_ids(&self, now: Timestamp) -> Result<(), Error> {
+        let most = i64::from(u32::MAX / 2);
+        let by = PASSED_OVER + now.as_secs().rem_euclid(PASSED_OVER);
+        self.backend
+            .write(move |db| {
+                for table in ["contacts", "launches"] {
+                    let raise = "UPDATE sqlite_sequence SET seq = seq + ?2 WHERE name = ?1 AND seq < ?3";
+                    db.execute(raise, params![table, by, most])?;
+                    // a table that never had a row
+                    let begin = "INSERT INTO sqlite_sequence (name, seq) SELECT ?1, ?2 \
+                         WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)";
+                    db.execute(begin, params![table, by])?;
+                }
+                Ok(())
             })
             .await
     }
@@ -192,12 +233,31 @@ mod tests {
     async fn a_backup_is_a_whole_record_and_never_overwrites() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open("sqlite:audience.db", folder.path(), Threads::Inline).unwrap();
-        store.announce_epoch(5, 77).await.unwrap();
-        let marks = StoreMarks { epoch: 0, next_epoch: 5, place: 77, last_outcome: 0 };
+        let place = QueuePlace { folder: 77, file: 78, made: 79 };
+        store.announce_epoch(5, place).await.unwrap();
+        let marks = StoreMarks { epoch: 0, next_epoch: 5, place, last_outcome: 0 };
         assert_eq!(store.marks(), Ok(marks));
         store.backup(&folder.path().join("copy.db")).unwrap();
         let copy = Store::open("sqlite:copy.db", folder.path(), Threads::Inline).unwrap();
         assert_eq!(copy.marks(), Ok(marks));
         assert!(store.backup(&folder.path().join("copy.db")).is_err());
+    }
+
+    #[tokio::test]
+    async fn numbers_that_may_have_been_given_out_are_passed_over_by_ranges_apart() {
+        let store = Store::open("sqlite::memory:", ".".as_ref(), Threads::Inline).unwrap();
+        let next = |store: &Store| {
+            let sum = "SELECT min(seq), max(seq), count(*) FROM sqlite_sequence WHERE name IN ('contacts', 'launches')";
+            store.backend.read(|db| db.query_row(sum, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))).unwrap()
+        };
+        store.pass_over_ids(Timestamp::from_ms(7000)).await.unwrap();
+        let first: (i64, i64, i64) = (PASSED_OVER + 7, PASSED_OVER + 7, 2);
+        assert_eq!(next(&store), first, "tables that never had a row as well");
+        store.pass_over_ids(Timestamp::from_ms(9000)).await.unwrap();
+        assert_eq!(next(&store).0, first.0 + PASSED_OVER + 9);
+        for _ in 0..300 {
+            store.pass_over_ids(Timestamp::from_ms(9000)).await.unwrap();
+        }
+        assert!(next(&store).1 < i64::from(u32::MAX) - PASSED_OVER, "there is always room");
     }
 }

@@ -15,7 +15,7 @@ use mailshot::config::Settings;
 use mailshot::engine::{Crew, Engine, Error as EngineError, Handle, Parts, Ready, Workspace};
 use mailshot::queue::{Error, Ledger, MemoryLedger, Move, Pair};
 use mailshot::sign::{Algorithm, create_key};
-use mailshot::store::{LaunchOptions, NewContact, OnConflict, Reason, Store, SuppressionRow, Threads};
+use mailshot::store::{LaunchOptions, NewContact, OnConflict, QueuePlace, Reason, Store, SuppressionRow, Threads};
 use mailshot::world::{Answer, Clock, Dns, DnsError, Mx, SeededDice, SimulatedClock, Tlsa, World, Zone};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -583,7 +583,7 @@ impl Run {
             world: self.world(&clock),
             store: self.store.clone(),
             threads: Threads::Inline,
-            place: 0,
+            place: QueuePlace::default(),
             crew: Crew::Sending,
         };
         let (faults, clocked) = (self.faults.clone(), clock.clone());

@@ -1,0 +1,48 @@
+//! A new queue from the record, in real files.
+
+use super::*;
+use crate::queue::{Durability, SledLedger};
+
+fn open(workspace: &Workspace) -> SledLedger {
+    SledLedger::open(&workspace.queue_folder(), 1, Durability::Synced).unwrap()
+}
+
+#[tokio::test]
+async fn a_rebuilt_queue_knows_what_the_old_one_knew_of_sites_and_says_when_it_cannot() {
+    let desk = Desk::with(3).await;
+    let clock = desk.world.clock.clone();
+    let learned = crate::queue::Move::Put(b"s0outlook".to_vec(), b"held".to_vec());
+    open(&desk.workspace).commit(std::slice::from_ref(&learned)).unwrap();
+    let rebuilt = rebuild(&desk.workspace, &desk.store, clock.clone()).await.unwrap();
+    assert!(rebuilt.knows_sites && rebuilt.kept.is_some());
+    assert_eq!(open(&desk.workspace).value(b"s0outlook"), Ok(Some(b"held".to_vec())));
+    std::fs::remove_dir_all(desk.workspace.queue_folder()).unwrap();
+    assert!(!rebuild(&desk.workspace, &desk.store, clock).await.unwrap().knows_sites, "there was none");
+}
+
+#[tokio::test]
+async fn numbers_given_out_since_a_backup_are_not_given_out_again() {
+    let mut desk = Desk::with(3).await;
+    let first = desk.launch(&LaunchOptions::default()).await.id;
+    let backup = desk.workspace.folder().join("backup.db");
+    desk.store.backup(&backup).unwrap();
+    let newcomer = |name: &str| person(&format!("{name}@d1.example"));
+    let lost = desk.store.make_contact(newcomer("lost"), START).await.unwrap();
+    desk.store = Store::open("sqlite:backup.db", desk.workspace.folder(), Threads::Inline).unwrap();
+    rebuild(&desk.workspace, &desk.store, desk.world.clock.clone()).await.unwrap();
+    let next = desk.store.make_contact(newcomer("next"), START).await.unwrap();
+    assert!(next.0 > lost.0 + 1000, "{next:?} {lost:?}");
+    let to = [Address::parse("me@example.com").unwrap()];
+    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, &desk.world).await.unwrap();
+    assert!(test.id.0 > first.0 + 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_without_its_queue_gives_out_no_number_again() {
+    let desk = Desk::with(3).await;
+    let start = || desk.start(MemoryLedger::default(), 7);
+    start().await.unwrap().stop(Duration::ZERO).await;
+    assert_eq!(desk.store.make_contact(person("a@d1.example"), START).await.unwrap().0, 4, "the first queue is new");
+    start().await.unwrap().stop(Duration::ZERO).await;
+    assert!(desk.store.make_contact(person("b@d1.example"), START).await.unwrap().0 > 1000);
+}

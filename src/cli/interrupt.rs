@@ -8,17 +8,23 @@ use crate::cli::{Desk, Error};
 pub struct Interrupt {
     ctrl_c: Signal,
     terminate: Signal,
+    /// A signal came that nobody has heard of yet.
+    is_pending: bool,
 }
 
 impl Interrupt {
     /// From here on the signals no longer end the process by themselves.
     pub fn listen() -> Result<Interrupt, Error> {
         let open = |kind| signal(kind).map_err(Error::failed);
-        Ok(Interrupt { ctrl_c: open(SignalKind::interrupt())?, terminate: open(SignalKind::terminate())? })
+        let (ctrl_c, terminate) = (open(SignalKind::interrupt())?, open(SignalKind::terminate())?);
+        Ok(Interrupt { ctrl_c, terminate, is_pending: false })
     }
 
     /// Waits for either.
     pub async fn heard(&mut self) {
+        if std::mem::take(&mut self.is_pending) {
+            return;
+        }
         tokio::select! {
             biased;
             _ = self.ctrl_c.recv() => {}
@@ -26,8 +32,23 @@ impl Interrupt {
         }
     }
 
+    /// Runs what is not to be broken off: a signal meanwhile is heard by whoever asks next, another ends the process at
+    /// once.
+    pub async fn or_later<T>(&mut self, desk: &Desk, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = self.heard() => {}
+        }
+        desk.note("stopping; once more stops at once");
+        let done = self.or_at_once(desk, work).await;
+        self.is_pending = true;
+        done
+    }
+
     /// Runs the orderly end; another signal ends the process at once.
-    pub async fn or_at_once<T>(mut self, desk: &Desk, end: impl Future<Output = T>) -> T {
+    pub async fn or_at_once<T>(&mut self, desk: &Desk, end: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;
             ended = end => ended,

@@ -92,7 +92,7 @@ async fn owner(desk: &Desk) -> Result<Option<(Option<u32>, Vec<StallView>)>, Err
         Err(WorkspaceError::Held { pid, .. }) => {
             let answer = Client::new(desk.workspace().control_socket()).queue().await;
             Ok(Some(match answer {
-                Ok(view) => (Some(view.pid), view.stalled),
+                Ok(view) => (view.sending.then_some(view.pid), view.stalled),
                 Err(_) => (pid, Vec::new()),
             }))
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::base::{Address, Domain, EnvelopeId, LaunchId};
 use crate::cli::{Desk, Error};
@@ -17,6 +17,10 @@ use crate::store::{Store, Threads};
 
 /// How often another process is asked whether a launch has settled.
 const ASK_EVERY: Duration = Duration::from_millis(300);
+/// How long somebody who holds the queue without sending is waited for: they only look at it, or move something.
+const SOON: Duration = Duration::from_secs(10);
+/// How often it is looked whether they have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long what is on the wire may take to end.
 pub const GRACE: Duration = Duration::from_secs(30);
 /// Open files below which a large campaign will not have the connections it could.
@@ -39,31 +43,60 @@ pub struct Here {
     _hold: Hold,
 }
 
+/// Who holds the queue.
+enum Holder {
+    /// This process.
+    Us(Hold),
+    /// One that sends and answers; with the words of a refusal.
+    Sender(Client, WorkspaceError),
+}
+
+impl Holder {
+    /// Takes the queue in hand, or finds who sends from it. Whoever holds it without sending, or is just beginning or
+    /// ending, is waited for.
+    async fn await_queue(desk: &Desk) -> Result<Holder, Error> {
+        let until = Instant::now() + SOON;
+        let client = Client::new(desk.workspace().control_socket());
+        loop {
+            let held = match desk.workspace().hold() {
+                Ok(hold) => return Ok(Holder::Us(hold)),
+                Err(held @ WorkspaceError::Held { .. }) => held,
+                Err(other) => return Err(other.into()),
+            };
+            if client.queue().await.is_ok_and(|view| view.sending) {
+                return Ok(Holder::Sender(client, held));
+            }
+            if Instant::now() >= until {
+                return Err(held.into());
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
 impl Owner {
     /// Takes the queue in hand, or finds who holds it. `crew` is who is to be at work when it is this process.
     pub async fn reach(desk: &Desk, store: &Store, crew: Crew) -> Result<Owner, Error> {
-        let hold = match desk.workspace().hold() {
-            Ok(hold) => hold,
-            Err(held @ WorkspaceError::Held { .. }) => {
-                let client = Client::new(desk.workspace().control_socket());
-                return match client.queue().await {
-                    Ok(_) => Ok(Owner::There(client)),
-                    Err(_) => Err(held.into()),
-                };
+        match Holder::await_queue(desk).await? {
+            Holder::Us(hold) => {
+                if crew == Crew::Sending {
+                    raise_file_limit(desk);
+                }
+                Ok(Owner::Here(Box::new(Here::start(desk, store, crew, hold).await?)))
             }
-            Err(other) => return Err(other.into()),
-        };
-        if crew == Crew::Sending {
-            raise_file_limit(desk);
+            Holder::Sender(client, _) => Ok(Owner::There(client)),
         }
-        Ok(Owner::Here(Box::new(Here::start(desk, store, crew, hold).await?)))
     }
 
     /// As [`Owner::reach`], and refused when another process holds the queue.
     pub async fn become_owner(desk: &Desk, store: &Store) -> Result<Here, Error> {
-        let hold = desk.workspace().hold()?;
-        raise_file_limit(desk);
-        Here::start(desk, store, Crew::Sending, hold).await
+        match Holder::await_queue(desk).await? {
+            Holder::Us(hold) => {
+                raise_file_limit(desk);
+                Here::start(desk, store, Crew::Sending, hold).await
+            }
+            Holder::Sender(_, held) => Err(held.into()),
+        }
     }
 
     /// Has a launch on record seen to.

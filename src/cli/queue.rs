@@ -98,14 +98,16 @@ async fn top(desk: &Desk) -> Result<Exit, Error> {
     let store = desk.workspace().store(Threads::Own)?;
     let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
     let view = owner.queue().await;
-    let is_here = matches!(owner, Owner::Here(_));
     let left = owner.leave().await;
     let view = view?;
     left?;
     let is_open = |launch: &LaunchRow| launch.state == LaunchState::Running && !launch.planned;
     let unplanned = store.open_launches()?.into_iter().filter(is_open).map(|launch| launch.campaign);
     desk.give(&view);
-    let who = if is_here { "nobody is sending".to_owned() } else { format!("process {} is sending", view.pid) };
+    let who = match view.sending {
+        true => format!("process {} is sending", view.pid),
+        false => "nobody is sending".to_owned(),
+    };
     desk.say(format!("{} copies waiting, {} held; {who}", view.waiting, view.held));
     for stall in &view.stalled {
         desk.say(stall.in_words());

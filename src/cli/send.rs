@@ -102,17 +102,28 @@ pub async fn run(desk: &Desk, args: SendArgs) -> Result<Exit, Error> {
 async fn send(desk: &Desk, store: &Store, ready: Ready, wait: Wait, expected: u64) -> Result<Exit, Error> {
     let mut interrupt = Interrupt::listen()?;
     // the queue is taken in hand before anything is put on record
-    let owner = Owner::reach(desk, store, Crew::Sending).await?;
-    let launched = launch(desk, store, ready, &owner).await;
+    let owner = interrupt.or_later(desk, Owner::reach(desk, store, Crew::Sending)).await?;
+    let (running, campaign) = (ready.running.as_ref().map(|launch| launch.id), ready.campaign.name().clone());
+    let typed = typed(&ready);
+    let launched = launch(desk, store, ready, &owner, &mut interrupt).await;
     let ended = match &launched {
-        Ok(launch) => follow(desk, store, &owner, *launch, wait, expected, &mut interrupt).await,
-        Err(_) => Ok(None),
+        Ok(Some(launch)) => follow(desk, store, &owner, *launch, wait, expected, &mut interrupt).await,
+        Ok(None) | Err(_) => Ok(None),
     };
     let left = left_behind(&owner, &ended).await;
+    let is_here = matches!(owner, Owner::Here(_));
     let gone = interrupt.or_at_once(desk, owner.leave()).await;
-    let (launch, ended) = (launched?, ended?);
+    let (launched, ended) = (launched?, ended?);
     gone?;
-    finish(desk, store, launch, ended, left)
+    match launched.or(running) {
+        Some(launch) => finish(desk, store, launch, ended, is_here, left),
+        None => {
+            desk.give(&serde_json::json!({"campaign": campaign, "launched": false}));
+            desk.say("stopped before the launch: nothing was sent");
+            desk.next(format!("mailshot {typed}"));
+            Ok(Exit::Unsettled)
+        }
+    }
 }
 
 /// What is on the road when a launch is waited for no longer although copies of it are left.
@@ -123,12 +134,23 @@ pub async fn left_behind(owner: &Owner, ended: &Result<Option<Settled>, Error>) 
     }
 }
 
-async fn launch(desk: &Desk, store: &Store, ready: Ready, owner: &Owner) -> Result<LaunchId, Error> {
+/// Puts the launch on record and has it seen to; `None` when a signal came before.
+async fn launch(
+    desk: &Desk,
+    store: &Store,
+    ready: Ready,
+    owner: &Owner,
+    interrupt: &mut Interrupt,
+) -> Result<Option<LaunchId>, Error> {
     let world = desk.world()?;
-    ready.examine(desk.workspace(), &world).await?;
+    tokio::select! {
+        biased;
+        () = interrupt.heard() => return Ok(None),
+        fit = ready.examine(desk.workspace(), &world) => fit?,
+    }
     let launch = ready.launch(store, world.clock.now()).await?.id;
     owner.take_up(launch).await?;
-    Ok(launch)
+    Ok(Some(launch))
 }
 
 /// Shows how it goes until the launch has settled; `None` when a signal ended that.
@@ -218,12 +240,13 @@ impl Show {
 }
 
 /// The report, and what it means for the exit code. `ended` is how the launch settled, `None` after a signal; `left` what
-/// was on the road when it was deferred.
+/// was on the road when it was deferred; `is_here` whether this process sent.
 pub fn finish(
     desk: &Desk,
     store: &Store,
     launch: LaunchId,
     ended: Option<Settled>,
+    is_here: bool,
     left: Option<QueueView>,
 ) -> Result<Exit, Error> {
     let Some(found) = whole_report(store, launch, desk.now())? else {
@@ -232,7 +255,7 @@ pub fn finish(
     desk.say(plain(&found, desk.ink()));
     desk.give(&found);
     let mut rest: Vec<String> = left.iter().flat_map(holding).collect();
-    rest.extend(go_on(&found, ended));
+    rest.extend(go_on(&found, ended, is_here));
     if !rest.is_empty() {
         desk.add(desk.addressed(format!("\n{}", rest.join("\n"))));
     }
@@ -260,7 +283,7 @@ fn holding(view: &QueueView) -> Vec<String> {
 }
 
 /// What a person must know beside the figures.
-fn go_on(found: &CampaignReport, ended: Option<Settled>) -> Option<String> {
+fn go_on(found: &CampaignReport, ended: Option<Settled>, is_here: bool) -> Option<String> {
     let (campaign, counts) = (&found.campaign, &found.counts);
     let Counts { waiting, deferred, .. } = counts;
     let open = match (waiting, deferred) {
@@ -270,6 +293,7 @@ fn go_on(found: &CampaignReport, ended: Option<Settled>) -> Option<String> {
     };
     match ended {
         Some(Settled::Final) => None,
+        None if !is_here => Some(format!("watched no longer; it is sent all the same, and `mailshot status` shows how it goes on")),
         // `send` would begin the campaign itself
         Some(Settled::Deferred) | None if found.kind == LaunchKind::Test => {
             Some(format!("{open}; `mailshot serve` stays until all are final"))
@@ -325,6 +349,7 @@ mod tests {
         };
         let view = QueueView {
             pid: 1,
+            sending: true,
             waiting: 2,
             held: 0,
             next: Some("2026-11-25T02:00:00.000Z".to_owned()),

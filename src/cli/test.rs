@@ -23,7 +23,7 @@ pub async fn run(
     let store = desk.workspace().store(Threads::Own)?;
     let world = desk.world()?;
     let mut interrupt = Interrupt::listen()?;
-    let owner = Owner::reach(desk, &store, Crew::Sending).await?;
+    let owner = interrupt.or_later(desk, Owner::reach(desk, &store, Crew::Sending)).await?;
     let launched = launch_test(desk.workspace(), &store, &campaign, &to, via, &world).await;
     let ended = match &launched {
         Ok(launch) => {
@@ -33,8 +33,9 @@ pub async fn run(
         Err(_) => Ok(None),
     };
     let left = left_behind(&owner, &ended).await;
+    let is_here = matches!(owner, Owner::Here(_));
     let gone = interrupt.or_at_once(desk, owner.leave()).await;
     let (launch, ended) = (launched?, ended?);
     gone?;
-    finish(desk, &store, launch.id, ended, left)
+    finish(desk, &store, launch.id, ended, is_here, left)
 }

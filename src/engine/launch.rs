@@ -216,14 +216,22 @@ impl Ready {
             may_go_on(launch, &options)?;
         }
         let campaign = workspace.campaign(name)?;
-        let rate = options.rate.clone().or_else(|| campaign.rate().map(str::to_owned));
+        let own = campaign.rate().map(str::to_owned);
+        let (rate, own_rate) = match &options.rate {
+            Some(typed) => (Some(typed.clone()), own),
+            None => (own, None),
+        };
         let pool = campaign.pool().map(str::to_owned);
         may_use_pool(workspace, pool.as_deref())?;
         let is_warming = is_warming(workspace, pool.as_deref()) || shows_new_domains(workspace, &campaign);
         let engaged_first = options.via.is_none() && is_warming;
-        let options = plain(&LaunchOptions { rate, pool, engaged_first, ..options })?;
+        let is_typed = options.rate.is_some();
+        let options = plain(&LaunchOptions { rate, own_rate, pool, engaged_first, ..options })?;
         if let Some(launch) = &before {
-            may_go_on(launch, &options)?;
+            // a rate that was typed at the launch goes on holding over what the campaign says
+            let is_overruled = !is_typed && options.rate == launch.options.own_rate;
+            let rate = options.rate.clone().filter(|_| !is_overruled);
+            may_go_on(launch, &LaunchOptions { rate, ..options.clone() })?;
         }
         let lists = campaign.list_ids(store)?;
         let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
@@ -507,10 +515,10 @@ fn plain(options: &LaunchOptions) -> Result<LaunchOptions, LaunchError> {
         let wrong = |_| LaunchError::OnlyDomain(text.to_owned());
         Domain::parse(text).map(|domain| domain.as_str().to_owned()).map_err(wrong)
     });
-    let rate = options
-        .rate
-        .as_deref()
-        .map(|text| Rate::parse(text).map(|rate| rate.to_string()).map_err(|why| LaunchError::Rate(why.to_string())));
+    let rate = |text: &Option<String>| {
+        let rate = text.as_deref().map(Rate::parse).transpose();
+        rate.map(|rate| rate.map(|rate| rate.to_string())).map_err(|why| LaunchError::Rate(why.to_string()))
+    };
     if options.limit == Some(0) {
         return Err(LaunchError::LimitZero);
     }
@@ -518,7 +526,8 @@ fn plain(options: &LaunchOptions) -> Result<LaunchOptions, LaunchError> {
         via: via.transpose().map_err(LaunchError::Via)?,
         limit: options.limit,
         only_domain: only_domain.transpose()?,
-        rate: rate.transpose()?,
+        rate: rate(&options.rate)?,
+        own_rate: rate(&options.own_rate)?,
         pool: options.pool.clone(),
         engaged_first: options.engaged_first,
     })

@@ -17,6 +17,9 @@ const DOMAINS_MAX: usize = 50;
 pub struct QueueView {
     /// The process that holds the queue.
     pub pid: u32,
+    /// Whether it sends; else it only looks at the queue, or moves something, and soon ends.
+    #[serde(default = "is_sending")]
+    pub sending: bool,
     /// Copies waiting or being sent.
     pub waiting: u64,
     /// Copies of paused campaigns.
@@ -32,6 +35,11 @@ pub struct QueueView {
     /// What everybody waits for; while the queue itself is waited for, `next`, `sites`, `still` and `domains` are empty.
     #[serde(default)]
     pub stalled: Vec<StallView>,
+}
+
+/// Of a process that does not say it is the one that sends.
+fn is_sending() -> bool {
+    true
 }
 
 /// A disk or a record that takes nothing: all goes on by itself once it does.
@@ -168,6 +176,7 @@ impl QueueView {
         let stall = |found: Stalled| StallView { since: found.since.rfc3339(), why: found.why.to_string() };
         QueueView {
             pid: std::process::id(),
+            sending: handle.sites().is_some(),
             waiting: depth.waiting,
             held: depth.held,
             next: None,

@@ -459,6 +459,24 @@ async fn the_rate_of_a_campaign_is_recorded_and_a_later_different_one_refused() 
 }
 
 #[tokio::test]
+async fn a_rate_that_was_typed_at_the_launch_holds_over_the_campaigns_own() {
+    let desk = Desk::with(20).await;
+    let file = desk.workspace.folder().join("campaigns/welcome/campaign.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let own = |rate: &str| std::fs::write(&file, format!("rate = \"{rate}\"\n{text}")).unwrap();
+    own("500/min");
+    let typed = |rate: &str| LaunchOptions { rate: Some(rate.into()), ..LaunchOptions::default() };
+    let launch = desk.launch(&typed("100/min")).await;
+    let resumed = desk.ready(&LaunchOptions::default()).unwrap();
+    assert_eq!((resumed.options.rate.as_deref(), resumed.options == launch.options), (Some("100/min"), true));
+    desk.ready(&typed("100/min")).unwrap();
+    let differs = |asked: &LaunchOptions| matches!(desk.ready(asked), Err(LaunchError::Differs { .. }));
+    assert!(differs(&typed("500/min")), "nor may it be typed now");
+    own("600/min");
+    assert!(differs(&LaunchOptions::default()), "changed since");
+}
+
+#[tokio::test]
 async fn direct_delivery_is_refused_while_the_name_service_speaks_against_it() {
     let mut desk = Desk::with(1).await;
     let direct = desk.ready(&LaunchOptions::default()).unwrap();

@@ -75,6 +75,8 @@ pub struct LaunchOptions {
     pub only_domain: Option<String>,
     /// At most this rate over all sites, as in "100/min".
     pub rate: Option<String>,
+    /// The campaign's own rate, where `rate` was asked for instead of it.
+    pub own_rate: Option<String>,
     /// The pool of source addresses it is sent from; `None`: all of them alike.
     pub pool: Option<String>,
     /// Planned by how engaged people are, the most engaged first: some sources are not known everywhere yet (W-03).

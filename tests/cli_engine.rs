@@ -1,5 +1,6 @@
 //! The sending commands as a user runs them: the real binary, its words and its exit codes.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -85,9 +86,43 @@ fn a_backup_holds_the_record_and_the_keys_and_never_the_queue() {
     let at = folder.path();
     let to = at.join("saved");
     let to_text = to.to_str().unwrap();
+    // a folder that is there is left as it is, for whomever it is open
+    std::fs::create_dir(&to).unwrap();
+    std::fs::set_permissions(&to, PermissionsExt::from_mode(0o755)).unwrap();
     check(at, &["backup", to_text], 0, &["the queue is not"]);
     assert!(to.join("audience.db").exists() && to.join("keys/seal.keys").exists() && !to.join("queue").exists());
+    for file in ["audience.db", "keys/seal.keys"] {
+        let mode = std::fs::metadata(to.join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
     check(at, &["backup", to_text], 2, &["is not empty"]);
+}
+
+#[test]
+fn a_relay_is_tried_again_for_whatever_is_not_paused() {
+    let folder = workspace();
+    let at = folder.path();
+    let contacts = at.join("campaigns/welcome/contacts.csv");
+    check(at, &["import", contacts.to_str().unwrap(), "--list", "news"], 0, &[]);
+    // nobody listens there
+    let relay = "smtp://127.0.0.1:1";
+    check(at, &["send", "welcome", "--limit", "1", "--via", relay, "--yes"], 4, &["1 deferred"]);
+    check(at, &["queue", "retry", relay], 0, &["1 copies are due now"]);
+    check(at, &["pause", "welcome"], 0, &["paused"]);
+    check(at, &["queue", "retry", relay], 0, &["nothing waits for a later attempt"]);
+}
+
+#[test]
+fn what_is_written_for_programs_is_json() {
+    let folder = workspace();
+    let at = folder.path();
+    check(at, &["suppress", "add", "ann@example.com"], 0, &[]);
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let output = mailshot(at, &[&["--json"], arguments].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{arguments:?}: {why}: {output:?}"))
+    };
+    assert_eq!(json(&["suppress", "export"])["address"], "ann@example.com");
+    assert!(json(&["sink", "--print-script"])["script"].as_str().unwrap().contains("personality"));
 }
 
 #[test]

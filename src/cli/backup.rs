@@ -16,6 +16,7 @@ pub fn run(desk: &Desk, folder: &Path) -> Result<Exit, Error> {
     make_private(folder)?;
     store.backup(&folder.join("audience.db"))?;
     let keys = copy_private(&desk.workspace().keys_folder(), &folder.join("keys"))?;
+    sync(folder)?;
     desk.give(&serde_json::json!({"folder": folder, "store": "audience.db", "keys": keys}));
     desk.say(format!("the record and {keys} key files are in {}", folder.display()));
     desk.say("the queue is not: restored, it would send again what has been sent since");
@@ -45,7 +46,13 @@ fn copy_private(from: &Path, to: &Path) -> Result<u64, Error> {
             copied += 1;
         }
     }
+    sync(to)?;
     Ok(copied)
+}
+
+/// Puts on disk which files a folder has.
+fn sync(folder: &Path) -> Result<(), Error> {
+    fs::File::open(folder).and_then(|open| open.sync_all()).map_err(|why| failed(folder, why))
 }
 
 fn make_private(folder: &Path) -> Result<(), Error> {

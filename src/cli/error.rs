@@ -251,9 +251,11 @@ impl From<crate::queue::Error> for Error {
 
 impl From<crate::engine::AskError> for Error {
     fn from(error: crate::engine::AskError) -> Error {
+        use crate::engine::AskError;
         match error {
-            crate::engine::AskError::Silent { .. } => Error::failed(error),
-            crate::engine::AskError::Refused(why) => Error::refused(why),
+            AskError::Silent { .. } | AskError::Failed(_) => Error::failed(error),
+            AskError::Unknown(why) => Error::usage(why),
+            AskError::Refused(why) => Error::refused(why),
         }
     }
 }

@@ -245,7 +245,8 @@ async fn retry_by(owner: &Owner, meant: &Meant) -> Result<u64, Error> {
             for domain in domains {
                 copies += owner.retry_domain(domain).await?;
             }
-            for launch in launches {
+            // what is paused is not due before it is resumed
+            for launch in launches.iter().filter(|launch| launch.state == LaunchState::Running) {
                 copies += owner.retry(launch.id).await?;
             }
             Ok(copies)

@@ -293,7 +293,9 @@ fn go_on(found: &CampaignReport, ended: Option<Settled>, is_here: bool) -> Optio
     };
     match ended {
         Some(Settled::Final) => None,
-        None if !is_here => Some(format!("watched no longer; it is sent all the same, and `mailshot status` shows how it goes on")),
+        None if !is_here => {
+            Some("watched no longer; it is sent all the same, and `mailshot status` shows how it goes on".to_owned())
+        }
         // `send` would begin the campaign itself
         Some(Settled::Deferred) | None if found.kind == LaunchKind::Test => {
             Some(format!("{open}; `mailshot serve` stays until all are final"))

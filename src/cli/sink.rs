@@ -46,7 +46,9 @@ pub struct Sink {
 /// Listens until Ctrl-C, then gives the counts.
 pub async fn run(desk: &Desk, sink: Sink) -> Result<Exit, Error> {
     if sink.print_script {
-        desk.say(crate::proving::script::BUILT_IN.trim_end());
+        let script = crate::proving::script::BUILT_IN.trim_end();
+        desk.say(script);
+        desk.give(&serde_json::json!({ "script": script }));
         return Ok(Exit::Done);
     }
     let receiver = set_up(desk, &sink)?;

@@ -220,6 +220,13 @@ async fn import(desk: &Desk, file: &Path, reason: Reason, mappings: Vec<Mapping>
 
 fn export(desk: &Desk, output: &Output) -> Result<Exit, Error> {
     let store = desk.store()?;
+    if desk.is_json() && output.file().is_none() {
+        each(&store, |row| {
+            desk.give(row);
+            Ok(())
+        })?;
+        return Ok(Exit::Done);
+    }
     let mut sheet = output.begin(&["email", "reason", "detail", "since"])?;
     let mut addresses = 0;
     each(&store, |row| {

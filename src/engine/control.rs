@@ -273,9 +273,15 @@ pub enum AskError {
         /// What the system or the protocol said.
         why: String,
     },
+    /// It knows nothing of what was asked about.
+    #[error("{0}")]
+    Unknown(String),
     /// It answered no.
     #[error("{0}")]
     Refused(String),
+    /// It could not do it.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// The asking end.
@@ -324,7 +330,8 @@ impl Client {
         let connection = tokio::spawn(connection);
         let request = request(Method::GET, &format!("/sites/{}/trace", in_path(site))).map_err(silent)?;
         let answer = sender.send_request(request).await.map_err(|why| silent(why.to_string()))?;
-        let is_yes = answer.status().is_success();
+        let status = answer.status();
+        let is_yes = status.is_success();
         let (mut body, mut rest) = (answer.into_body(), Vec::new());
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|why| silent(why.to_string()))?;
@@ -337,7 +344,7 @@ impl Client {
         connection.abort();
         match is_yes {
             true => Ok(()),
-            false => Err(refusal(&rest).map_or_else(|| silent(STRANGER.to_owned()), AskError::Refused)),
+            false => Err(refusal(status, &rest).unwrap_or_else(|| silent(STRANGER.to_owned()))),
         }
     }
 
@@ -407,10 +414,10 @@ impl Client {
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, AskError> {
         let silent = |why: String| AskError::Silent { socket: self.socket.clone(), why };
         let asked = timeout(ANSWER_WITHIN, self.exchange(method, path)).await;
-        let (is_yes, body) = asked.map_err(|_| silent("no answer in time".into()))?.map_err(silent)?;
-        match is_yes {
+        let (status, body) = asked.map_err(|_| silent("no answer in time".into()))?.map_err(silent)?;
+        match status.is_success() {
             true => serde_json::from_slice(&body).map_err(|why| silent(why.to_string())),
-            false => Err(refusal(&body).map_or_else(|| silent(STRANGER.to_owned()), AskError::Refused)),
+            false => Err(refusal(status, &body).unwrap_or_else(|| silent(STRANGER.to_owned()))),
         }
     }
 
@@ -427,15 +434,15 @@ impl Client {
         hyper::client::conn::http1::handshake(io).await.map_err(|why| why.to_string())
     }
 
-    /// One request on a connection of its own; gives whether the answer is a yes, and its body.
-    async fn exchange(&self, method: Method, path: &str) -> Result<(bool, Bytes), String> {
+    /// One request on a connection of its own; gives the answer's status and body.
+    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
         let (mut sender, connection) = self.connect().await?;
         let request = request(method, path)?;
         let talk = async {
             let answer = sender.send_request(request).await.map_err(|why| why.to_string())?;
-            let is_yes = answer.status().is_success();
+            let status = answer.status();
             let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await.map_err(|why| why.to_string())?;
-            Ok((is_yes, body.to_bytes()))
+            Ok((status, body.to_bytes()))
         };
         tokio::pin!(talk);
         tokio::select! {
@@ -453,9 +460,14 @@ impl Client {
 /// What is said of an answer nobody here gives.
 const STRANGER: &str = "it does not know this question: is it of the same version?";
 
-/// The words of a no.
-fn refusal(body: &[u8]) -> Option<String> {
-    serde_json::from_slice::<Refusal>(body).ok().map(|refusal| refusal.error)
+/// A no, and what kind of; `None`: nobody here says it like that.
+fn refusal(status: StatusCode, body: &[u8]) -> Option<AskError> {
+    let Refusal { error } = serde_json::from_slice(body).ok()?;
+    Some(match status {
+        StatusCode::NOT_FOUND => AskError::Unknown(error),
+        StatusCode::CONFLICT => AskError::Refused(error),
+        _ => AskError::Failed(error),
+    })
 }
 
 fn request(method: Method, path: &str) -> Result<Request<Empty<Bytes>>, String> {
@@ -499,10 +511,15 @@ mod tests {
             );
             let app = Router::new().route("/launches/{launch}/pause", post(async || Json(Moved { copies: 7 })));
             let app = app.route("/launches/{launch}/cancel", post(async || Error::NoLaunch(LaunchId(3))));
+            let full = || Error::Store(crate::store::Error::Full(PathBuf::from("audience.db")));
+            let app = app.route("/launches/{launch}/resume", post(async move || full()));
             let server = tokio::spawn(async move { axum::serve(listener, app).await });
             let client = Client::new(socket);
             assert_eq!(client.pause(LaunchId(3)).await.unwrap(), 7);
-            assert_eq!(client.cancel(LaunchId(3)).await.unwrap_err().to_string(), "there is no launch 3");
+            let unknown = client.cancel(LaunchId(3)).await.unwrap_err();
+            assert!(matches!(&unknown, AskError::Unknown(why) if why == "there is no launch 3"), "{unknown:?}");
+            let failed = client.resume(LaunchId(3)).await.unwrap_err();
+            assert!(matches!(&failed, AskError::Failed(why) if why.starts_with("the disk is full")), "{failed:?}");
             assert!(client.retry(LaunchId(3)).await.unwrap_err().to_string().contains("same version"));
             server.abort();
         }

@@ -308,8 +308,8 @@ pub async fn launch_test(
         rows.push(PlannedRow { contact, standing: Standing::Waiting, barred: None, site: domain.as_str().into() });
     }
     let new = NewLaunch { kind: LaunchKind::Test, options, ..new_launch(&campaign, &edition, store, now).await? };
-    let id = store.create_launch(new, now).await?;
-    store.record_batch(id, 0, rows, now).await?;
+    // at once: a planner that finds the launch admits what is on record of it
+    let id = store.create_launch_to(new, rows, now).await?;
     Ok(store.launch(id)?.expect("a launch just recorded is there"))
 }
 

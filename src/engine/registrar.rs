@@ -71,7 +71,7 @@ impl Registrar {
     async fn close(&self, launch: LaunchId, depth: &Depth) -> Result<(), Error> {
         let now = self.clock.now();
         let unsettled = self.store.unsettled(launch)?;
-        if unsettled > 0 && depth.held > 0 {
+        if unsettled > 0 && depth.held_by_launch.contains_key(&launch) {
             return Ok(());
         }
         let doubted = if unsettled > 0 { self.store.doubt_strays(launch, DOUBTED, now).await? } else { 0 };

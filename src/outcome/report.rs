@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::base::{CampaignName, Domain, LaunchId, Timestamp};
-use crate::campaign::Survey;
+use crate::base::{CampaignName, LaunchId, Timestamp};
 use crate::delivery::relays::is_fixed_route;
 use crate::delivery::via::Via;
 use crate::mail::{Class, Notice, NoticeKind, Standing};
@@ -192,11 +191,9 @@ pub fn whole_report(store: &Store, launch: LaunchId, now: Timestamp) -> Result<O
     if row.planned || !is_open || row.kind != LaunchKind::Campaign {
         return Ok(Some(found));
     }
-    let only = row.options.only_domain.as_deref().and_then(|domain| Domain::parse(domain).ok());
-    let survey = Survey::take(store, &row.lists, only.as_ref(), 0, now)?;
+    let unplanned = store.unplanned(launch, row.options.only_domain.as_deref(), now)?;
     let (_, planned) = store.planned(launch)?;
-    let copies =
-        row.options.limit.map_or(survey.recipients, |most| most.min(survey.recipients)).saturating_sub(planned);
+    let copies = row.options.limit.map_or(unplanned, |most| unplanned.min(most.saturating_sub(planned)));
     if copies > 0 {
         let counts = Counts { recipients: copies, waiting: copies, ..Counts::default() };
         found.counts.recipients += copies;

@@ -201,7 +201,9 @@ impl Keeper {
         let mut from = Vec::new();
         loop {
             let page = self.ledger.scan(&[keys::HELD], &from, PAGE)?;
-            self.depth.held += page.len() as u64;
+            for launch in page.iter().filter_map(|(key, _)| keys::parse_held(key)) {
+                self.put_aside(launch);
+            }
             match page.last() {
                 Some((key, _)) if page.len() == PAGE => from = keys::after(key),
                 _ => return Ok(()),

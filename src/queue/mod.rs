@@ -194,6 +194,8 @@ pub struct Depth {
     pub by_launch: BTreeMap<LaunchId, u64>,
     /// Copies held.
     pub held: u64,
+    /// The same by launch; launches without any are absent.
+    pub held_by_launch: BTreeMap<LaunchId, u64>,
     /// The highest number in the outbox; outcomes up to it may not be in the store yet.
     pub last_outcome: u64,
 }

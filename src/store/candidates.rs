@@ -125,6 +125,21 @@ impl Store {
         })
     }
 
+    /// How many members of a launch's lists are not planned yet and would get a copy now; `only` those of one domain.
+    pub fn unplanned(&self, launch: LaunchId, only: Option<&str>, now: Timestamp) -> Result<u64, Error> {
+        self.backend.read(|db| {
+            db.prepare_cached(
+                "SELECT count(*) FROM contacts c WHERE EXISTS (SELECT 1 FROM memberships m WHERE m.contact = c.id \
+                 AND m.status = 0 AND m.list IN (SELECT list FROM launch_lists WHERE launch = ?1)) \
+                 AND NOT EXISTS (SELECT 1 FROM suppressions s WHERE s.address = c.address) \
+                 AND coalesce(c.paused, 0) <= ?2 \
+                 AND NOT EXISTS (SELECT 1 FROM copies p WHERE p.launch = ?1 AND p.contact = c.id) \
+                 AND (?3 IS NULL OR substr(c.address, -1 - length(?3)) = '@' || ?3 COLLATE NOCASE)",
+            )?
+            .query_row(params![launch.0, now.as_ms(), only], |row| row.get(0))
+        })
+    }
+
     /// Whether a contact would get a copy of what goes to these lists now: subscribed to one of them, and neither suppressed
     /// nor resting.
     pub fn is_recipient(&self, contact: ContactId, lists: &[ListId], now: Timestamp) -> Result<bool, Error> {

@@ -213,18 +213,7 @@ impl Store {
         batch: Vec<PlannedRow>,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.backend
-            .write_alone(move |db| {
-                let mut sites = Sites::default();
-                let (many, rest) = batch.as_chunks::<ROWS>();
-                for rows in many {
-                    insert_planned(db, &mut sites, launch, position, rows, now)?;
-                }
-                rest.iter().try_for_each(|row| {
-                    insert_planned(db, &mut sites, launch, position, std::slice::from_ref(row), now)
-                })
-            })
-            .await
+        self.backend.write_alone(move |db| insert_batch(db, launch, position, &batch, now)).await
     }
 
     /// How many copies of a launch are on record, and how many of those stand as `Waiting` or later on the road.
@@ -445,6 +434,21 @@ impl Sites {
         self.0.insert(name.clone(), number);
         Ok(number)
     }
+}
+
+pub(super) fn insert_batch(
+    db: &Connection,
+    launch: LaunchId,
+    position: u8,
+    batch: &[PlannedRow],
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let mut sites = Sites::default();
+    let (many, rest) = batch.as_chunks::<ROWS>();
+    for rows in many {
+        insert_planned(db, &mut sites, launch, position, rows, now)?;
+    }
+    rest.iter().try_for_each(|row| insert_planned(db, &mut sites, launch, position, std::slice::from_ref(row), now))
 }
 
 /// Records planned copies with one statement: for each statement, not for each row, SQLite keeps what it needs to take it

@@ -3,8 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
+use super::copies::insert_batch;
 use super::people::unreadable;
-use super::{Error, Store};
+use super::{Error, PlannedRow, Store};
 use crate::base::{CampaignName, EditionId, LaunchId, ListId, Timestamp};
 use crate::mail::InDoubt;
 
@@ -173,6 +174,22 @@ impl Store {
     /// Records a launch, running and not yet planned. A campaign has one launch: a second one of kind `Campaign` fails.
     pub async fn create_launch(&self, launch: NewLaunch, now: Timestamp) -> Result<LaunchId, Error> {
         self.backend.write(move |db| insert_launch(db, &launch, now)).await
+    }
+
+    /// As [`Store::create_launch`], with all its copies: whoever finds the launch finds them.
+    pub async fn create_launch_to(
+        &self,
+        launch: NewLaunch,
+        copies: Vec<PlannedRow>,
+        now: Timestamp,
+    ) -> Result<LaunchId, Error> {
+        self.backend
+            .write(move |db| {
+                let id = insert_launch(db, &launch, now)?;
+                insert_batch(db, id, 0, &copies, now)?;
+                Ok(id)
+            })
+            .await
     }
 
     /// A launch by number.

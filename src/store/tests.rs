@@ -203,6 +203,37 @@ async fn a_campaign_is_launched_once() {
 }
 
 #[tokio::test]
+async fn a_launch_with_its_copies_is_on_record_whole_or_not_at_all() {
+    on_both(|store| async move {
+        let edition = EditionRow { hash: [3; 32], frozen: Vec::new() };
+        let campaign = CampaignName::parse("welcome").unwrap();
+        let edition = store.put_edition(edition.hash, &campaign, edition.frozen, NOW).await.unwrap();
+        let new = NewLaunch {
+            campaign,
+            kind: LaunchKind::Campaign,
+            edition,
+            in_doubt: InDoubt::Hold,
+            options: LaunchOptions::default(),
+            lists: vec![],
+        };
+        let site = Arc::<str>::from("example.com");
+        let rows: Vec<PlannedRow> = (1..=70)
+            .map(|contact| PlannedRow {
+                contact: ContactId(contact),
+                standing: Standing::Waiting,
+                barred: None,
+                site: site.clone(),
+            })
+            .collect();
+        let launch = store.create_launch_to(new.clone(), rows.clone(), NOW).await.unwrap();
+        assert_eq!(store.planned(launch), Ok((70, 70)));
+        assert!(store.create_launch_to(new, rows, NOW).await.is_err(), "a campaign is launched once");
+        assert_eq!(store.planned(LaunchId(launch.0 + 1)), Ok((0, 0)));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_launch_moves_only_from_where_it_may() {
     on_both(|store| async move {
         use LaunchState::{Cancelled, Done, Paused, Running};

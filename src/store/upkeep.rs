@@ -1,12 +1,13 @@
 //! What keeps the record and the queue together, and brings one back without the other: marks, a new queue from the
 //! record, strays, backup.
 
+use std::fs::File;
 use std::path::Path;
 
 use rusqlite::params;
 
 use super::launches::state_of;
-use super::sqlite::{mark, set_mark};
+use super::sqlite::{make_private, mark, set_mark};
 use super::{Error, LaunchState, Store};
 use crate::base::{ContactId, LaunchId, Timestamp};
 
@@ -216,11 +217,14 @@ impl Store {
             .await
     }
 
-    /// Writes a whole, consistent copy of the record to a file that is not there yet, while others go on reading and
-    /// writing.
+    /// Writes a whole, consistent copy of the record to a file that is not there yet, for its owner alone, while others go
+    /// on reading and writing. On disk when this returns.
     pub fn backup(&self, to: &Path) -> Result<(), Error> {
-        let to = to.to_string_lossy().into_owned();
-        self.backend.read(|db| db.execute("VACUUM INTO ?1", [to]).map(drop))
+        let failed = |why: std::io::Error| Error::Open { path: to.to_owned(), why: why.to_string() };
+        make_private(to).map_err(failed)?;
+        let name = to.to_string_lossy().into_owned();
+        self.backend.read(|db| db.execute("VACUUM INTO ?1", [name]).map(drop))?;
+        File::open(to).and_then(|file| file.sync_all()).map_err(failed)
     }
 }
 

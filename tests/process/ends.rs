@@ -5,27 +5,27 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::scene::{CONNECTIONS, Scene, wait_until};
+use crate::scene::{CONNECTIONS, PATIENCE, Scene, wait_until};
 
 /// Takes its time over every message.
-const SLOW: &str =
+pub const SLOW: &str =
     "session = \"slow\"\ndomains = { \"*\" = \"slow\" }\n[personality.slow]\ndelay = { dot = \"20ms\" }\n";
 /// Takes every message, and never says so.
 const MUTE: &str = "session = \"mute\"\ndomains = { \"*\" = \"mute\" }\n[personality.mute]\n\
     fault = [{ at = \"dot\", then = \"silence\", keeps = true }]\n";
 
-fn signal(child: &Child, name: &str) {
+pub fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill").args(["-s", name]).arg(child.id().to_string()).status();
     assert!(sent.is_ok_and(|status| status.success()), "kill -s {name}");
 }
 
-fn ended(mut child: Child, log: &Path) -> ExitStatus {
+pub fn ended(mut child: Child, log: &Path) -> ExitStatus {
     wait_until("its end", log, || child.try_wait().unwrap().is_some());
     child.wait().unwrap()
 }
 
 /// Sends to the end; gives how many copies may have come twice.
-fn finish(scene: &Scene, log: &Path) -> u64 {
+pub fn finish(scene: &Scene, log: &Path) -> u64 {
     let status = ended(scene.send(&[], log), log);
     assert!(matches!(status.code(), Some(0 | 4)), "{status}: {}", std::fs::read_to_string(log).unwrap());
     let (report, counts) = (scene.report(), scene.receiver.counts());
@@ -149,4 +149,44 @@ fn a_crash_loop_burns_no_attempts() {
         let row: Row = serde_json::from_str(line).unwrap();
         assert_eq!(row.attempts, 1, "{} after {kills} kills", row.address);
     }
+}
+
+#[test]
+fn a_signal_before_the_launch_leaves_nothing_on_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::set(folder.path(), 3);
+    // a name server that never answers, while it is asked whether this domain is fit to send
+    let names = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    names.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (log, answer) = (folder.path().join("log"), folder.path().join("answer"));
+    let mut send = scene.command(&[], &["--json", "send", "welcome", "--yes"]);
+    send.env("MAILSHOT_RESOLVER", names.local_addr().unwrap().to_string());
+    let out = |path: &Path| std::fs::File::create(path).unwrap();
+    let child = send.stdout(out(&answer)).stderr(out(&log)).spawn().unwrap();
+    names.recv(&mut [0; 512]).unwrap();
+    signal(&child, "INT");
+    let since = Instant::now();
+    assert_eq!(ended(child, &log).code(), Some(4), "{}", std::fs::read_to_string(&log).unwrap());
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert!(std::fs::read_to_string(answer).unwrap().contains("\"launched\":false"));
+    let status = scene.command(&[], &["status", "welcome"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&status.stderr).contains("was never sent"));
+}
+
+#[test]
+fn whoever_only_looks_at_the_queue_is_waited_for_by_whoever_sends() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::set(folder.path(), 3);
+    let log = folder.path().join("log");
+    // a command that looks and does not end: stopped in its tracks while it holds the queue
+    let mut top = scene.command(&[], &["queue", "top"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let lock = folder.path().join("state/owner.lock");
+    wait_until("its hold", &log, || std::fs::read_to_string(&lock).is_ok_and(|pid| pid.trim() == top.id().to_string()));
+    signal(&top, "STOP");
+    let child = scene.send(&[], &log);
+    std::thread::sleep(Duration::from_secs(1));
+    signal(&top, "CONT");
+    assert!(top.wait().unwrap().success());
+    assert_eq!(ended(child, &log).code(), Some(0), "{}", std::fs::read_to_string(&log).unwrap());
+    scene.check_all_once();
 }

@@ -2,6 +2,7 @@
 
 mod disk;
 mod ends;
+mod restored;
 mod scene;
 mod synced;
 mod unit;

@@ -1,6 +1,7 @@
 //! Moves that cross: one is asked for while another is under way, or while the launch ends by itself.
 
 use super::*;
+use crate::store::PlannedRow;
 
 /// A launch whose copies are all held in doubt.
 async fn in_doubt(people: u32) -> (Desk, Engine, LaunchId) {
@@ -91,5 +92,25 @@ async fn the_queue_follows_the_last_of_two_moves_whichever_reaches_it_first() {
     desk.ledger.fail_after(None);
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!((handle.depth().waiting, handle.depth().held), (20, 0));
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_with_a_stray_ends_although_another_one_is_paused() {
+    let (desk, engine, launch) = planned(20).await;
+    let handle = engine.handle();
+    let to = ["p1@d1.example", "me@example.com"].map(|text| Address::parse(text).unwrap());
+    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, &desk.world).await.unwrap();
+    handle.take_up(test.id);
+    handle.bell.ring_and_wait().await;
+    assert_eq!(handle.pause(test.id).await, Ok(2));
+    // on record, and never admitted: the process ended in between, and then they left the list
+    let contact = desk.store.make_contact(person("gone@d1.example"), START).await.unwrap();
+    let stray = PlannedRow { contact, standing: Standing::Waiting, barred: None, site: "d1.example".into() };
+    desk.store.record_batch(launch, 0, vec![stray], START).await.unwrap();
+    send(handle.queue(), |_| Standing::Delivered).await;
+    let ended = tokio::time::timeout(Duration::from_secs(60), handle.settled(launch, Wait::All)).await;
+    assert_eq!(ended, Ok(Ok(Settled::Final)));
+    assert_eq!((state(&desk, test.id), handle.depth().held), (LaunchState::Paused, 2));
     engine.stop(Duration::ZERO).await;
 }

@@ -5,34 +5,40 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::base::{ContactId, EnvelopeId};
+use crate::base::{Address, ContactId, EnvelopeId, ListId};
 use crate::mail::{EnhancedCode, InDoubt, Outcome, Stage};
 use crate::outcome::Policy;
-use crate::store::{LateBounce, LaunchKind, LaunchOptions, NewLaunch, PlannedRow, Threads};
+use crate::store::{
+    LateBounce, LaunchKind, LaunchOptions, NewContact, NewLaunch, OnConflict, PlannedRow, Reason, SuppressionRow,
+    Threads,
+};
 
 const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
 
-/// A launch to `people`, all planned under one site.
-async fn launched(people: u32) -> (Store, LaunchId) {
-    let store = Store::open("sqlite::memory:", ".".as_ref(), Threads::Inline).unwrap();
+/// A launch to lists, not on record yet.
+async fn new_launch(store: &Store, limit: Option<u64>, lists: Vec<ListId>) -> NewLaunch {
     let campaign = CampaignName::parse("welcome").unwrap();
     let edition = store.put_edition([0xab; 32], &campaign, b"{}".to_vec(), START).await.unwrap();
-    let new = NewLaunch {
+    NewLaunch {
         campaign,
         kind: LaunchKind::Campaign,
         edition,
         in_doubt: InDoubt::Resend,
-        options: LaunchOptions::default(),
-        lists: vec![],
-    };
-    let launch = store.create_launch(new, START).await.unwrap();
-    let row = |number| PlannedRow {
-        contact: ContactId(number),
-        standing: Standing::Waiting,
-        barred: None,
-        site: "example.com".into(),
-    };
-    store.record_batch(launch, 0, (1..=people).map(row).collect(), START).await.unwrap();
+        options: LaunchOptions { limit, ..LaunchOptions::default() },
+        lists,
+    }
+}
+
+/// A copy that was just planned.
+fn waiting(contact: u32) -> PlannedRow {
+    PlannedRow { contact: ContactId(contact), standing: Standing::Waiting, barred: None, site: "example.com".into() }
+}
+
+/// A launch to `people`, all planned under one site.
+async fn launched(people: u32) -> (Store, LaunchId) {
+    let store = Store::open("sqlite::memory:", ".".as_ref(), Threads::Inline).unwrap();
+    let new = new_launch(&store, None, vec![]).await;
+    let launch = store.create_launch_to(new, (1..=people).map(waiting).collect(), START).await.unwrap();
     (store, launch)
 }
 
@@ -81,6 +87,34 @@ async fn mixed() -> (Store, LaunchId) {
     };
     store.bounced_late(bounce, Arc::new(Policy::default())).await.unwrap();
     (store, launch)
+}
+
+#[tokio::test]
+async fn who_is_not_planned_yet_is_counted_whoever_is_suppressed_after_being_planned() {
+    for (limit, recipients) in [(None, 10), (Some(5), 5)] {
+        let store = Store::open("sqlite::memory:", ".".as_ref(), Threads::Inline).unwrap();
+        let list = store.make_list("news".to_owned(), START).await.unwrap();
+        let import = store.begin_import("people.csv".into(), list, None, START).await.unwrap();
+        let person = |number| NewContact {
+            address: Address::parse(&format!("p{number}@example.com")).unwrap(),
+            name: String::new(),
+            fields: serde_json::Map::new(),
+            bucket: 0,
+        };
+        let people = (1..=10).map(person).collect();
+        store.import_batch(people, list, import, OnConflict::Fill, START).await.unwrap();
+        let (new, rows) = (new_launch(&store, limit, vec![list]).await, (1..=4).map(waiting).collect());
+        let launch = store.create_launch_to(new, rows, START).await.unwrap();
+        let complaint = SuppressionRow {
+            address: "p1@example.com".into(),
+            reason: Reason::Complaint,
+            detail: String::new(),
+            since: START,
+        };
+        store.suppress(vec![complaint]).await.unwrap();
+        let counts = whole_report(&store, launch, START).unwrap().unwrap().counts;
+        assert_eq!((counts.recipients, counts.waiting), (recipients, recipients));
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::{Domain, EnvelopeId, Timestamp};
+use crate::base::{Domain, EnvelopeId, LaunchId, Timestamp};
 use crate::mail::{Envelope, Outcome};
 use crate::queue::keeper::{Keeper, PAGE};
 use crate::queue::ledger::Move;
@@ -13,7 +13,24 @@ impl Keeper {
         self.batch.moves.push(Move::Remove(keys::due(domain, envelope)));
         self.batch.moves.push(Move::Put(keys::held(envelope.id), codec::write_parked(domain, envelope)));
         self.left(domain, envelope.id);
+        self.put_aside(envelope.id.launch());
+    }
+
+    /// Counts a copy of a launch as held.
+    pub(super) fn put_aside(&mut self, launch: LaunchId) {
         self.depth.held += 1;
+        *self.depth.held_by_launch.entry(launch).or_default() += 1;
+    }
+
+    /// Counts a copy as held no longer.
+    fn took_back(&mut self, launch: LaunchId) {
+        self.depth.held = self.depth.held.saturating_sub(1);
+        if let Some(count) = self.depth.held_by_launch.get_mut(&launch) {
+            *count -= 1;
+            if *count == 0 {
+                self.depth.held_by_launch.remove(&launch);
+            }
+        }
     }
 
     pub(super) async fn sweep(&mut self, whose: &Whose, sweep: &Sweep) -> Result<u64, Error> {
@@ -73,7 +90,7 @@ impl Keeper {
         }
         let leave = |keeper: &mut Keeper| {
             keeper.batch.moves.push(Move::Remove(key.to_vec()));
-            keeper.depth.held = keeper.depth.held.saturating_sub(1);
+            keeper.took_back(id.launch());
         };
         match sweep {
             Sweep::Count => {}

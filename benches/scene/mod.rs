@@ -16,7 +16,7 @@ use mailshot::mail::{Class, Envelope, InDoubt, Message, Outcome, Recipient, Stag
 use mailshot::queue::{Admission, Lease, Ledger, MemoryLedger, Next, Opening, Queue, Settlement};
 use mailshot::sign::{Algorithm, Keyring, create_key};
 use mailshot::smtp::{Begun, Connection, Copy, CopySource, Hello, Patience, Receipt, Security, Timeouts, TlsClient};
-use mailshot::store::{LaunchOptions, NewContact, OnConflict, Store, Threads};
+use mailshot::store::{LaunchOptions, NewContact, OnConflict, QueuePlace, Store, Threads};
 use mailshot::world::{NetTable, SimulatedClock, Stream, World, Zone};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use tokio::runtime::{Builder, Runtime};
@@ -313,7 +313,7 @@ impl Whole {
             world: World::simulated(NOW, Zone::default(), net, 1),
             store: self.store.clone(),
             threads: Threads::Inline,
-            place: 0,
+            place: QueuePlace::default(),
             crew: Crew::Sending,
         };
         let engine = Engine::start(parts, MemoryLedger::default()).await.expect("an engine");

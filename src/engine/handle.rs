@@ -200,6 +200,8 @@ impl Handle {
         for slice in copies.chunks(SLICE) {
             self.queue.admit_more(launch, slice.to_vec()).await?;
         }
+        // those admitted behind the sweep of a pause or a cancel
+        self.follow(launch, None).await?;
         Ok(copies.len() as u64)
     }
 

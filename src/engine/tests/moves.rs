@@ -41,7 +41,7 @@ async fn a_cancel_while_doubts_are_taken_up_is_the_last_word() {
     desk.ledger.fail_after(None);
     assert_eq!(retry.await.unwrap(), Ok(250));
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(state(&desk, launch), LaunchState::Cancelled);
+    assert_eq!((state(&desk, launch), handle.depth().waiting), (LaunchState::Cancelled, 0));
     engine.stop(Duration::ZERO).await;
 }
 
@@ -58,8 +58,8 @@ async fn a_pause_while_doubts_are_taken_up_holds_all_of_them() {
     assert!(matches!(handle.pause(launch).await, Err(Error::Waits(_))));
     desk.ledger.fail_after(None);
     assert_eq!(retry.await.unwrap(), Ok(250));
-    assert!(send(handle.queue(), |_| Standing::Delivered).await.is_empty());
     assert_eq!((state(&desk, launch), handle.depth().held), (LaunchState::Paused, 250));
+    assert!(send(handle.queue(), |_| Standing::Delivered).await.is_empty());
     assert_eq!(handle.resume(launch).await, Ok(250));
     assert_eq!(send(handle.queue(), |_| Standing::Delivered).await.len(), 250);
     assert_eq!(handle.settled(launch, Wait::All).await, Ok(Settled::Final));

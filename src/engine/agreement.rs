@@ -1,5 +1,9 @@
 //! Whether a queue and a store belong together. Either may have been restored from a backup, copied or deleted: then
 //! nothing may be sent before a person decides, because the other one knows better.
+//!
+//! Both may have been set back together. Then their numbers agree, and only the queue's file tells: whoever lays it back makes
+//! a new one. What tells nothing is an old content written into the same file, as by `cp` over it, and a file system or a
+//! virtual machine set back as a whole.
 
 use crate::queue::Marks;
 use crate::store::{QueuePlace, StoreMarks};

@@ -117,13 +117,16 @@ async fn send(desk: &Desk, store: &Store, ready: Ready, wait: Wait, expected: u6
     gone?;
     match launched.or(running) {
         Some(launch) => finish(desk, store, launch, ended, is_here, left),
-        None => {
-            desk.give(&serde_json::json!({"campaign": campaign, "launched": false}));
-            desk.say("stopped before the launch: nothing was sent");
-            desk.next(format!("mailshot {typed}"));
-            Ok(Exit::Unsettled)
-        }
+        None => Ok(unlaunched(desk, &campaign, format!("mailshot {typed}"))),
     }
+}
+
+/// What is said when a signal came before there was a launch.
+pub fn unlaunched(desk: &Desk, campaign: &CampaignName, next: impl AsRef<str>) -> Exit {
+    desk.give(&serde_json::json!({"campaign": campaign, "launched": false}));
+    desk.say("stopped before the launch: nothing was sent");
+    desk.next(next);
+    Exit::Unsettled
 }
 
 /// What is on the road when a launch is waited for no longer although copies of it are left.

@@ -1,12 +1,12 @@
 //! `test`: real copies to addresses named by hand, as a launch of their own.
 
-use crate::base::{Address, CampaignName};
+use crate::base::{Address, CampaignName, LaunchId};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::owner::Owner;
-use crate::cli::send::{finish, follow, left_behind};
+use crate::cli::send::{finish, follow, left_behind, unlaunched};
 use crate::cli::{Desk, Error, Exit};
-use crate::engine::{Crew, Wait, launch_test};
-use crate::store::Threads;
+use crate::engine::{Crew, ReadyTest, Wait};
+use crate::store::{Store, Threads};
 
 /// Sends the copies and reports.
 pub async fn run(
@@ -21,21 +21,40 @@ pub async fn run(
         .map(|text| Address::parse(text).map_err(|why| Error::usage(format!("--to {text}: {why}"))))
         .collect::<Result<_, _>>()?;
     let store = desk.workspace().store(Threads::Own)?;
-    let world = desk.world()?;
     let mut interrupt = Interrupt::listen()?;
+    let (copies, ready) = (to.len() as u64, ReadyTest::check(desk.workspace(), &campaign, to, via)?);
     let owner = interrupt.or_later(desk, Owner::reach(desk, &store, Crew::Sending)).await?;
-    let launched = launch_test(desk.workspace(), &store, &campaign, &to, via, &world).await;
+    let launched = launch(desk, &store, ready, &owner, &mut interrupt).await;
     let ended = match &launched {
-        Ok(launch) => {
-            owner.take_up(launch.id).await?;
-            follow(desk, &store, &owner, launch.id, wait, to.len() as u64, &mut interrupt).await
-        }
-        Err(_) => Ok(None),
+        Ok(Some(launch)) => follow(desk, &store, &owner, *launch, wait, copies, &mut interrupt).await,
+        Ok(None) | Err(_) => Ok(None),
     };
     let left = left_behind(&owner, &ended).await;
     let is_here = matches!(owner, Owner::Here(_));
     let gone = interrupt.or_at_once(desk, owner.leave()).await;
-    let (launch, ended) = (launched?, ended?);
+    let (launched, ended) = (launched?, ended?);
     gone?;
-    finish(desk, &store, launch.id, ended, is_here, left)
+    match launched {
+        Some(launch) => finish(desk, &store, launch, ended, is_here, left),
+        None => Ok(unlaunched(desk, &campaign, format!("mailshot test {campaign} --to ADDRESS"))),
+    }
+}
+
+/// Puts the copies on record and has them seen to; `None` when a signal came before.
+async fn launch(
+    desk: &Desk,
+    store: &Store,
+    ready: ReadyTest,
+    owner: &Owner,
+    interrupt: &mut Interrupt,
+) -> Result<Option<LaunchId>, Error> {
+    let world = desk.world()?;
+    tokio::select! {
+        biased;
+        () = interrupt.heard() => return Ok(None),
+        fit = ready.examine(desk.workspace(), &world) => fit?,
+    }
+    let launch = ready.launch(store, world.clock.now()).await?.id;
+    owner.take_up(launch).await?;
+    Ok(Some(launch))
 }

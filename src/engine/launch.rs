@@ -273,44 +273,59 @@ impl Ready {
     }
 }
 
-/// Puts a round of test copies on record: a launch of its own, to addresses named by hand. Addresses that are no contacts
-/// yet become contacts of no list.
-pub async fn launch_test(
-    workspace: &Workspace,
-    store: &Store,
-    name: &CampaignName,
-    to: &[Address],
-    via: Option<String>,
-    world: &World,
-) -> Result<LaunchRow, LaunchError> {
-    let now = world.clock.now();
-    if to.is_empty() || to.len() > TESTS_MAX {
-        return Err(LaunchError::Tests(to.len()));
+/// A round of test copies that passed every check: a launch of its own, to addresses named by hand. Nothing has been
+/// written yet.
+#[derive(Debug)]
+pub struct ReadyTest {
+    campaign: Campaign,
+    edition: Edition,
+    options: LaunchOptions,
+    to: Vec<Address>,
+}
+
+impl ReadyTest {
+    /// Reads, freezes and checks a campaign.
+    pub fn check(
+        workspace: &Workspace,
+        name: &CampaignName,
+        to: Vec<Address>,
+        via: Option<String>,
+    ) -> Result<ReadyTest, LaunchError> {
+        if to.is_empty() || to.len() > TESTS_MAX {
+            return Err(LaunchError::Tests(to.len()));
+        }
+        let options = plain(&LaunchOptions { via, ..LaunchOptions::default() })?;
+        let campaign = workspace.campaign(name)?;
+        let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
+        may_be_sent(workspace, &campaign, &edition)?;
+        may_log_in(workspace, &options)?;
+        Ok(ReadyTest { campaign, edition, options, to })
     }
-    let options = plain(&LaunchOptions { via, ..LaunchOptions::default() })?;
-    let campaign = workspace.campaign(name)?;
-    let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
-    may_be_sent(workspace, &campaign, &edition)?;
-    may_log_in(workspace, &options)?;
-    if options.via.is_none() {
-        may_go_direct(workspace, world, &campaign, &edition).await?;
+
+    /// As [`Ready::examine`].
+    pub async fn examine(&self, workspace: &Workspace, world: &World) -> Result<(), LaunchError> {
+        match self.options.via {
+            None => may_go_direct(workspace, world, &self.campaign, &self.edition).await,
+            Some(_) => Ok(()),
+        }
     }
-    let mut rows = Vec::new();
-    for address in to {
-        let domain = address.domain();
-        let contact = NewContact {
-            address: address.clone(),
-            name: String::new(),
-            fields: serde_json::Map::new(),
-            bucket: bucket(domain),
-        };
-        let contact = store.make_contact(contact, now).await?;
-        rows.push(PlannedRow { contact, standing: Standing::Waiting, barred: None, site: domain.as_str().into() });
+
+    /// Puts the launch on record. Addresses that are no contacts yet become contacts of no list.
+    pub async fn launch(self, store: &Store, now: Timestamp) -> Result<LaunchRow, LaunchError> {
+        let mut rows = Vec::new();
+        for address in self.to {
+            let domain = address.domain().clone();
+            let (name, fields) = (String::new(), serde_json::Map::new());
+            let contact = NewContact { bucket: bucket(&domain), address, name, fields };
+            let contact = store.make_contact(contact, now).await?;
+            rows.push(PlannedRow { contact, standing: Standing::Waiting, barred: None, site: domain.as_str().into() });
+        }
+        let new = new_launch(&self.campaign, &self.edition, store, now).await?;
+        let new = NewLaunch { kind: LaunchKind::Test, options: self.options, ..new };
+        // at once: a planner that finds the launch admits what is on record of it
+        let id = store.create_launch_to(new, rows, now).await?;
+        Ok(store.launch(id)?.expect("a launch just recorded is there"))
     }
-    let new = NewLaunch { kind: LaunchKind::Test, options, ..new_launch(&campaign, &edition, store, now).await? };
-    // at once: a planner that finds the launch admits what is on record of it
-    let id = store.create_launch_to(new, rows, now).await?;
-    Ok(store.launch(id)?.expect("a launch just recorded is there"))
 }
 
 /// Records the edition, and gives a launch of it without lists or options.

@@ -68,6 +68,13 @@ impl Desk {
     async fn launch(&self, options: &LaunchOptions) -> LaunchRow {
         self.ready(options).unwrap().launch(&self.store, START).await.unwrap()
     }
+
+    /// Test copies to these.
+    async fn launch_test(&self, to: &[Address]) -> Result<LaunchRow, LaunchError> {
+        let ready = ReadyTest::check(&self.workspace, &campaign(), to.to_vec(), None)?;
+        ready.examine(&self.workspace, &self.world).await?;
+        ready.launch(&self.store, START).await
+    }
 }
 
 /// Sends what is due as a courier would, and says what becomes of each copy; until nothing is due for a second.
@@ -265,7 +272,7 @@ async fn a_plan_cut_off_between_any_two_commits_names_each_copy_once() {
 async fn test_copies_admitted_before_a_crash_are_not_admitted_again() {
     let desk = Desk::with(1).await;
     let to = [Address::parse("p0@d0.example").unwrap()];
-    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, &desk.world).await.unwrap();
+    let test = desk.launch_test(&to).await.unwrap();
     // the admission's cursor is there, the record's note that all is planned is not
     let engine = desk.start_as(Crew::Keeping, desk.ledger.clone(), 0).await.unwrap();
     let cursor = Admission { launch: test.id, bucket: 0, cursor: Vec::new(), copies: Vec::new() };
@@ -489,7 +496,7 @@ async fn direct_delivery_is_refused_while_the_name_service_speaks_against_it() {
         other => panic!("{other:?}"),
     }
     let to = [Address::parse("p1@d1.example").unwrap()];
-    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, &desk.world).await;
+    let test = desk.launch_test(&to).await;
     assert!(matches!(test, Err(LaunchError::Unfit { .. })), "{test:?}");
     let relay = LaunchOptions { via: Some("smtp://localhost".into()), ..LaunchOptions::default() };
     desk.ready(&relay).unwrap().examine(&desk.workspace, &desk.world).await.unwrap();
@@ -532,7 +539,7 @@ async fn test_copies_are_a_launch_of_their_own() {
     let desk = Desk::with(3).await;
     let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
     let to = ["p1@d1.example", "me@example.com"].map(|text| Address::parse(text).unwrap());
-    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, &desk.world).await.unwrap();
+    let test = desk.launch_test(&to).await.unwrap();
     engine.handle().bell.ring_and_wait().await;
     assert_eq!(send(engine.handle().queue(), |_| Standing::Delivered).await, [2, 4]);
     assert_eq!(engine.handle().settled(test.id, Wait::All).await, Ok(Settled::Final));

@@ -159,18 +159,24 @@ fn a_signal_before_the_launch_leaves_nothing_on_record() {
     let names = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     names.set_read_timeout(Some(PATIENCE)).unwrap();
     let (log, answer) = (folder.path().join("log"), folder.path().join("answer"));
-    let mut send = scene.command(&[], &["--json", "send", "welcome", "--yes"]);
-    send.env("MAILSHOT_RESOLVER", names.local_addr().unwrap().to_string());
     let out = |path: &Path| std::fs::File::create(path).unwrap();
-    let child = send.stdout(out(&answer)).stderr(out(&log)).spawn().unwrap();
-    names.recv(&mut [0; 512]).unwrap();
-    signal(&child, "INT");
-    let since = Instant::now();
-    assert_eq!(ended(child, &log).code(), Some(4), "{}", std::fs::read_to_string(&log).unwrap());
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
-    assert!(std::fs::read_to_string(answer).unwrap().contains("\"launched\":false"));
-    let status = scene.command(&[], &["status", "welcome"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&status.stderr).contains("was never sent"));
+    for arguments in [["send", "welcome", "--yes"].as_slice(), &["test", "welcome", "--to", "me@d1.example"]] {
+        let mut command = scene.command(&[], &["--json"]);
+        command.env("MAILSHOT_RESOLVER", names.local_addr().unwrap().to_string());
+        let child = command.args(arguments).stdout(out(&answer)).stderr(out(&log)).spawn().unwrap();
+        names.recv(&mut [0; 512]).unwrap();
+        signal(&child, "INT");
+        let since = Instant::now();
+        assert_eq!(ended(child, &log).code(), Some(4), "{}", std::fs::read_to_string(&log).unwrap());
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+        assert!(std::fs::read_to_string(&answer).unwrap().contains("\"launched\":false"));
+        let status = scene.ran(&["status"]);
+        assert!(String::from_utf8_lossy(&status.stdout).contains("no campaign is under way"));
+        // what was asked before the end
+        names.set_nonblocking(true).unwrap();
+        while names.recv(&mut [0; 512]).is_ok() {}
+        names.set_nonblocking(false).unwrap();
+    }
 }
 
 #[test]

@@ -100,7 +100,7 @@ async fn a_launch_with_a_stray_ends_although_another_one_is_paused() {
     let (desk, engine, launch) = planned(20).await;
     let handle = engine.handle();
     let to = ["p1@d1.example", "me@example.com"].map(|text| Address::parse(text).unwrap());
-    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, &desk.world).await.unwrap();
+    let test = desk.launch_test(&to).await.unwrap();
     handle.take_up(test.id);
     handle.bell.ring_and_wait().await;
     assert_eq!(handle.pause(test.id).await, Ok(2));

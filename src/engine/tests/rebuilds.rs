@@ -33,7 +33,7 @@ async fn numbers_given_out_since_a_backup_are_not_given_out_again() {
     let next = desk.store.make_contact(newcomer("next"), START).await.unwrap();
     assert!(next.0 > lost.0 + 1000, "{next:?} {lost:?}");
     let to = [Address::parse("me@example.com").unwrap()];
-    let test = launch_test(&desk.workspace, &desk.store, &campaign(), &to, None, &desk.world).await.unwrap();
+    let test = desk.launch_test(&to).await.unwrap();
     assert!(test.id.0 > first.0 + 1000);
 }
 

@@ -16,6 +16,9 @@ use super::{Error, Threads};
 /// Pages in the write-ahead log, of 4 KiB each, at which they are copied into the file: often enough that the log stays
 /// small, seldom enough that a page changed again and again is copied once.
 const CHECKPOINT_PAGES: u32 = 8_000;
+/// Memory for the pages of the writer and of each reader, in KiB. What they miss, the system's own cache has.
+const WRITER_CACHE_KB: i32 = 8_192;
+const READER_CACHE_KB: i32 = 1_024;
 /// Jobs that may wait for the writer.
 const WAITING_MAX: usize = 256;
 /// Jobs committed together.
@@ -66,7 +69,7 @@ impl Backend {
         connection.pragma_update(None, "journal_mode", "wal").map_err(told)?;
         connection.pragma_update(None, "synchronous", "full").map_err(told)?;
         connection.pragma_update(None, "secure_delete", "on").map_err(told)?;
-        connection.pragma_update(None, "cache_size", -16_384).map_err(told)?;
+        connection.pragma_update(None, "cache_size", -WRITER_CACHE_KB).map_err(told)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(told)?;
         migrate(&mut connection, &path)?;
         let writer = match threads {
@@ -189,6 +192,7 @@ fn connect(path: &Path) -> Result<Connection, Error> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(told)?;
     connection.pragma_update(None, "foreign_keys", "on").map_err(told)?;
     connection.pragma_update(None, "temp_store", "memory").map_err(told)?;
+    connection.pragma_update(None, "cache_size", -READER_CACHE_KB).map_err(told)?;
     Ok(connection)
 }
 

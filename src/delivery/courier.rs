@@ -25,7 +25,7 @@ use crate::delivery::notices::Notices;
 use crate::delivery::press::Press;
 use crate::delivery::relays::{Relays, by_weight};
 use crate::delivery::route::{NoRoute, Route, Router};
-use crate::delivery::sites::{ANY_SOURCE, Command, HeldDomains, Sites, as_domain, note_hold};
+use crate::delivery::sites::{Command, HeldDomains, Sites, as_domain, forget, hold_on_record};
 use crate::delivery::source::{Source, Sources};
 use crate::delivery::steward::{HANDFUL, Steward, Work};
 use crate::delivery::stops::Stops;
@@ -545,7 +545,8 @@ impl Courier {
             }
             Command::Suspend(site, why, done) => {
                 self.tell_site(&site, || Work::Suspend(why.clone())).await;
-                self.learn_elsewhere(&site, Some(&why)).await;
+                // a queue that cannot be written has stopped the sending by itself
+                let _ = hold_on_record(&self.kit.road.queue, &site, &why, self.kit.entries.now()).await;
                 if let Some(domain) = as_domain(&site) {
                     self.kit.held.set(domain.clone(), true);
                     self.tell_all(|| Work::SetAside(domain.clone())).await;
@@ -558,7 +559,8 @@ impl Courier {
                 }
                 self.kit.new_domains.resume(&site);
                 self.tell_site(&site, || Work::Resume).await;
-                self.learn_elsewhere(&site, None).await;
+                let is_absent = |source| !self.seats.contains_key(&(source, site.clone()));
+                let _ = forget(&self.kit.road.queue, &site, is_absent).await;
                 // its domains rest on the word of a steward that may be gone by now
                 let _ = self.kit.road.queue.wake().await;
                 let _ = done.send(());
@@ -578,15 +580,6 @@ impl Courier {
             seat.given += 1;
             let _ = seat.work.send(work()).await;
         }
-    }
-
-    /// Writes what stewards that are not there will read when they start, and what is held of a domain.
-    async fn learn_elsewhere(&mut self, site: &Arc<str>, why: Option<&str>) {
-        let absent = |source: &&Arc<Source>| !self.seats.contains_key(&(source.id, site.clone()));
-        let absent = self.kit.road.sources.iter().filter(absent).map(|source| source.id);
-        let domain = as_domain(site).is_some().then_some(ANY_SOURCE);
-        // a queue that cannot be written has stopped the sending by itself
-        let _ = note_hold(&self.kit.road.queue, absent.chain(domain), site, why, self.kit.entries.now()).await;
     }
 }
 

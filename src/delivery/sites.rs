@@ -10,7 +10,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::base::{Domain, SourceId, Timestamp};
 use crate::delivery::limits::{Binding, Learned, NotNow};
-use crate::delivery::source::Sources;
 use crate::delivery::taps::{Heard, Taps};
 use crate::queue::{self, Queue};
 
@@ -51,7 +50,8 @@ pub struct SiteStatus {
 pub struct Still {
     /// The site; for a relay named by hand its address as given; or the domain.
     pub name: String,
-    /// The source it stands still for; `None`: a person holds the domain, whatever way its mail goes.
+    /// The source it stands still for; `None`: a person holds the site for every source, and the domain of that name
+    /// whatever way its mail goes.
     pub source: Option<SourceId>,
     /// Whether a person has to resume it.
     pub held: bool,
@@ -63,7 +63,8 @@ pub struct Still {
     pub why: String,
 }
 
-/// Under this source stands what holds for a domain, whatever site its mail goes through.
+/// Under this source stands what a person holds: a site for every source there is or will be, and the domain of that name,
+/// whatever site its mail goes through.
 pub(super) const ANY_SOURCE: SourceId = SourceId(u16::MAX);
 
 /// All that stands still by what was learned, as the next steward of each site will take it up.
@@ -78,37 +79,29 @@ pub async fn standing_still(queue: &Queue, now: Timestamp) -> Result<Vec<Still>,
     Ok(learned.into_iter().filter_map(still).collect())
 }
 
-/// Holds a site from all these sources, or lets it go, for the stewards that are not there: they read it when they start.
-pub(super) async fn note_hold(
-    queue: &Queue,
-    sources: impl Iterator<Item = SourceId>,
-    site: &str,
-    why: Option<&str>,
-    now: Timestamp,
-) -> Result<(), queue::Error> {
-    let held = |why: &str| Learned { held: true, why: why.to_owned(), since: Some(now), ..Learned::default() };
-    let record = why.map(|why| held(why).to_bytes());
-    for source in sources {
-        queue.learn(source, site, record.clone().unwrap_or_default()).await?;
-    }
-    Ok(())
-}
-
 /// The domain a name may also stand for: one with a dot in it.
 pub(super) fn as_domain(name: &str) -> Option<Domain> {
     Domain::parse(name).ok().filter(|domain| domain.as_str().contains('.'))
 }
 
-/// Holds a site and the domain of that name, or lets both go, while nobody sends.
-pub async fn hold_on_record(
-    queue: &Queue,
-    sources: &Sources,
-    name: &str,
-    why: Option<&str>,
-    now: Timestamp,
-) -> Result<(), queue::Error> {
-    let domain = as_domain(name).is_some().then_some(ANY_SOURCE);
-    note_hold(queue, sources.iter().map(|source| source.id).chain(domain), name, why, now).await
+/// Holds a site and the domain of that name on record: stewards that are not there read it when they start.
+pub async fn hold_on_record(queue: &Queue, name: &str, why: &str, now: Timestamp) -> Result<(), queue::Error> {
+    let held = Learned { held: true, why: why.to_owned(), since: Some(now), ..Learned::default() };
+    queue.learn(ANY_SOURCE, name, held.to_bytes()).await
+}
+
+/// Lets a site and the domain of that name go on record, whatever held them up, while nobody sends.
+pub async fn let_go_on_record(queue: &Queue, name: &str) -> Result<(), queue::Error> {
+    forget(queue, name, |_| true).await
+}
+
+/// Forgets what was learned of a site by those sources that are meant, also by such as are gone from the settings.
+pub(super) async fn forget(queue: &Queue, name: &str, is_meant: impl Fn(SourceId) -> bool) -> Result<(), queue::Error> {
+    let all = queue.all_learned().await?;
+    for (source, _, _) in all.iter().filter(|(source, site, _)| site == name && is_meant(*source)) {
+        queue.learn(*source, name, Vec::new()).await?;
+    }
+    Ok(())
 }
 
 /// The domains that a person holds. Shared by the courier, which changes them, and the stewards.

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use crate::base::{Domain, EnvelopeId, SourceId};
 use crate::config::{self, Settings};
+use crate::queue::{self, Queue};
 
 /// One address we send from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// Its number, by the order of the settings.
+    /// Its number: in the queue that of its name, elsewhere by the order of the settings.
     pub id: SourceId,
     /// Its name in reports and rules.
     pub name: Arc<str>,
@@ -39,6 +40,7 @@ impl Source {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
     all: Vec<Arc<Source>>,
+    by_number: BTreeMap<SourceId, Arc<Source>>,
     /// Everybody alike.
     alike: Pool,
     pools: BTreeMap<String, Pool>,
@@ -104,21 +106,20 @@ fn mix(number: u64) -> u64 {
 impl Sources {
     /// The addresses of the settings; without any, one that the system chooses. `host_name` is the machine's.
     pub fn new(settings: &Settings, host_name: &str) -> Sources {
-        let one = |at: usize, name: &str, address: Option<IpAddr>, ehlo_name: Option<&str>, warmup: Option<u16>| {
-            Arc::new(Source {
-                id: SourceId(u16::try_from(at).unwrap_or(u16::MAX)),
-                name: name.into(),
-                address,
-                ehlo_name: ehlo_name.map_or_else(|| default_ehlo_name(host_name, address), str::to_owned).into(),
-                warmup,
-            })
-        };
-        let listed = settings.source.iter().enumerate();
-        let mut all: Vec<_> =
-            listed.map(|(at, s)| one(at, &s.name, s.address, s.ehlo_name.as_deref(), s.warmup)).collect();
-        if all.is_empty() {
-            all.push(one(0, "default", None, None, None));
-        }
+        Sources::pooled(settings, listed(settings, host_name))
+    }
+
+    /// The same, each under the number that the queue keeps for its name: to send from, and to tell what is on the queue.
+    pub async fn numbered(settings: &Settings, host_name: &str, queue: &Queue) -> Result<Sources, queue::Error> {
+        let mut all = listed(settings, host_name);
+        let numbers = queue.number_sources(all.iter().map(|source| source.name.to_string()).collect()).await?;
+        all.iter_mut().zip(numbers).for_each(|(source, number)| source.id = number);
+        Ok(Sources::pooled(settings, all))
+    }
+
+    fn pooled(settings: &Settings, all: Vec<Source>) -> Sources {
+        let all: Vec<Arc<Source>> = all.into_iter().map(Arc::new).collect();
+        let by_number = all.iter().map(|source| (source.id, source.clone())).collect();
         let alike = Pool::new(all.iter().map(|source| (source.clone(), 1)).collect());
         let pool = |pool: &config::Pool| {
             let share = |share: &config::Share| {
@@ -129,7 +130,7 @@ impl Sources {
             (!shares.is_empty()).then(|| (pool.name.clone(), Pool::new(shares)))
         };
         let pools = settings.pool.iter().filter_map(pool).collect();
-        Sources { all, alike, pools }
+        Sources { all, by_number, alike, pools }
     }
 
     /// A pool by its name; without one, or with a name that is gone from the settings, all sources alike.
@@ -145,13 +146,27 @@ impl Sources {
 
     /// The source of a number.
     pub fn by_id(&self, id: SourceId) -> Option<&Arc<Source>> {
-        self.all.get(usize::from(id.0))
+        self.by_number.get(&id)
     }
 
     /// All of them, in the order of the settings.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Source>> {
         self.all.iter()
     }
+}
+
+/// The addresses of the settings in their order, counted by it.
+fn listed(settings: &Settings, host_name: &str) -> Vec<Source> {
+    let unnamed = [config::Source { name: "default".to_owned(), ..config::Source::default() }];
+    let all = if settings.source.is_empty() { &unnamed[..] } else { &settings.source };
+    let one = |(at, source): (usize, &config::Source)| Source {
+        id: SourceId(u16::try_from(at).unwrap_or(u16::MAX)),
+        name: source.name.as_str().into(),
+        address: source.address,
+        ehlo_name: source.ehlo_name.clone().unwrap_or_else(|| default_ehlo_name(host_name, source.address)).into(),
+        warmup: source.warmup,
+    };
+    all.iter().enumerate().map(one).collect()
 }
 
 /// The name of this machine, as the system has it; empty when it has none.

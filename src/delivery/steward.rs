@@ -20,14 +20,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::Domain;
+use crate::base::{Domain, SourceId};
 use crate::delivery::carrier::{Answer, End, Heard, Job, Word};
 use crate::delivery::courier::{Back, Kit, Post};
 use crate::delivery::entry::Said;
 use crate::delivery::launches::{Bound, Way};
 use crate::delivery::limits::{Binding, Learned, Limits, NotNow};
 use crate::delivery::route::Route;
-use crate::delivery::sites::{SiteStatus, in_words};
+use crate::delivery::sites::{ANY_SOURCE, SiteStatus, in_words};
 use crate::delivery::source::Source;
 use crate::delivery::steward::door::{Door, door_of};
 pub(super) use crate::delivery::steward::hatch::Hatch;
@@ -202,12 +202,24 @@ impl Steward {
     }
 
     async fn restore(&mut self) {
-        let kept = self.kit.road.queue.learned(self.source.id, &self.post.1).await;
-        if let Some(learned) = kept.ok().flatten().and_then(|bytes| Learned::from_bytes(&bytes)) {
+        self.learned = self.on_record(self.source.id).await;
+        let held = self.on_record(ANY_SOURCE).await.filter(|all| all.held);
+        let learned = match (self.learned.clone(), held) {
+            // what a person holds is held for a source that was not there then
+            (Some(own), Some(Learned { why, since, .. })) if !own.held => {
+                Some(Learned { held: true, why, since, ..own })
+            }
+            (own, held) => own.or(held),
+        };
+        if let Some(learned) = learned {
             self.limits.restore(&learned, Instant::now(), self.kit.entries.now());
-            self.learned = Some(learned);
         }
         self.take_up_warmup(Instant::now());
+    }
+
+    async fn on_record(&self, source: SourceId) -> Option<Learned> {
+        let kept = self.kit.road.queue.learned(source, &self.post.1).await;
+        Learned::from_bytes(&kept.ok()??)
     }
 
     fn is_over(&self, no_chores: bool) -> bool {

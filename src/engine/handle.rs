@@ -16,7 +16,7 @@ use super::stop::Alarm;
 use crate::base::{Address, Domain, EnvelopeId, LaunchId, SourceId, Span, Timestamp};
 use crate::campaign::new_envelope;
 use crate::delivery::notices::{About, Notices};
-use crate::delivery::sites::{Sites, hold_on_record};
+use crate::delivery::sites::{Sites, hold_on_record, let_go_on_record};
 use crate::delivery::source::Sources;
 use crate::delivery::stops::Stops;
 use crate::mail::{Class, Envelope, NoticeKind, Outcome, Standing};
@@ -222,7 +222,7 @@ impl Handle {
         const WHY: &str = "suspended by hand";
         match &self.sites {
             Some(sites) => sites.suspend(name, WHY).await,
-            None => hold_on_record(&self.queue, &self.sources, name, Some(WHY), self.now()).await?,
+            None => hold_on_record(&self.queue, name, WHY, self.now()).await?,
         }
         Ok(())
     }
@@ -231,7 +231,7 @@ impl Handle {
     pub async fn let_go(&self, name: &str) -> Result<(), Error> {
         match &self.sites {
             Some(sites) => sites.resume(name).await,
-            None => hold_on_record(&self.queue, &self.sources, name, None, self.now()).await?,
+            None => let_go_on_record(&self.queue, name).await?,
         }
         Ok(())
     }

@@ -188,6 +188,9 @@ impl Engine {
         store.announce_epoch(epoch, place).await?;
         at_once(&queue, queue.set_epoch(epoch)).await?;
         store.set_epoch(epoch).await?;
+        let host_name = host_name();
+        let numbered = at_once(&queue, Sources::numbered(workspace.settings(), &host_name, &queue)).await?;
+        let sources = Arc::new(numbered);
         let (bell, alarm) = (Arc::new(Bell::default()), Alarm::new());
         let clock = world.clock.clone();
         let (notices, noticed) = Notices::new(clock.clone());
@@ -200,13 +203,12 @@ impl Engine {
             Crew::Sending => {
                 let policies = policies(&workspace, &world)?;
                 let (reporter, tally) = start_reporter(&queue, &store, &alarm, &workspace, &world, &policies)?.unzip();
-                let listeners = (&notices, &stops, policies, tally);
+                let listeners = (&notices, &stops, &sources, policies, tally);
                 let (watchman, task, sites) =
                     start_courier(&queue, &store, &alarm, &workspace, world, threads, listeners)?;
                 (watchman, Some(task), Some(sites), reporter)
             }
         };
-        let sources = Arc::new(Sources::new(workspace.settings(), &host_name()));
         let expires = workspace.settings().retry.expires;
         let stalls = Stalls::new(queue.clone(), clock.clone());
         let closing = Arc::default();
@@ -310,7 +312,7 @@ fn start_courier(
     workspace: &Workspace,
     world: World,
     threads: Threads,
-    (notices, stops, policies, tally): (&Notices, &Stops, Policies, Option<Tally>),
+    (notices, stops, sources, policies, tally): (&Notices, &Stops, &Arc<Sources>, Policies, Option<Tally>),
 ) -> Result<(Option<Task>, Task, Sites), Error> {
     let settings = workspace.settings();
     let failed = |why: String| Error::Start { what: "courier", why };
@@ -325,7 +327,7 @@ fn start_courier(
         shaping: shaping.clone(),
         rules: rules.clone(),
         relays: workspace.relays().map_err(|why| failed(why.to_string()))?,
-        sources: Arc::new(Sources::new(settings, &host_name())),
+        sources: sources.clone(),
         keyring: Arc::new(workspace.keyring().map_err(|why| failed(why.to_string()))?),
         seal: Arc::new(workspace.seal().map_err(|why| failed(why.to_string()))?),
         policies: Some(policies),

@@ -56,7 +56,8 @@ pub struct StallView {
 pub struct StillView {
     /// The site; for a relay named by hand its address as given; or the domain.
     pub name: String,
-    /// The source's name; null: a person holds the domain, whatever way its mail goes.
+    /// The source's name; null: a person holds the site for every source, and the domain of that name whatever way its
+    /// mail goes.
     pub source: Option<String>,
     /// Whether a person has to resume it.
     pub held: bool,

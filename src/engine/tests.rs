@@ -546,3 +546,20 @@ async fn test_copies_are_a_launch_of_their_own() {
     assert!(desk.ready(&LaunchOptions::default()).unwrap().running.is_none());
     engine.stop(Duration::ZERO).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn sources_keep_their_numbers_when_another_is_written_before_them() {
+    let mut desk = Desk::with(1).await;
+    let sources = |names: &[&str]| {
+        let table: String = names.iter().map(|name| format!("[[source]]\nname = \"{name}\"\n")).collect();
+        toml::from_str::<Settings>(&table).unwrap().source
+    };
+    for (names, second) in [(["a", "b"].as_slice(), "b"), (&["new", "a", "b"], "b"), (&["b", "new"], "b")] {
+        let mut settings = desk.workspace.settings().clone();
+        settings.source = sources(names);
+        desk.workspace = Workspace::with(desk._folder.path(), settings);
+        let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
+        assert_eq!(engine.handle().source_name(SourceId(1)), second);
+        engine.stop(Duration::ZERO).await;
+    }
+}

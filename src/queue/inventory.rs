@@ -2,12 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::ledger::{Ledger, Move};
+use super::ledger::{Ledger, Move, PAGE, walk};
 use super::{Error, codec, keys};
 use crate::base::EnvelopeId;
-
-/// Pairs read at a time.
-const PAGE: usize = 1000;
 
 /// What a ledger holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,10 +57,12 @@ impl Inventory {
     }
 }
 
-/// Copies all that was learned of sites from one ledger to another.
+/// Copies all that was learned of sites from one ledger to another, with the numbers of the sources that learned it.
 pub fn carry_learned(from: &impl Ledger, to: &mut impl Ledger) -> Result<(), Error> {
     let mut learned = Vec::new();
-    walk(from, keys::LEARNED, |key, value| learned.push(Move::Put(key.to_vec(), value.to_vec())))?;
+    for prefix in [keys::SOURCE, keys::LEARNED] {
+        walk(from, prefix, |key, value| learned.push(Move::Put(key.to_vec(), value.to_vec())))?;
+    }
     learned.chunks(PAGE).try_for_each(|moves| to.commit(moves))
 }
 
@@ -73,22 +72,20 @@ fn parked(key: &[u8], value: &[u8]) -> Option<EnvelopeId> {
     codec::read_parked(id, value).map(|_| id)
 }
 
-fn walk(ledger: &impl Ledger, prefix: u8, mut see: impl FnMut(&[u8], &[u8])) -> Result<(), Error> {
-    let mut from = Vec::new();
-    loop {
-        let page = ledger.scan(&[prefix], &from, PAGE)?;
-        page.iter().for_each(|(key, value)| see(key, value));
-        match page.last() {
-            Some((key, _)) if page.len() == PAGE => from = keys::after(key),
-            _ => return Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::queue::MemoryLedger;
+
+    #[test]
+    fn what_was_learned_is_carried_with_the_numbers_of_its_sources() {
+        let (mut from, mut to) = (MemoryLedger::default(), MemoryLedger::default());
+        let put = |key: &[u8]| Move::Put(key.to_vec(), b"value".to_vec());
+        from.commit(&[put(b"nnorth"), put(b"s12google"), put(b"p1")]).unwrap();
+        carry_learned(&from, &mut to).unwrap();
+        let keys: Vec<Vec<u8>> = to.scan(&[], &[], 9).unwrap().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, [b"nnorth".to_vec(), b"s12google".to_vec()]);
+    }
 
     #[test]
     fn what_cannot_be_read_is_counted() {

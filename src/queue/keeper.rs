@@ -4,6 +4,7 @@
 mod leases;
 mod outbox;
 mod recovery;
+mod sources;
 mod sweeps;
 mod writing;
 
@@ -19,7 +20,7 @@ use self::recovery::recover;
 use super::agenda::{Agenda, Claim, Standing as DomainStanding};
 use super::intents::Intents;
 use super::lease::{Action, Homes, Lease, Settlement};
-use super::ledger::{Ledger, Move};
+use super::ledger::{Ledger, Move, walk};
 use super::{Admission, BUCKETS, Claimed, Depth, DomainDepth, Error, Place, Spans, Stall, Sweep, Whose, codec, keys};
 use crate::base::{Domain, EnvelopeId, LaunchId, SourceId, Timestamp};
 use crate::mail::{Envelope, InDoubt, Outcome};
@@ -60,6 +61,7 @@ pub(super) enum Request {
     Domain(Domain, Reply<Option<DomainDepth>>),
     Domains(usize, Reply<Vec<DomainDepth>>),
     AllLearned(Reply<Vec<(SourceId, String, Vec<u8>)>>),
+    NumberSources(Vec<String>, Reply<Vec<SourceId>>),
     Idle(Timestamp, Reply<bool>),
     Close(Reply<()>),
 }
@@ -358,6 +360,7 @@ impl Keeper {
                 let _ = answer.send(Ok(found));
             }
             Request::AllLearned(answer) => drop(answer.send(self.all_learned())),
+            Request::NumberSources(names, answer) => drop(answer.send(self.number_sources(&names).await)),
             Request::Domains(most, answer) => drop(answer.send(Ok(self.domains(most)))),
             Request::Idle(until, answer) => {
                 let idle = self.guard().map(|()| self.admissions.is_empty() && self.agenda.is_idle(until));
@@ -482,19 +485,10 @@ impl Keeper {
 
     fn all_learned(&self) -> Result<Vec<(SourceId, String, Vec<u8>)>, Error> {
         let mut all = Vec::new();
-        let mut from = Vec::new();
-        loop {
-            let page = self.ledger.scan(&[keys::LEARNED], &from, PAGE)?;
-            let read = |(key, value): &(Vec<u8>, Vec<u8>)| {
-                let (source, site) = keys::parse_learned(key)?;
-                Some((source, site.to_owned(), value.clone()))
-            };
-            all.extend(page.iter().filter_map(read));
-            match page.last() {
-                Some((key, _)) if page.len() == PAGE => from = keys::after(key),
-                _ => return Ok(all),
-            }
-        }
+        walk(&*self.ledger, keys::LEARNED, |key, value| {
+            all.extend(keys::parse_learned(key).map(|(source, site)| (source, site.to_owned(), value.to_owned())));
+        })?;
+        Ok(all)
     }
 
     fn domains(&self, most: usize) -> Vec<DomainDepth> {

@@ -6,6 +6,7 @@
 //! | `h` launch envelope | held: domain and envelope |
 //! | `i` number | intent, the final dot of a copy may be out: its id, domain and envelope |
 //! | `p` launch bucket | how far the planner has come |
+//! | `n` name | the number of the source of this name |
 //! | `s` source site | what was learned of a site |
 //! | `o` number | outbox: the outcomes of a commit |
 //! | `x` number | a record of the outbox that could not be read, kept for a person |
@@ -21,6 +22,7 @@ pub(super) const INTENT: u8 = b'i';
 pub(super) const OUTBOX: u8 = b'o';
 pub(super) const DAMAGED: u8 = b'x';
 pub(super) const LEARNED: u8 = b's';
+pub(super) const SOURCE: u8 = b'n';
 pub(super) const EPOCH: &[u8] = b"mepoch";
 pub(super) const CLEARED: &[u8] = b"mcleared";
 
@@ -124,6 +126,18 @@ pub(super) fn learned(source: SourceId, site: &str) -> Vec<u8> {
     key.extend_from_slice(&source.0.to_be_bytes());
     key.extend_from_slice(site.as_bytes());
     key
+}
+
+pub(super) fn source(name: &str) -> Vec<u8> {
+    let mut key = vec![SOURCE];
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+/// The name of a source and its number.
+pub(super) fn parse_source(key: &[u8], number: &[u8]) -> Option<(String, u16)> {
+    let name = std::str::from_utf8(key.strip_prefix(&[SOURCE])?).ok()?;
+    Some((name.to_owned(), u16::from_be_bytes(number.try_into().ok()?)))
 }
 
 /// Where a record of the outbox is kept that could not be read.

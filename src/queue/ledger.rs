@@ -1,6 +1,9 @@
 //! What a queue must be able to write: ordered keys, atomic batches, and a word when they are on disk.
 
-use super::Error;
+use super::{Error, keys};
+
+/// Pairs read at a time in a walk.
+pub(super) const PAGE: usize = 1000;
 
 /// One change of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,4 +33,17 @@ pub trait Ledger: Send {
 
     /// The value of a key.
     fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
+}
+
+/// Shows every pair under a prefix, in order of key.
+pub(super) fn walk(ledger: &dyn Ledger, prefix: u8, mut see: impl FnMut(&[u8], &[u8])) -> Result<(), Error> {
+    let mut from = Vec::new();
+    loop {
+        let page = ledger.scan(&[prefix], &from, PAGE)?;
+        page.iter().for_each(|(key, value)| see(key, value));
+        match page.last() {
+            Some((key, _)) if page.len() == PAGE => from = keys::after(key),
+            _ => return Ok(()),
+        }
+    }
 }

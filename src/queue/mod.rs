@@ -345,6 +345,13 @@ impl Queue {
         self.ask(Request::AllLearned).await
     }
 
+    /// The numbers of sources by their names, in the same order: what was learned and what copies keep stands under these.
+    /// A name keeps its number for good, and a new one gets one that no other ever had. A queue that knows no names yet
+    /// counts them in the order given, as queues did that kept none.
+    pub async fn number_sources(&self, names: Vec<String>) -> Result<Vec<SourceId>, Error> {
+        self.ask(|answer| Request::NumberSources(names, answer)).await
+    }
+
     /// Keeps what was learned of a site over restarts: bytes of the caller's own, at most 100.
     pub async fn learn(&self, source: SourceId, site: &str, what: Vec<u8>) -> Result<(), Error> {
         self.ask(|answer| Request::Learn(keys::learned(source, site), what, answer)).await

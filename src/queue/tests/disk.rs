@@ -80,6 +80,21 @@ async fn a_queue_on_disk_opens_with_what_it_held() {
     assert_eq!(queue.domains(100).await.unwrap().len(), 50);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_source_keeps_its_number_whatever_comes_before_it_and_a_number_is_never_given_twice() {
+    on_both(|queue, _| async move {
+        let number = async |names: &[&str]| -> Vec<u16> {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            queue.number_sources(names).await.unwrap().iter().map(|number| number.0).collect()
+        };
+        assert_eq!(number(&["a", "b"]).await, [0, 1], "as queues counted them that kept no names");
+        assert_eq!(number(&["new", "b", "a"]).await, [2, 1, 0]);
+        assert_eq!(number(&["b"]).await, [1]);
+        assert_eq!(number(&["newer", "a", "new"]).await, [3, 0, 2]);
+    })
+    .await;
+}
+
 /// Puts of a round, with values that no other round writes.
 fn round(number: u8) -> Vec<Move> {
     (0..20u8).map(|key| Move::Put(vec![b't', number, key], vec![number; 50])).collect()

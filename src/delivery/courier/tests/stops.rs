@@ -162,3 +162,77 @@ async fn a_table_of_shapes_that_changed_holds_at_once() {
     sending.pass(secs(120)).await;
     assert_eq!(host.taken().len(), 60);
 }
+
+/// Hosts of google that count the MAILs of each source, by its address.
+fn google() -> (Yard, Arc<Mutex<Vec<IpAddr>>>) {
+    let (mut yard, host) = Yard::new().domain("a.google.com", Manner::Takes);
+    yard.overlay = "[[site]]\nsite = \"google\"\nshape.tls = \"opportunistic\"\n".into();
+    let dialled: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
+    let seen = dialled.clone();
+    yard.net = yard.net.host("198.51.100.1:25".parse().unwrap(), move |source| {
+        seen.lock().unwrap().extend(source);
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(host.clone().serve(theirs));
+        ready(Ok(Box::new(ours) as Box<dyn Stream>)).boxed()
+    });
+    (yard, dialled)
+}
+
+fn with_sources(names: &[(&str, &str)]) -> Settings {
+    let table = |(name, address): &(&str, &str)| format!("[[source]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+    toml::from_str(&names.iter().map(table).collect::<String>()).unwrap()
+}
+
+const A: (&str, &str) = ("a", "192.0.2.1");
+const B: (&str, &str) = ("b", "192.0.2.2");
+const NEW: (&str, &str) = ("new", "192.0.2.9");
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_stays_with_its_source_when_another_is_written_before_it() {
+    let (mut yard, _) = google();
+    yard.settings = with_sources(&[A, B]);
+    let sending = yard.open().await;
+    let held = crate::delivery::limits::Learned { held: true, why: "blocked".into(), ..Default::default() };
+    sending.queue.learn(SourceId(0), "google", held.to_bytes()).await.unwrap();
+    let (mut yard, dialled) = google();
+    (yard.settings, yard.ledger) = (with_sources(&[NEW, A, B]), sending.ledger.clone());
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.google.com", 60).await;
+    sending.start();
+    sending.pass(secs(600)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 60);
+    let dialled: BTreeSet<String> = dialled.lock().unwrap().iter().map(IpAddr::to_string).collect();
+    assert_eq!(dialled, BTreeSet::from([B.1.to_owned(), NEW.1.to_owned()]), "a was held there, and no other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_site_that_a_person_holds_is_held_for_a_source_that_comes_later_until_it_is_resumed() {
+    for nobody_sends in [false, true] {
+        let (mut yard, _) = google();
+        yard.settings = with_sources(&[A]);
+        let mut sending = yard.open().await;
+        let (queue, now) = (sending.queue.clone(), sending.world.clock.now());
+        match nobody_sends {
+            true => crate::delivery::sites::hold_on_record(&queue, "google", "by hand", now).await.unwrap(),
+            false => {
+                sending.start();
+                sending.sites.suspend("google", "by hand").await;
+            }
+        }
+        let ledger = sending.ledger.clone();
+        let (mut yard, dialled) = google();
+        (yard.settings, yard.ledger) = (with_sources(&[A, NEW]), ledger);
+        let mut sending = yard.open().await;
+        let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+        sending.admit(launch, "a.google.com", 60).await;
+        sending.start();
+        sending.pass(secs(600)).await;
+        assert!(dialled.lock().unwrap().is_empty(), "{:?}", dialled.lock().unwrap());
+        sending.sites.resume("google").await;
+        sending.pass(secs(600)).await;
+        assert_eq!(sending.standing(Standing::Delivered), 60);
+        let still = crate::delivery::sites::standing_still(&sending.queue, sending.world.clock.now()).await.unwrap();
+        assert_eq!(still, []);
+    }
+}

@@ -9,12 +9,15 @@ pub(super) struct Yard {
     pub(super) settings: Settings,
     pub(super) overlay: String,
     pub(super) next_ip: u8,
+    /// What the queue lies on: another's, to go on where that one was left.
+    pub(super) ledger: MemoryLedger,
 }
 
 impl Yard {
     pub(super) fn new() -> Yard {
         let settings = toml::from_str("[retry]\nfirst = \"30m\"\n").unwrap();
-        Yard { zone: Zone::default(), net: NetTable::default(), settings, overlay: String::new(), next_ip: 1 }
+        let (zone, net, ledger) = (Zone::default(), NetTable::default(), MemoryLedger::default());
+        Yard { zone, net, settings, overlay: String::new(), next_ip: 1, ledger }
     }
 
     /// A domain whose only host behaves like this.
@@ -57,7 +60,7 @@ impl Yard {
             bucket: |_| 0,
             held: BTreeSet::new(),
         };
-        let ledger = MemoryLedger::default();
+        let ledger = self.ledger;
         let (queue, keeper) = Queue::open(ledger.clone(), opening).unwrap();
         tokio::spawn(keeper.run());
         let shaping = Live::new(Shaping::new(&self.settings, Some(&self.overlay)).unwrap());
@@ -74,7 +77,7 @@ impl Yard {
             shaping: shaping.clone(),
             rules: Live::new(Rules::overlaid("").unwrap()),
             relays: Relays::read(&self.settings.route).unwrap(),
-            sources: Arc::new(Sources::new(&self.settings, "mx.example.com")),
+            sources: Arc::new(Sources::numbered(&self.settings, "mx.example.com", &queue).await.unwrap()),
             settings: Arc::new(self.settings),
             keyring,
             seal: Arc::new(Seal::new(vec![SealKey::new('a', &[7; 32]).unwrap()]).unwrap()),

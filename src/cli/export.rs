@@ -228,7 +228,7 @@ impl Row<'_> {
             cipher: copy.channel.and_then(Channel::cipher),
             verified: copy.channel.map(|channel| channel.verified().word()),
             attempts: copy.tries,
-            sent_again: copy.doubtful,
+            sent_again: copy.again,
             bounced_late: copy.late,
             at: copy.at,
             opened: deeds.opened,

@@ -91,9 +91,17 @@ impl Entries {
         lease.settle(outcome, Next::Again(at))
     }
 
-    /// Given up: its time is over. The last answer stands in the entry.
-    pub fn expired(&self, lease: Lease, said: Said) -> Settlement {
-        let mut outcome = self.outcome(&lease, Standing::Failed, Class::SoftExpired, said);
+    /// Given up: its time is over. The last answer stands in the entry. One whose answer was lost may have been taken, and
+    /// nobody knows: it ends in doubt, and is not sent again for that loss.
+    pub fn expired(&self, mut lease: Lease, said: Said) -> Settlement {
+        let (standing, class) = match lease.envelope.doubtful.checked_sub(1) {
+            Some(again) => {
+                lease.envelope.doubtful = again;
+                (Standing::InDoubt, Class::SoftSystem)
+            }
+            None => (Standing::Failed, Class::SoftExpired),
+        };
+        let mut outcome = self.outcome(&lease, standing, class, said);
         let last = if outcome.text.is_empty() { "no host was reached" } else { &outcome.text };
         outcome.text = format!("given up after {} tries; the last answer: {last}", lease.envelope.tries);
         lease.settle(outcome, Next::Gone)

@@ -59,7 +59,7 @@ impl Counts {
         if figure.late && figure.standing == Standing::Failed {
             self.bounced_late += figure.copies;
         }
-        self.possible_doubles += figure.doubtful;
+        self.possible_doubles += figure.again;
         self.attempts += figure.tries;
     }
 

@@ -163,7 +163,7 @@ pub struct Figure {
     /// Their attempts together.
     pub tries: u64,
     /// How often they were sent again after a lost answer, together.
-    pub doubtful: u64,
+    pub again: u64,
     /// When the last of them came to stand here.
     pub last: Timestamp,
 }
@@ -195,8 +195,10 @@ pub struct CopyRow {
     pub channel: Option<Channel>,
     /// Attempts.
     pub tries: u16,
-    /// How often it was sent again after a lost answer.
+    /// How often an answer to it was lost after its final dot; the last time not counted while it is in doubt.
     pub doubtful: u8,
+    /// How often it was sent again after that: as often, but for the last time where it was not taken since.
+    pub again: u8,
     /// Whether it bounced after it was delivered.
     pub late: bool,
     /// When it last changed.
@@ -326,7 +328,7 @@ impl Store {
     pub fn figures(&self, launch: LaunchId) -> Result<Vec<Figure>, Error> {
         self.backend.read(|db| {
             let mut rows = db.prepare_cached(
-                "SELECT s.name, t.standing, nullif(t.class, ''), t.late, t.copies, t.tries, t.doubtful, t.last \
+                "SELECT s.name, t.standing, nullif(t.class, ''), t.late, t.copies, t.tries, t.again, t.last \
                  FROM tallies t JOIN sites s ON s.id = t.site WHERE t.launch = ?1 AND t.copies > 0 \
                  ORDER BY s.name, t.standing, t.class",
             )?;
@@ -338,7 +340,7 @@ impl Store {
                     late: row.get(3)?,
                     copies: row.get(4)?,
                     tries: row.get(5)?,
-                    doubtful: row.get(6)?,
+                    again: row.get(6)?,
                     last: Timestamp::from_ms(row.get(7)?),
                 })
             })?;
@@ -382,7 +384,7 @@ impl Store {
         self.backend.read(|db| {
             let mut rows = db.prepare_cached(
                 "SELECT p.contact, coalesce(c.address, ''), s.name, p.standing, p.class, p.code, p.enhanced, p.stage, \
-                 p.text, p.host, p.tries, p.doubtful, p.late, p.at, p.channel FROM copies p JOIN sites s ON s.id = p.site \
+                 p.text, p.host, p.tries, p.doubtful, p.late, p.at, p.channel, p.again FROM copies p JOIN sites s ON s.id = p.site \
                  LEFT JOIN contacts c ON c.id = p.contact WHERE p.launch = ?1 AND p.contact > ?2 \
                  ORDER BY p.contact LIMIT ?3",
             )?;
@@ -483,7 +485,7 @@ fn insert_planned(
 }
 
 /// Writes one outcome over what is on record of its copy; gives what to weigh, or `None` when it was never planned. A
-/// copy whose bounce came in before its delivery was on record counts as failed.
+/// copy whose bounce came in before it was on record that it was, or may have been, taken counts as failed.
 fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite::Result<Option<Finding>> {
     let site = outcome.site.as_ref().map(|name| sites.number(db, name)).transpose()?;
     let Outcome { state, class: why, stage, .. } = *outcome;
@@ -492,7 +494,7 @@ fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite
             "UPDATE copies SET site = coalesce(?3, site), standing = ?4, class = ?5, code = ?6, enhanced = ?7, \
              stage = ?8, text = ?9, host = ?10, tries = ?11, doubtful = ?12, at = ?13, channel = ?14, \
              cause = iif(?5 = 'soft.expired', class, NULL) \
-             WHERE launch = ?1 AND contact = ?2 AND NOT (late = 1 AND ?4 = 2) RETURNING cause",
+             WHERE launch = ?1 AND contact = ?2 AND NOT (late = 1 AND ?4 IN (2, 7)) RETURNING cause",
         )?
         .query_row(
             params![
@@ -516,14 +518,14 @@ fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite
         .optional()?;
     match cause {
         Some(cause) => Ok(Some(Finding { standing: state, class: why, cause, stage, late: false })),
-        None if state == Standing::Delivered && settle_bounced(db, site, outcome)? => {
+        None if matches!(state, Standing::Delivered | Standing::InDoubt) && settle_bounced(db, site, outcome)? => {
             Ok(Some(Finding { standing: state, class: why, cause: None, stage, late: true }))
         }
         None => Ok(None),
     }
 }
 
-/// Settles a delivered copy as failed when its bounce was there first; gives whether it was.
+/// Settles a copy that was or may have been taken as failed when its bounce was there first; gives whether it was.
 fn settle_bounced(db: &Connection, site: Option<i64>, outcome: &Outcome) -> rusqlite::Result<bool> {
     let copy = outcome.envelope;
     db.prepare_cached(
@@ -671,5 +673,6 @@ fn copy_row(row: &Row<'_>) -> rusqlite::Result<CopyRow> {
         late: row.get(12)?,
         at: Timestamp::from_ms(row.get(13)?),
         channel: Channel::from_number(row.get(14)?),
+        again: row.get(15)?,
     })
 }

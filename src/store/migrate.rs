@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sql/0001_people_and_launches.sql"),
     include_str!("sql/0002_tls_sessions.sql"),
     include_str!("sql/0003_forgetting_and_leases.sql"),
+    include_str!("sql/0004_sent_again.sql"),
 ];
 
 /// Brings the schema up to date; refuses one that a later version made.
@@ -56,6 +57,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_counted_as_sent_again_is_counted_anew() {
+        let mut db = Connection::open_in_memory().unwrap();
+        MIGRATIONS[..3].iter().for_each(|migration| db.execute_batch(migration).unwrap());
+        db.execute_batch(
+            "PRAGMA user_version = 3; INSERT INTO sites VALUES (1, 'a.example');
+             INSERT INTO copies (launch, contact, position, site, standing, doubtful, at) VALUES
+                 (1, 1, 0, 1, 2, 2, 0), (1, 2, 0, 1, 1, 1, 0), (1, 3, 0, 1, 1, 2, 0), (1, 4, 0, 1, 4, 1, 0), (1, 5, 0, 1, 2, 0, 0)",
+        )
+        .unwrap();
+        migrate(&mut db, Path::new("record")).unwrap();
+        let again = |standing: u8| {
+            let sql = "SELECT sum(again), sum(copies) FROM tallies WHERE standing = ?1";
+            db.query_row(sql, [standing], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, u32>(1)?))).unwrap()
+        };
+        assert_eq!([again(2), again(1), again(4)], [(2, 2), (1, 2), (0, 1)]);
+        db.execute("UPDATE copies SET standing = 2 WHERE contact = 2", []).unwrap();
+        assert_eq!([again(2), again(1)], [(3, 3), (1, 1)]);
+    }
+
+    #[test]
     fn what_has_run_somewhere_is_never_edited() {
         let hash = |text: &str| HEXLOWER.encode(digest(&SHA256, text.as_bytes()).as_ref());
         let hashes: Vec<String> = MIGRATIONS.iter().map(|text| hash(text)).collect();
@@ -63,6 +84,7 @@ mod tests {
             "1ced044d02f8591162d0881d8476ff4df97c4755728e4fb2c31ee1aa4282a807",
             "9c004a4536fdf9d872853d706e13d81e4ae8c2a518d7bf077bc94a5c4aba899a",
             "954852375e38b3242de67c3f32bc38f158f597f2334a0c99a7ee070125374708",
+            "8eb3056c17e53c356064f28e2625b97ae47422ff8ad4a9da13d5563da2c1c2c4",
         ];
         assert_eq!(hashes, known, "write another migration instead");
     }

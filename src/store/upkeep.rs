@@ -166,7 +166,7 @@ impl Store {
         self.backend
             .write(move |db| {
                 let changed = db.execute(
-                    "UPDATE copies SET standing = 7, text = ?2, at = ?3 \
+                    "UPDATE copies SET standing = 7, text = ?2, doubtful = doubtful - 1, at = ?3 \
                      WHERE launch = ?1 AND standing = 1 AND doubtful > 0",
                     params![launch.0, why, now.as_ms()],
                 )?;

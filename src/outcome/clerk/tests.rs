@@ -33,6 +33,7 @@ struct Fate {
 const DELIVERED: Fate = Fate { state: Standing::Delivered, class: Class::Delivered, stage: Stage::Body };
 const GREYLISTED: Fate = Fate { state: Standing::Deferred, class: Class::SoftGreylist, stage: Stage::To };
 const UNKNOWN: Fate = Fate { state: Standing::Failed, class: Class::HardUnknownUser, stage: Stage::To };
+const IN_DOUBT: Fate = Fate { state: Standing::InDoubt, class: Class::SoftSystem, stage: Stage::Body };
 const BLOCKED: Fate = Fate { state: Standing::Failed, class: Class::BlockIp, stage: Stage::To };
 
 impl Office {
@@ -184,7 +185,7 @@ impl Office {
             let copies: Vec<_> = rows.iter().filter(of).collect();
             assert_eq!(figure.copies, copies.len() as u64, "{figure:?}");
             assert_eq!(figure.tries, copies.iter().map(|row| u64::from(row.tries)).sum::<u64>(), "{figure:?}");
-            assert_eq!(figure.doubtful, copies.iter().map(|row| u64::from(row.doubtful)).sum::<u64>());
+            assert_eq!(figure.again, copies.iter().map(|row| u64::from(row.again)).sum::<u64>());
         }
         assert_eq!(figures.iter().map(|figure| figure.copies).sum::<u64>(), u64::from(self.people));
     }
@@ -247,6 +248,31 @@ async fn a_clerk_that_dies_before_it_clears_counts_nothing_twice() {
     office.attempt_all(&queue, |_| DELIVERED).await;
     office.copy_all(&queue).await;
     assert_eq!((office.count(Standing::Delivered), office.count(Standing::Failed)), (99, 1));
+    office.check_figures();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_bounced_while_it_was_to_be_sent_again_ends_as_bounced_not_in_doubt() {
+    let office = Office::open(1).await;
+    let queue = office.queue();
+    office.admit(&queue, office.launch).await;
+    office.attempt_all(&queue, |_| Fate { state: Standing::Deferred, ..IN_DOUBT }).await;
+    office.copy_all(&queue).await;
+    let copy = EnvelopeId::new(office.launch, ContactId(1));
+    let bounce = store::LateBounce {
+        copy,
+        class: Class::HardUnknownUser,
+        code: Some(550),
+        enhanced: None,
+        text: "gone".into(),
+        at: office.clock.now(),
+    };
+    office.store.bounced_late(bounce, Arc::new(Policy::default())).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(900)).await;
+    office.attempt_all(&queue, |_| IN_DOUBT).await;
+    office.copy_all(&queue).await;
+    let row = office.store.copy(copy).unwrap().unwrap();
+    assert_eq!((row.standing, row.late, row.class), (Standing::Failed, true, Some(Class::HardUnknownUser)));
     office.check_figures();
 }
 

@@ -255,3 +255,40 @@ fn numbers_and_times_are_written_for_people() {
     let spans = [0.25, 42.0, 75.0, 3725.0, 90_000.0].map(lasted);
     assert_eq!(spans, ["0.2 s", "42 s", "1 min 15 s", "1 h 2 min", "1 d 1 h"]);
 }
+
+#[tokio::test]
+async fn only_what_was_sent_again_counts_as_a_possible_double() {
+    let lost_once = |launch, contact, state, class| {
+        let (text, doubtful) = ("the answer was lost", 1);
+        Outcome { doubtful, ..outcome(launch, contact, state, class, text) }
+    };
+    for (state, class, again) in [
+        (Standing::Delivered, Class::Delivered, 1),
+        // once in doubt, sent again, and in doubt once more
+        (Standing::InDoubt, Class::SoftSystem, 1),
+        (Standing::Deferred, Class::SoftSystem, 0),
+        (Standing::Barred, Class::Unsubscribe, 0),
+        (Standing::Cancelled, Class::Undetermined, 0),
+        (Standing::Failed, Class::HardUnknownUser, 0),
+    ] {
+        let (store, launch) = settled(|launch| vec![lost_once(launch, 2, state, class)]).await;
+        let counts = report(&store, launch).unwrap().unwrap().counts;
+        assert_eq!(counts.possible_doubles, again, "{state:?}");
+        let row = store.copy(EnvelopeId::new(launch, ContactId(2))).unwrap().unwrap();
+        assert_eq!((row.doubtful, u64::from(row.again)), (1, again), "{state:?}");
+    }
+    let (store, launch) = settled(|launch| vec![lost_once(launch, 2, Standing::Deferred, Class::SoftSystem)]).await;
+    let sent = lost_once(launch, 2, Standing::Delivered, Class::Delivered);
+    store.settle(2, vec![sent], Arc::new(Policy::default())).await.unwrap();
+    let bounce = LateBounce {
+        copy: EnvelopeId::new(launch, ContactId(2)),
+        class: Class::HardUnknownUser,
+        code: None,
+        enhanced: None,
+        text: "gone".into(),
+        at: START + Duration::from_secs(86_400),
+    };
+    store.bounced_late(bounce, Arc::new(Policy::default())).await.unwrap();
+    let counts = report(&store, launch).unwrap().unwrap().counts;
+    assert_eq!((counts.bounced_late, counts.possible_doubles), (1, 1), "taken twice, for all we know, and bounced");
+}

@@ -84,7 +84,7 @@ async fn carry(queue: Queue, done: Arc<AtomicU64>) {
                     // at an odd time, by which it is known when it comes up
                     true => lease.settle(
                         Outcome { state: Standing::Deferred, ..outcome },
-                        Next::Again(Timestamp::from_ms(clock.now().as_ms() / 2 * 2 + 1)),
+                        Next::Again(Timestamp::from_ms(clock.now().as_ms() / 2 * 2 + 1).into()),
                     ),
                     false => {
                         done.fetch_add(1, Ordering::Relaxed);

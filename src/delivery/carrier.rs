@@ -27,7 +27,7 @@ use crate::delivery::steward::Hatch;
 use crate::delivery::tls_tally::Session;
 use crate::delivery::trouble::{Fault, Judgement, judge_by};
 use crate::mail::{Blame, Channel, Class, HostProof, InDoubt, NoticeKind, Reply, Stage, Standing, Verdict};
-use crate::queue::{Error, Lease, Settlement};
+use crate::queue::{Error, Lease, Settlement, Until};
 use crate::smtp::classify::Reaction;
 use crate::smtp::{Begun, Connection, Copy, CopySource, Ending, Patience, Receipt, TlsFacts, Verified};
 
@@ -407,7 +407,7 @@ impl Carrier {
                 self.kit.road.notices.raise(NoticeKind::Misconfigured, about, &text, None);
                 let reply = Some(Reply { code: 451, enhanced: None, text });
                 let said = Said { stage: Some(Stage::Print), reply, host: None, site, channel: None };
-                entries.again(lease, class, entries.in_about(MENDING), said)
+                entries.again(lease, class, Until::Person(entries.in_about(MENDING)), said)
             }
             Spoilt::Broken => {
                 tracing::error!(copy = %lease.envelope.id, "the press broke down over a copy; this is a bug");

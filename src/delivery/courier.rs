@@ -33,7 +33,7 @@ use crate::delivery::sts::Policies;
 use crate::delivery::taps::Taps;
 use crate::delivery::tls_tally::Tally;
 use crate::mail::{Stage, Verdict};
-use crate::queue::{Claimed, Error, Lease, Queue, Settlement};
+use crate::queue::{Claimed, Error, Lease, Queue, Settlement, Until};
 use crate::sign::Keyring;
 use crate::smtp::TlsClient;
 use crate::smtp::classify::Rules;
@@ -102,7 +102,7 @@ pub(super) enum Back {
     /// A domain that has no way at all.
     Refused(Domain, NoRoute),
     /// It stands still until then; `None`: no more.
-    Still(Post, Option<Instant>),
+    Still(Post, Option<Until>),
     /// It goes on, but sends nothing before then: other sources may have its domains meanwhile.
     Busy(Post, Instant),
     /// It has nothing to do, after so many pieces of work.
@@ -164,7 +164,7 @@ struct Seat {
     number: u64,
     work: mpsc::Sender<Work>,
     given: u64,
-    still: Option<Instant>,
+    still: Option<Until>,
     busy: Option<Instant>,
 }
 
@@ -314,7 +314,7 @@ impl Courier {
             }
             Event::Found(found) => self.found(found, stop).await,
             Event::Claimed(Ok(Claimed { domain, .. })) if self.kit.held.holds(&domain) => {
-                self.rest(domain, self.kit.entries.in_about(HELD));
+                self.rest(domain, Until::Person(self.kit.entries.in_about(HELD)));
             }
             Event::Claimed(Ok(Claimed { domain, launch })) => match self.kit.launches.facts(launch) {
                 Ok(facts) => self.find(&facts, domain, stop).await,
@@ -406,7 +406,7 @@ impl Courier {
             let Some(source) = all.iter().next() else { return };
             return match self.choose(relays, source) {
                 Ok(relay) => self.give(source, &relay.clone(), Work::Claim(domain, relay, pool), stop).await,
-                Err(until) => self.rest(domain, self.at(until, Instant::now())),
+                Err(until) => self.rest(domain, until),
             };
         }
         if !self.kit.takes_turns(&route) {
@@ -419,14 +419,10 @@ impl Courier {
         let turn = self.turns.entry(route.site.clone()).or_default();
         let in_turn = members.in_turn(*turn, &route.site);
         *turn = turn.wrapping_add(1);
-        let waits: Vec<Option<Instant>> =
-            in_turn.iter().map(|source| self.occupied(source, &route.site, now)).collect();
+        let waits: Vec<Option<Until>> = in_turn.iter().map(|source| self.occupied(source, &route.site, now)).collect();
         match waits.iter().position(Option::is_none) {
             Some(at) => self.give(in_turn[at], &route, Work::Claim(domain, route.clone(), pool), stop).await,
-            None => {
-                let until = waits.into_iter().flatten().min().unwrap_or(now);
-                self.rest(domain, self.at(until, now));
-            }
+            None => self.rest(domain, self.first_of(waits.into_iter().flatten())),
         }
     }
 
@@ -438,15 +434,13 @@ impl Courier {
             None => Some(all.choose(lease.envelope.id, lease.envelope.source, facts.pool.as_deref())),
         };
         let Some(source) = source else { return lease.home() };
-        let now = Instant::now();
         let route = match route.choices.as_ref().map(|relays| self.choose(relays, source)) {
             None | Some(Err(_)) => route,
             Some(Ok(relay)) => relay,
         };
-        if let Some(until) = self.still(source, &route.site, now) {
-            let (entries, until) = (&self.kit.entries, self.at(until, now));
+        if let Some(until) = self.still(source, &route.site) {
             let site = self.kit.counted_under(&route, lease.domain());
-            let settled = entries.aside(lease, until, "its site stands still".to_owned(), site);
+            let settled = self.kit.entries.aside(lease, until, "its site stands still".to_owned(), site);
             return self.settle(settled);
         }
         let job = Job { lease, facts, stray: true, setbacks: 0, intended: false };
@@ -454,27 +448,33 @@ impl Courier {
     }
 
     /// The relay whose turn it is, by weight, among those that have something to give; or when the first of them has.
-    fn choose(&self, relays: &[Arc<Route>], source: &Source) -> Result<Arc<Route>, Instant> {
+    fn choose(&self, relays: &[Arc<Route>], source: &Source) -> Result<Arc<Route>, Until> {
         let now = Instant::now();
-        let mut first = None;
+        let mut waits = Vec::new();
         for relay in by_weight(relays, &*self.kit.road.world.dice) {
             match self.occupied(source, &relay.site, now) {
                 None => return Ok(relay.clone()),
-                Some(until) => first = Some(first.map_or(until, |known: Instant| known.min(until))),
+                Some(until) => waits.push(until),
             }
         }
-        Err(first.unwrap_or(now))
+        Err(self.first_of(waits.into_iter()))
+    }
+
+    /// When the first of these is over; for a person only when all of them are.
+    fn first_of(&self, waits: impl Iterator<Item = Until> + Clone) -> Until {
+        let first = waits.clone().map(Until::at).min().unwrap_or_else(|| self.kit.entries.now());
+        if waits.clone().all(Until::is_for_person) { Until::Person(first) } else { Until::Time(first) }
     }
 
     /// Until when a source has nothing to give at a site: it stands still, or its pace does.
-    fn occupied(&self, source: &Source, site: &Arc<str>, now: Instant) -> Option<Instant> {
-        let seat = self.seats.get(&(source.id, site.clone()))?;
-        seat.still.max(seat.busy).filter(|until| *until > now)
+    fn occupied(&self, source: &Source, site: &Arc<str>, now: Instant) -> Option<Until> {
+        let busy = self.seats.get(&(source.id, site.clone()))?.busy.filter(|until| *until > now);
+        self.still(source, site).or_else(|| busy.map(|until| self.at(until, now).into()))
     }
 
     /// Until when a source stands still at a site.
-    fn still(&self, source: &Source, site: &Arc<str>, now: Instant) -> Option<Instant> {
-        self.seats.get(&(source.id, site.clone()))?.still.filter(|until| *until > now)
+    fn still(&self, source: &Source, site: &Arc<str>) -> Option<Until> {
+        self.seats.get(&(source.id, site.clone()))?.still.filter(|until| until.at() > self.kit.entries.now())
     }
 
     /// Gives work to a steward, which starts if it is not there.
@@ -502,7 +502,7 @@ impl Courier {
         self.finding.push(refuse(self.kit.clone(), domain, why).boxed());
     }
 
-    fn rest(&self, domain: Domain, until: Timestamp) {
+    fn rest(&self, domain: Domain, until: Until) {
         let queue = self.kit.road.queue.clone();
         self.finding.push(
             async move {

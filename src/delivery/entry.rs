@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use crate::base::{Domain, Timestamp};
 use crate::config::Retry;
+use crate::delivery::stops::Stop;
 use crate::mail::{Channel, Class, InDoubt, Outcome, Reply, Stage, Standing};
-use crate::queue::{Lease, Next, Settlement};
+use crate::queue::{Lease, Next, Settlement, Until};
 use crate::world::{Clock, Dice, World};
+
+/// What waits for a person is looked at again after this time: for expired copies, and for what belongs elsewhere.
+pub(super) const RECHECK: Duration = Duration::from_secs(5 * 60);
 
 /// What was said of a copy, by whom, and when in the conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +51,11 @@ impl Entries {
         self.now() + span.mul_f64(1.0 + 0.5 * self.dice.fraction())
     }
 
+    /// Until a person lets it go, of what stands still till then.
+    pub fn for_person(&self) -> Until {
+        Until::Person(self.in_about(RECHECK))
+    }
+
     /// Taken by its host.
     pub fn delivered(&self, mut lease: Lease, said: Said) -> Settlement {
         count(&mut lease);
@@ -71,24 +80,35 @@ impl Entries {
             return self.expired(lease, said);
         }
         let outcome = self.outcome(&lease, Standing::Deferred, class, said);
-        lease.settle(outcome, Next::Again(due))
+        lease.settle(outcome, Next::Again(due.into()))
     }
 
     /// To be tried again at a time, without counting a try: the trouble was not its own.
-    pub fn again(&self, lease: Lease, class: Class, at: Timestamp, said: Said) -> Settlement {
-        if at > lease.envelope.expires {
+    pub fn again(&self, lease: Lease, class: Class, until: impl Into<Until>, said: Said) -> Settlement {
+        let until = until.into();
+        if until.at() > lease.envelope.expires {
             return self.expired(lease, said);
         }
         let outcome = self.outcome(&lease, Standing::Deferred, class, said);
-        lease.settle(outcome, Next::Again(at))
+        lease.settle(outcome, Next::Again(until))
     }
 
     /// Put off to a time without having been tried: its turn cannot come before.
-    pub fn aside(&self, lease: Lease, at: Timestamp, text: String, site: Arc<str>) -> Settlement {
+    pub fn aside(&self, lease: Lease, until: impl Into<Until>, text: String, site: Arc<str>) -> Settlement {
         let standing = if lease.envelope.tries == 0 { Standing::Waiting } else { Standing::Deferred };
         let said = Said { stage: None, reply: None, host: None, site, channel: None };
         let outcome = Outcome { text, ..self.outcome(&lease, standing, Class::SoftSystem, said) };
-        lease.settle(outcome, Next::Again(at))
+        lease.settle(outcome, Next::Again(until.into()))
+    }
+
+    /// Put off because it is stopped at its site. What stood still together does not come back together.
+    pub fn stopped(&self, lease: Lease, stop: Stop, site: Arc<str>) -> Settlement {
+        let Stop { why, until } = stop;
+        let until = match until {
+            Some(until) => Until::Time(self.in_about(until.since(self.now()))),
+            None => self.for_person(),
+        };
+        self.aside(lease, until, why.to_string(), site)
     }
 
     /// Given up: its time is over. The last answer stands in the entry. One whose answer was lost may have been taken, and
@@ -133,7 +153,7 @@ impl Entries {
                     return self.expired(lease, said);
                 }
                 let outcome = self.outcome(&lease, Standing::Deferred, Class::SoftSystem, said);
-                lease.settle(outcome, Next::Again(due))
+                lease.settle(outcome, Next::Again(due.into()))
             }
             InDoubt::Hold => {
                 let outcome = self.outcome(&lease, Standing::InDoubt, Class::SoftSystem, said);

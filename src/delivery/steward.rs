@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::{Domain, SourceId};
 use crate::delivery::carrier::{Answer, End, Heard, Job, Word};
 use crate::delivery::courier::{Back, Kit, Post};
-use crate::delivery::entry::Said;
+use crate::delivery::entry::{RECHECK, Said};
 use crate::delivery::launches::{Bound, Way};
 use crate::delivery::limits::{Binding, Learned, Limits, NotNow};
 use crate::delivery::route::Route;
@@ -33,9 +33,8 @@ use crate::delivery::steward::door::{Door, door_of};
 pub(super) use crate::delivery::steward::hatch::Hatch;
 use crate::delivery::steward::meter::Meter;
 use crate::delivery::steward::orders::Order;
-use crate::delivery::stops::Stop;
 use crate::mail::{NoticeKind, Reply};
-use crate::queue::{Error, Lease, Settlement};
+use crate::queue::{Error, Lease, Settlement, Until};
 use crate::smtp::Patience;
 
 /// Most copies leased at once from one domain.
@@ -50,8 +49,6 @@ const KEPT: usize = 4;
 const NAP: Duration = Duration::from_secs(1);
 /// Words of carriers that may wait.
 const WORDS_MAX: usize = 256;
-/// A held site is looked at again after this time: for expired copies, and for what belongs elsewhere.
-const RECHECK: Duration = Duration::from_secs(5 * 60);
 /// How long a steward stays without work, beside the interval of its paces.
 const LINGER: Duration = Duration::from_secs(1);
 /// A turn of the calendar that is further away than this closes the connections meanwhile.
@@ -276,7 +273,7 @@ impl Steward {
                 self.news = true;
                 let at = self.kit.entries.now();
                 for domain in std::mem::take(&mut self.rested) {
-                    self.orders.push(Order::Rest(domain, at, Vec::new()));
+                    self.orders.push(Order::Rest(domain, at.into(), Vec::new()));
                 }
             }
         }
@@ -295,7 +292,7 @@ impl Steward {
             home.extend::<VecDeque<Job>>(theirs);
         }
         if claimed || !home.is_empty() {
-            self.orders.push(Order::Rest(domain.clone(), self.kit.entries.in_about(RECHECK), home));
+            self.orders.push(Order::Rest(domain.clone(), self.kit.entries.for_person(), home));
         }
     }
 
@@ -357,7 +354,7 @@ impl Steward {
             if let Some(door) = self.doors.get_mut(&key) {
                 door.leasing -= 1;
             }
-            return self.orders.push(Order::Rest(domain, self.kit.entries.in_about(RECHECK), Vec::new()));
+            return self.orders.push(Order::Rest(domain, self.kit.entries.for_person(), Vec::new()));
         }
         let mut batch = Vec::new();
         for lease in leases {
@@ -394,10 +391,8 @@ impl Steward {
             Err(why) => return batch.push(entries.aside(lease, entries.in_about(RECHECK), why, site)),
         };
         let (launch, now) = (lease.envelope.id.launch(), entries.now());
-        if let Some(Stop { why, until }) = self.kit.road.stops.why(launch, facts.from.as_ref(), &self.post.1, now) {
-            // what stood still together does not come back together
-            let at = entries.in_about(until.map_or(RECHECK, |until| until.since(now)));
-            return batch.push(entries.aside(lease, at, why.to_string(), site));
+        if let Some(stop) = self.kit.road.stops.why(launch, facts.from.as_ref(), &self.post.1, now) {
+            return batch.push(entries.stopped(lease, stop, site));
         }
         let new_domains = if self.is_direct { &facts.new_domains[..] } else { &[] };
         if let Some((turn, why)) = self.kit.new_domains.turn(new_domains, &self.post.1, Instant::now()) {
@@ -444,15 +439,18 @@ impl Steward {
             return;
         }
         if let Some(wait) = self.awaits_record(now) {
-            self.stand_still(wait, now);
+            self.stand_still((self.kit.entries.now() + wait).into(), now);
             return self.idle(now);
         }
+        let wall = self.kit.entries.now();
         match self.limits.binds(0, now) {
-            Some(NotNow { binds: Binding::Held(_), .. }) => self.stand_still(RECHECK, now),
-            Some(NotNow { binds: Binding::Paused(_), wait }) => self.stand_still(wait.unwrap_or(RECHECK), now),
+            Some(NotNow { binds: Binding::Held(_), .. }) => self.stand_still(Until::Person(wall + RECHECK), now),
+            Some(NotNow { binds: Binding::Paused(_), wait }) => {
+                self.stand_still((wall + wait.unwrap_or(RECHECK)).into(), now);
+            }
             // the next one goes in a while: connections are not kept open for it, and other sources may send meanwhile
             Some(NotNow { binds: Binding::Warmup(_), wait: Some(wait) }) if wait >= COLD_MIN => {
-                self.stand_still(wait, now);
+                self.stand_still((wall + wait).into(), now);
             }
             Some(NotNow {
                 binds: Binding::Connections(_) | Binding::ConnectionRate | Binding::MessageRate | Binding::Warmup(_),

@@ -118,7 +118,7 @@ fn settle(mut lease: Lease, state: Standing) -> Settlement {
         doubtful: lease.envelope.doubtful,
         at: START,
     };
-    let next = if state == Standing::Deferred { Next::Again(START + HOUR) } else { Next::Gone };
+    let next = if state == Standing::Deferred { Next::Again((START + HOUR).into()) } else { Next::Gone };
     lease.settle(outcome, next)
 }
 

@@ -17,6 +17,8 @@ pub(super) struct Standing {
     pub next: Option<Timestamp>,
     /// Nobody may claim it before this time.
     pub rest: Timestamp,
+    /// Whether it rests until a person lets it go.
+    pub is_for_person: bool,
     /// Present while somebody holds the claim.
     pub claim: Option<Claim>,
 }
@@ -73,10 +75,15 @@ impl Agenda {
         self.due.first()
     }
 
-    /// Whether nobody holds a claim or a lease, and nobody may claim before `until`.
-    pub fn is_idle(&self, until: Timestamp) -> bool {
-        let rests = |standing: &Standing| standing.claim.is_none() && standing.leased.is_empty();
-        self.first().is_none_or(|(at, _)| *at > until) && self.domains.values().all(rests)
+    /// Whether nobody holds a claim or a lease.
+    pub fn is_quiet(&self) -> bool {
+        self.domains.values().all(|standing| standing.claim.is_none() && standing.leased.is_empty())
+    }
+
+    /// The domains that may be claimed by `until`, but for those that rest until a person lets them go.
+    pub fn due_by(&self, until: Timestamp) -> impl Iterator<Item = &Domain> {
+        let by_then = self.due.iter().take_while(move |(at, _)| *at <= until);
+        by_then.map(|(_, domain)| domain).filter(|domain| !self.domains[*domain].is_for_person)
     }
 
     /// All domains, in order of name.
@@ -120,9 +127,13 @@ mod tests {
         assert_eq!(agenda.first().unwrap().1, domain("b.example"));
         agenda.change(&domain("b.example"), |standing| standing.rest = Timestamp::from_ms(99));
         assert_eq!(agenda.first().unwrap().1, domain("a.example"));
-        assert!(!agenda.is_idle(Timestamp::from_ms(20)));
+        assert!(!agenda.is_quiet());
         agenda.change(&domain("c.example"), |standing| standing.claim = None);
-        assert!(agenda.is_idle(Timestamp::from_ms(9)) && !agenda.is_idle(Timestamp::from_ms(10)));
+        let due_by = |agenda: &Agenda, at| agenda.due_by(Timestamp::from_ms(at)).cloned().collect::<Vec<_>>();
+        assert!(agenda.is_quiet() && due_by(&agenda, 9).is_empty());
+        assert_eq!(due_by(&agenda, 30), [domain("c.example"), domain("a.example")]);
+        agenda.change(&domain("c.example"), |standing| standing.is_for_person = true);
+        assert_eq!(due_by(&agenda, 30), [domain("a.example")]);
         agenda.change(&domain("c.example"), |standing| standing.waiting = 0);
         agenda.change(&domain("a.example"), |standing| standing.waiting = 0);
         assert_eq!(agenda.first().unwrap(), &(Timestamp::from_ms(99), domain("b.example")));

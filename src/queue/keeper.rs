@@ -1,6 +1,7 @@
 //! The single writer: takes what has piled up, commits once, answers all. Owns the ledger and the agenda; nobody else
 //! touches either.
 
+mod idleness;
 mod leases;
 mod outbox;
 mod recovery;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use self::recovery::recover;
 use super::agenda::{Agenda, Claim, Standing as DomainStanding};
 use super::intents::Intents;
-use super::lease::{Action, Homes, Lease, Settlement};
+use super::lease::{Action, Homes, Lease, Settlement, Until};
 use super::ledger::{Ledger, Move, walk};
 use super::{Admission, BUCKETS, Claimed, Depth, DomainDepth, Error, Place, Spans, Stall, Sweep, Whose, codec, keys};
 use crate::base::{Domain, EnvelopeId, LaunchId, SourceId, Timestamp};
@@ -49,7 +50,7 @@ pub(super) enum Request {
     Admit(Vec<Admission>, Reply<()>),
     Claim(Reply<Claimed>),
     Lease(Domain, usize, Reply<Vec<Lease>>),
-    Rest(Domain, Timestamp, Reply<()>),
+    Rest(Domain, Until, Reply<()>),
     Wake(Reply<()>),
     Settle(Vec<Settlement>, Reply<()>),
     Sweep(Whose, Sweep, Reply<u64>),
@@ -103,6 +104,8 @@ pub struct Keeper {
     held: BTreeSet<LaunchId>,
     in_doubt: Box<dyn Fn(LaunchId) -> InDoubt + Send>,
     drops: BTreeMap<EnvelopeId, u8>,
+    /// Copies that wait for a person, as far as that was said since the start.
+    for_person: BTreeSet<EnvelopeId>,
     /// Each with who is to be told once it is written.
     admissions: VecDeque<(Admission, Option<Reply<()>>)>,
     /// When copies were last settled.
@@ -171,6 +174,7 @@ impl Keeper {
             held: opening.held,
             in_doubt: opening.in_doubt,
             drops: BTreeMap::new(),
+            for_person: BTreeSet::new(),
             admissions: VecDeque::new(),
             settled: None,
             claims: VecDeque::new(),
@@ -321,6 +325,7 @@ impl Keeper {
                 let _ = answer.send(Ok(()));
             }
             Request::Wake(answer) => {
+                self.for_person.clear();
                 let now = self.clock.now();
                 let resting = self.agenda.domains().filter(|(_, standing)| standing.rest > now);
                 for domain in resting.map(|(domain, _)| domain.clone()).collect::<Vec<_>>() {
@@ -363,7 +368,7 @@ impl Keeper {
             Request::NumberSources(names, answer) => drop(answer.send(self.number_sources(&names).await)),
             Request::Domains(most, answer) => drop(answer.send(Ok(self.domains(most)))),
             Request::Idle(until, answer) => {
-                let idle = self.guard().map(|()| self.admissions.is_empty() && self.agenda.is_idle(until));
+                let idle = self.guard().and_then(|()| self.is_idle(until));
                 let _ = answer.send(idle);
             }
             Request::Close(answer) => {
@@ -425,6 +430,7 @@ impl Keeper {
 
     fn left(&mut self, domain: &Domain, id: EnvelopeId) {
         self.drops.remove(&id);
+        self.for_person.remove(&id);
         self.intents.settle(id);
         self.agenda.change(domain, |standing| {
             standing.leased.remove(&id);
@@ -472,13 +478,16 @@ impl Keeper {
                 self.batch.leased.push(since);
                 self.left(&domain, id);
             }
-            Action::Again(at, outcome) => {
+            Action::Again(until, outcome) => {
                 self.batch.moves.push(Move::Remove(was));
                 self.batch.outcomes.push(outcome);
                 self.batch.leased.push(since);
                 self.left(&domain, id);
-                envelope.due = at;
+                envelope.due = until.at();
                 self.put_due(&domain, &envelope);
+                if until.is_for_person() {
+                    self.for_person.insert(id);
+                }
             }
         }
     }

@@ -82,7 +82,7 @@ impl Lease {
     pub fn settle(self, outcome: Outcome, next: Next) -> Settlement {
         let action = match next {
             Next::Gone => Action::Gone(outcome),
-            Next::Again(at) => Action::Again(at, outcome),
+            Next::Again(until) => Action::Again(until, outcome),
         };
         Settlement { lease: self, action }
     }
@@ -112,13 +112,42 @@ impl Drop for Lease {
     }
 }
 
+/// Until when a copy or a domain waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// It goes by itself at this time.
+    Time(Timestamp),
+    /// It goes when a person lets it; at this time it is looked at again. Whoever waits for what is due does not wait for it.
+    Person(Timestamp),
+}
+
+impl Until {
+    /// When it is claimed again.
+    pub fn at(self) -> Timestamp {
+        match self {
+            Until::Time(at) | Until::Person(at) => at,
+        }
+    }
+
+    /// Whether it waits for a person.
+    pub fn is_for_person(self) -> bool {
+        matches!(self, Until::Person(_))
+    }
+}
+
+impl From<Timestamp> for Until {
+    fn from(at: Timestamp) -> Until {
+        Until::Time(at)
+    }
+}
+
 /// What becomes of a leased copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// It leaves the queue.
     Gone,
-    /// It is due again at this time, as its envelope then stands.
-    Again(Timestamp),
+    /// It is due again then, as its envelope stands.
+    Again(Until),
 }
 
 /// A change to one copy, to be committed. One that never reaches the keeper takes its lease home.
@@ -132,5 +161,5 @@ pub struct Settlement {
 pub(super) enum Action {
     Intend,
     Gone(Outcome),
-    Again(Timestamp, Outcome),
+    Again(Until, Outcome),
 }

@@ -58,7 +58,7 @@ use crate::mail::{Envelope, Outcome};
 
 pub use inventory::{Inventory, carry_learned};
 pub use keeper::{Keeper, Opening};
-pub use lease::{Lease, Next, Settlement};
+pub use lease::{Lease, Next, Settlement, Until};
 pub use ledger::{Ledger, Move, Pair};
 pub use memory::MemoryLedger;
 pub use sled::{Durability, SledLedger};
@@ -309,11 +309,13 @@ impl Queue {
     }
 
     /// Gives a claim back; the domain may not be claimed again before `until`.
-    pub async fn rest(&self, domain: &Domain, until: Timestamp) -> Result<(), Error> {
+    pub async fn rest(&self, domain: &Domain, until: impl Into<Until>) -> Result<(), Error> {
+        let until = until.into();
         self.ask(|answer| Request::Rest(domain.clone(), until, answer)).await
     }
 
-    /// Ends the rest of every domain: whoever had a reason for one gives it again when it is claimed.
+    /// Ends the rest of every domain, and nothing counts as waiting for a person any more: whoever had a reason gives it again
+    /// when it is claimed or leased.
     pub async fn wake(&self) -> Result<(), Error> {
         self.ask(Request::Wake).await
     }
@@ -393,7 +395,7 @@ impl Queue {
         self.ask(|answer| Request::Domains(most, answer)).await
     }
 
-    /// Whether nothing is claimed or leased, and no domain may be claimed before `until`.
+    /// Whether nothing is claimed or leased, and nothing is due before `until` but what waits for a person.
     pub async fn is_idle(&self, until: Timestamp) -> Result<bool, Error> {
         self.ask(|answer| Request::Idle(until, answer)).await
     }

@@ -172,7 +172,7 @@ async fn a_deferred_copy_waits_for_its_time_even_behind_other_lanes() {
         let urgent = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
         let later = outcome(&urgent, Standing::Deferred);
         let due = clock.now() + Duration::from_secs(600);
-        queue.settle(vec![urgent.settle(later, Next::Again(due))]).await.unwrap();
+        queue.settle(vec![urgent.settle(later, Next::Again(due.into()))]).await.unwrap();
         let bulk = queue.lease(&claimed, 1).await.unwrap().pop().unwrap();
         let gone = outcome(&bulk, Standing::Delivered);
         queue.settle(vec![bulk.settle(gone, Next::Gone)]).await.unwrap();
@@ -255,6 +255,38 @@ async fn copies_held_for_a_launch_that_goes_on_are_put_back_at_the_next_start() 
     assert_eq!((again.depth().waiting, again.depth().held), (3, 0));
     let claimed = again.claim().await.unwrap().domain;
     assert_eq!(again.lease(&claimed, 9).await.unwrap().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_queue_does_not_wait_for_what_waits_for_a_person() {
+    on_both(|queue, clock| async move {
+        let (soon, later) = (clock.now() + Duration::from_secs(300), clock.now() + Duration::from_secs(600));
+        let copies = [("a.example", 1), ("b.example", 2), ("b.example", 3)];
+        admit(&queue, copies.map(|(at, n)| (domain(at), copy(n, Lane::Bulk, clock.now()))).to_vec()).await;
+        let held = queue.claim().await.unwrap().domain;
+        queue.rest(&held, Until::Person(soon)).await.unwrap();
+        let claimed = queue.claim().await.unwrap().domain;
+        let mut leases = queue.lease(&claimed, 5).await.unwrap();
+        let put_off = async |lease: Lease, until: Until| {
+            let later = outcome(&lease, Standing::Deferred);
+            queue.settle(vec![lease.settle(later, Next::Again(until))]).await.unwrap();
+        };
+        put_off(leases.pop().unwrap(), soon.into()).await;
+        put_off(leases.pop().unwrap(), Until::Person(clock.now())).await;
+        assert_eq!((queue.is_idle(clock.now()).await, queue.is_idle(later).await), (Ok(true), Ok(false)));
+        queue.sweep(LAUNCH, Sweep::Retry).await.unwrap();
+        assert_eq!(queue.is_idle(clock.now()).await, Ok(false), "all is due now");
+        let claimed = queue.claim().await.unwrap().domain;
+        for lease in queue.lease(&claimed, 5).await.unwrap() {
+            put_off(lease, Until::Person(soon)).await;
+        }
+        let claimed = queue.claim().await.unwrap().domain;
+        queue.rest(&claimed, Until::Person(soon)).await.unwrap();
+        assert_eq!(queue.is_idle(later).await, Ok(true));
+        queue.wake().await.unwrap();
+        assert_eq!(queue.is_idle(later).await, Ok(false), "a person may have let them go");
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

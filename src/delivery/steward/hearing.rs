@@ -13,12 +13,13 @@ use crate::delivery::entry::Said;
 use crate::delivery::limits::{Binding, NotNow};
 use crate::delivery::notices::About;
 use crate::delivery::route::NoRoute;
+use crate::delivery::steward::Steward;
 use crate::delivery::steward::door::Claims;
 use crate::delivery::steward::orders::Order;
-use crate::delivery::steward::{RECHECK, Steward};
-use crate::delivery::stops::{Scope, Stop};
+use crate::delivery::stops::Scope;
 use crate::delivery::trouble::{Fault, Judgement, judge_by};
 use crate::mail::{Blame, NoticeKind, Verdict, impersonal};
+use crate::queue::Until;
 use crate::smtp::classify::Reaction;
 
 /// How long a relay that could not be reached is passed over for the others.
@@ -68,10 +69,9 @@ impl Steward {
                 let from = job.facts.from.as_ref();
                 let now = self.kit.entries.now();
                 match self.kit.road.stops.why(job.lease.envelope.id.launch(), from, &self.post.1, now) {
-                    Some(Stop { why, until }) => {
+                    Some(stop) => {
                         let site = self.counted_under(&key, &job);
-                        let at = self.kit.entries.in_about(until.map_or(RECHECK, |until| until.since(now)));
-                        batch.push(self.kit.entries.aside(job.lease, at, why.to_string(), site));
+                        batch.push(self.kit.entries.stopped(job.lease, stop, site));
                     }
                     None => {
                         if let Some(door) = self.doors.get_mut(&key) {
@@ -147,13 +147,13 @@ impl Steward {
         }
         self.hear_out(&judgement, &words, now);
         if self.doors.get(key).is_some_and(|door| door.route.relay.as_ref().is_some_and(|relay| relay.has_others)) {
-            return self.stand_in(key, now);
+            return self.stand_in(key);
         }
         let rest = DOOR_REST_MAX.min(self.kit.road.settings.retry.first.duration());
         let until = match self.limits.binds(0, now) {
-            Some(NotNow { binds: Binding::Held(_), .. }) => self.kit.entries.in_about(RECHECK),
-            Some(NotNow { binds: Binding::Paused(_), wait: Some(wait) }) => self.kit.entries.now() + wait,
-            _ => self.kit.entries.in_about(rest),
+            Some(NotNow { binds: Binding::Held(_), .. }) => self.kit.entries.for_person(),
+            Some(NotNow { binds: Binding::Paused(_), wait: Some(wait) }) => (self.kit.entries.now() + wait).into(),
+            _ => self.kit.entries.in_about(rest).into(),
         };
         // the copy whose turn it was tells in the book why it waits
         if let Some(job) = self.doors.get_mut(key).and_then(|door| door.stock.pop_front()) {
@@ -168,10 +168,10 @@ impl Steward {
     }
 
     /// The other relays take over for a while; what may be tried here meanwhile tells whether it is back.
-    pub(super) fn stand_in(&mut self, key: &Arc<str>, now: Instant) {
-        self.orders.push(Order::Tell(Back::Still(self.post.clone(), Some(now + RELAY_REST))));
+    pub(super) fn stand_in(&mut self, key: &Arc<str>) {
+        let soon = Until::Time(self.kit.entries.now() + RELAY_REST);
+        self.orders.push(Order::Tell(Back::Still(self.post.clone(), Some(soon))));
         self.pass_on(key);
-        let soon = self.kit.entries.now() + RELAY_REST;
         self.rest_door(key, soon, Claims::All);
     }
 

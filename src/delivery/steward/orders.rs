@@ -19,7 +19,7 @@ use crate::delivery::route::Route;
 use crate::delivery::sites::SiteStatus;
 use crate::delivery::steward::{Event, Hatch, LINGER, Leased, Steward};
 use crate::delivery::warmup::LEFT_ALONE;
-use crate::queue::Settlement;
+use crate::queue::{Settlement, Until};
 
 /// Work under way; each piece ends in an event.
 pub(super) type Chores = FuturesUnordered<BoxFuture<'static, Event>>;
@@ -29,7 +29,7 @@ pub(super) enum Order {
     Lease(Arc<str>, Domain, usize),
     Open(u32, Arc<Route>),
     /// The domain rests; then the copies go home.
-    Rest(Domain, Timestamp, Vec<Job>),
+    Rest(Domain, Until, Vec<Job>),
     Settle(Vec<Settlement>),
     Learn(Vec<u8>),
     /// The warm-up's record, with what may be sent once it is written.

@@ -2,26 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::base::{Domain, Timestamp};
+use crate::base::Domain;
 use crate::delivery::carrier::Job;
 use crate::delivery::courier::Back;
 use crate::delivery::steward::door::{Claims, Door};
 use crate::delivery::steward::orders::Order;
 use crate::delivery::steward::{HANDFUL, LEASING_MAX, Steward};
+use crate::queue::Until;
 
 /// Domains put to rest that are remembered, so that a person's `resume` reaches them at once.
 const RESTED_MAX: usize = 1000;
 
 impl Steward {
     /// Nothing moves for a while: connections close, domains rest, copies go home.
-    pub(super) fn stand_still(&mut self, wait: Duration, now: Instant) {
-        let until = self.kit.entries.now() + wait;
+    pub(super) fn stand_still(&mut self, until: Until, now: Instant) {
         if !std::mem::replace(&mut self.still, true) {
-            self.orders.push(Order::Tell(Back::Still(self.post.clone(), Some(now + wait))));
+            self.orders.push(Order::Tell(Back::Still(self.post.clone(), Some(until))));
         }
         self.close_asks();
         let keys: Vec<Arc<str>> = self.doors.keys().cloned().collect();
@@ -33,7 +32,7 @@ impl Steward {
             }
             self.rest_door(&key, until, Claims::Looked);
         }
-        self.wake = Some(now + wait);
+        self.wake = Some(now + until.at().since(self.kit.entries.now()));
     }
 
     /// Other sources may be in order: the domains are theirs meanwhile. The courier knows that this one stands still.
@@ -62,7 +61,7 @@ impl Steward {
 
     /// The domains behind a door rest, and what was leased of them goes home; strays, whose domains are not ours, are put
     /// off one by one.
-    pub(super) fn rest_door(&mut self, key: &Arc<str>, until: Timestamp, claims: Claims) {
+    pub(super) fn rest_door(&mut self, key: &Arc<str>, until: Until, claims: Claims) {
         let Some(door) = self.doors.get_mut(key) else { return };
         let route = door.route.clone();
         let mut resting: BTreeMap<Domain, Vec<Job>> = BTreeMap::new();

@@ -11,7 +11,6 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use super::*;
 use crate::base::{Domain, Span};
 use crate::delivery::sites::{hold_on_record, let_go_on_record};
-use crate::delivery::source::Sources;
 use crate::mail::InDoubt;
 use crate::queue::{MemoryLedger, Opening};
 use crate::sign::{Algorithm, create_key};

@@ -128,7 +128,7 @@ impl Office {
                     lease.envelope.tries += 1;
                     let outcome = self.outcome(&lease, fate);
                     let next = match fate.state {
-                        Standing::Deferred => Next::Again(self.clock.now() + Duration::from_secs(900)),
+                        Standing::Deferred => Next::Again((self.clock.now() + Duration::from_secs(900)).into()),
                         _ => Next::Gone,
                     };
                     lease.settle(outcome, next)

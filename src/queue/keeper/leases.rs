@@ -7,7 +7,7 @@ use crate::mail::{Class, Envelope, InDoubt, Lane, Standing};
 use crate::queue::agenda::Claim;
 use crate::queue::keeper::recovery::{decided, doubt};
 use crate::queue::keeper::{Keeper, LeaseCall, PAGE};
-use crate::queue::lease::{Lease, Manner};
+use crate::queue::lease::{Lease, Manner, Until};
 use crate::queue::ledger::Move;
 use crate::queue::{Claimed, Error, Place, codec, keys};
 
@@ -29,11 +29,13 @@ impl Keeper {
             if answer.is_closed() {
                 continue;
             }
-            self.agenda.change(&domain, |standing| standing.claim = Some(Claim::default()));
+            self.agenda.change(&domain, |standing| {
+                (standing.claim, standing.is_for_person) = (Some(Claim::default()), false);
+            });
             match self.first_launch(&domain, now) {
                 Ok(Some(launch)) => {
                     if answer.send(Ok(Claimed { domain: domain.clone(), launch })).is_err() {
-                        self.rest(&domain, now);
+                        self.rest(&domain, now.into());
                     }
                 }
                 Ok(None) => {
@@ -80,6 +82,7 @@ impl Keeper {
             match ready {
                 Some(envelope) if self.held.contains(&envelope.id.launch()) => self.hold(domain, &envelope),
                 Some(envelope) => {
+                    self.for_person.remove(&envelope.id);
                     self.agenda.change(domain, |standing| standing.leased.insert(envelope.id));
                     leases.push(Lease::new(domain.clone(), envelope, self.homes.clone()));
                 }
@@ -159,10 +162,10 @@ impl Keeper {
         }
     }
 
-    pub(super) fn rest(&mut self, domain: &Domain, until: Timestamp) {
+    pub(super) fn rest(&mut self, domain: &Domain, until: Until) {
         let now = self.clock.now();
         self.agenda.change(domain, |standing| {
-            standing.rest = until;
+            (standing.rest, standing.is_for_person) = (until.at(), until.is_for_person());
             if standing.claim.take().is_some() {
                 // what was read ahead is due; the next claim finds out what is left
                 standing.expect(now);

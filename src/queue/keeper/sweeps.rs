@@ -144,7 +144,7 @@ impl Keeper {
     pub(super) fn wake(&mut self, domain: &Domain, now: Timestamp) -> bool {
         let rests = self.agenda.look(domain).is_some_and(|standing| standing.rest > now);
         if rests {
-            self.agenda.change(domain, |standing| standing.rest = now);
+            self.agenda.change(domain, |standing| (standing.rest, standing.is_for_person) = (now, false));
         }
         rests
     }

@@ -19,7 +19,7 @@ async fn a_person_suspends_a_site_and_lets_it_go_on() {
     let before = host.taken().len();
     assert!((9..=12).contains(&before), "{before}");
     let clock = sending.world.clock.clone();
-    assert!(sending.queue.is_idle(clock.now()).await.unwrap(), "what rests is no work");
+    assert!(sending.queue.is_idle(clock.now() + secs(36_000)).await.unwrap(), "what a person holds is not waited for");
     sending.sites.resume("a.example").await;
     sending.pass(secs(400)).await;
     assert_eq!(host.taken().len(), 60);
@@ -82,6 +82,8 @@ async fn a_launch_stopped_at_a_site_goes_on_everywhere_else_until_a_person_resum
     let last = sending.last();
     let waiting = last.values().find(|outcome| outcome.state == Standing::Waiting).unwrap();
     assert_eq!((&*waiting.text, waiting.tries), ("6.0 % hard bounces", 0));
+    let later = sending.world.clock.now() + secs(36_000);
+    assert!(sending.queue.is_idle(later).await.unwrap(), "what a person has to resume is not waited for");
     sending.stops.lift(launch);
     sending.pass(secs(600)).await;
     assert_eq!(a.taken().len(), 30);
@@ -229,6 +231,8 @@ async fn a_site_that_a_person_holds_is_held_for_a_source_that_comes_later_until_
         sending.start();
         sending.pass(secs(600)).await;
         assert!(dialled.lock().unwrap().is_empty(), "{:?}", dialled.lock().unwrap());
+        let later = sending.world.clock.now() + secs(36_000);
+        assert!(sending.queue.is_idle(later).await.unwrap(), "what a person holds is not waited for");
         sending.sites.resume("google").await;
         sending.pass(secs(600)).await;
         assert_eq!(sending.standing(Standing::Delivered), 60);

@@ -213,12 +213,12 @@ impl Limits {
         let _ = self.standing(now);
     }
 
-    /// How long the paces remember: limits made anew after this time without a message allow no more than these.
+    /// How long the paces remember: limits made anew after this time without a message allow no more than these. The
+    /// calendar of a warm-up needs no memory: it goes on from its record.
     pub fn memory(&self) -> Duration {
         let interval =
             |pace: &Pace| pace.per_second().map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate));
-        let cold = self.warming.as_ref().and_then(Warming::interval).unwrap_or_default();
-        interval(&self.messages).max(interval(&self.connections)).max(cold)
+        interval(&self.messages).max(interval(&self.connections))
     }
 
     /// Connections of use now; those above it are to be closed after their present message.

@@ -129,13 +129,6 @@ impl NewDomains {
         }
     }
 
-    /// How long the paces at a site still remember their last copies.
-    pub fn memory(&self, site: &Arc<str>, now: Instant) -> Duration {
-        let sites = self.table();
-        let novices = sites.get(site).into_iter().flat_map(|at_site| at_site.novices.values());
-        novices.map(|novice| novice.warming.memory(now)).max().unwrap_or_default()
-    }
-
     /// One copy for a site may go if all these domains allow it and `then` says yes; only all together are spent.
     pub fn may_send<N>(
         &self,
@@ -331,11 +324,10 @@ impl Novice {
         self.wanted && !self.busy
     }
 
-    /// Whether more is to be known of it than its record says: a pace or a person holds it back, or the complaints about
-    /// its launches count when the day ends.
+    /// Whether more is to be known of it than its record says: a person holds it back, or the complaints about its launches
+    /// count when the day ends.
     fn is_kept(&self, now: Instant) -> bool {
-        let is_held = self.warming.memory(now) > Duration::ZERO || self.warming.look(now) == Err(Cold::Stopped);
-        is_held || self.warming.is_judged()
+        self.warming.look(now) == Err(Cold::Stopped) || self.warming.is_judged()
     }
 
     /// How long until one more may go; `None`: it may now.
@@ -387,9 +379,6 @@ mod tests {
         let mut chores = new.chores(&site, Instant::now());
         new.carry_out(chores.pop().unwrap(), site.clone()).await;
         assert!(chores.is_empty() && !new.are_wanting(&site) && send());
-        let memory = new.memory(&site, Instant::now());
-        assert_eq!(memory, Duration::from_secs(216), "a two-hundredth of half a day");
-        tokio::time::advance(memory).await;
         new.leave(&site, Instant::now()).await;
         assert_eq!(new.table().len(), 1, "another is still there");
         new.leave(&site, Instant::now()).await;
@@ -400,5 +389,10 @@ mod tests {
             1,
             "what was reserved and not sent is given back"
         );
+        new.enter(&site);
+        tokio::time::advance(Duration::from_secs(215)).await;
+        assert!(!send() && !new.are_wanting(&site), "a two-hundredth of half a day from the last one on");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!send() && new.are_wanting(&site), "what goes is put on record first");
     }
 }

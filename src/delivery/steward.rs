@@ -657,7 +657,7 @@ impl Steward {
             return;
         }
         let since = *self.idle_since.get_or_insert(now);
-        let linger = LINGER + self.limits.memory().max(self.kit.new_domains.memory(&self.post.1, now));
+        let linger = LINGER + self.limits.memory();
         if now >= since + linger {
             self.idle_since = Some(now);
             self.orders.push(Order::Tell(Back::Idle(self.post.clone(), self.given)));

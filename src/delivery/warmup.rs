@@ -256,9 +256,10 @@ pub struct Warming {
 }
 
 impl Warming {
-    /// Goes on from a record.
+    /// Goes on from a record: the next message waits its time from the last one on.
     pub fn new(calendar: Calendar, site: &str, warmth: Warmth, now: Instant, wall: Timestamp) -> Warming {
-        Warming {
+        let last = warmth.last.map(Timestamp::from_ms);
+        let mut warming = Warming {
             calendar,
             site: site.to_owned(),
             warmth,
@@ -267,7 +268,12 @@ impl Warming {
             pending: None,
             next: now,
             anchor: (now, wall),
+        };
+        if let (Some(last), Some(interval)) = (last, warming.interval()) {
+            // a clock that was set back makes nobody wait longer than that
+            warming.next = now + interval.saturating_sub(wall.since(last));
         }
+        warming
     }
 
     fn wall(&self, now: Instant) -> Timestamp {
@@ -365,11 +371,6 @@ impl Warming {
             (self.reserve, self.reserved_in) = (0, this);
         }
         self.reserve += more;
-    }
-
-    /// How long its pace still remembers the last message.
-    pub fn memory(&self, now: Instant) -> Duration {
-        self.next.saturating_duration_since(now)
     }
 
     /// Whether so much was answered on this day that shares of it mean something: complaints count then.

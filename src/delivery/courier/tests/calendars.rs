@@ -27,6 +27,23 @@ async fn a_new_source_keeps_to_its_calendar_over_restarts_and_the_known_one_take
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_site_that_got_its_copy_of_a_new_source_keeps_nobody_busy_and_the_next_waits_its_time() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    yard.settings = toml::from_str("[[source]]\nname = \"new\"\nwarmup = 1\n[warmup]\nstart = 50\n").unwrap();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 1).await;
+    sending.start();
+    sending.pass(secs(60)).await;
+    assert_eq!((host.taken().len(), sending.sites.snapshot().await), (1, vec![]));
+    sending.admit_for(launch, &["another@a.example".to_owned()]).await;
+    sending.pass(secs(780)).await;
+    assert_eq!(host.taken().len(), 1, "fifty in half a day: one in 864 s");
+    sending.pass(secs(60)).await;
+    assert_eq!(host.taken().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_only_the_warm_up_keeps_waiting_is_not_given_up() {
     let (mut yard, host) = Yard::new().domain("a.example", Manner::Greylists);
     let text = "[[source]]\nname = \"new\"\nwarmup = 1\n[warmup]\nstart = 10\n";

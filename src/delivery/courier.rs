@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::base::{Domain, Live, Seal, SourceId, Timestamp};
@@ -25,7 +25,7 @@ use crate::delivery::notices::Notices;
 use crate::delivery::press::Press;
 use crate::delivery::relays::{Relays, by_weight};
 use crate::delivery::route::{NoRoute, Route, Router};
-use crate::delivery::sites::{Command, HeldDomains, Sites, as_domain, forget, hold_on_record};
+use crate::delivery::sites::{Command, HeldDomains, Sites, as_domain, forget, forget_old, hold_on_record};
 use crate::delivery::source::{Source, Sources};
 use crate::delivery::steward::{HANDFUL, Steward, Work};
 use crate::delivery::stops::Stops;
@@ -52,6 +52,9 @@ const WORK_MAX: usize = 256;
 const BACKS_MAX: usize = 4096;
 /// A copy whose steward stands still, and which has no end to wait for, is looked at again after this time.
 const ASIDE: Duration = Duration::from_secs(5 * 60);
+
+/// How often what was learned long ago is forgotten.
+const FORGETTING: Duration = Duration::from_secs(86_400);
 
 /// How long a domain that a person holds rests at a time.
 const HELD: Duration = Duration::from_secs(3600);
@@ -183,6 +186,8 @@ enum Event {
     Ended(Post, u64),
     Found(Found),
     Claimed(Result<Claimed, Error>),
+    /// It is time to forget.
+    Day,
 }
 
 /// The courier.
@@ -258,6 +263,7 @@ impl Courier {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let stop = stop.child_token();
         self.kit.held.restore(&self.kit.road.queue).await?;
+        let mut forgetting = interval(FORGETTING);
         let mut failed = None;
         loop {
             self.claim_ahead(stop.is_cancelled());
@@ -279,6 +285,7 @@ impl Courier {
                 Some(claimed) = self.claiming.next(), if !stopping && !self.claiming.is_empty() => {
                     Event::Claimed(claimed)
                 }
+                _ = forgetting.tick() => Event::Day,
             };
             if let Event::Claimed(Err(error)) = &event {
                 failed.get_or_insert(error.clone());
@@ -321,6 +328,11 @@ impl Courier {
                 Err(_) => self.refuse(domain, None),
             },
             Event::Claimed(Err(_)) => {}
+            Event::Day => {
+                let is_absent = |source, site: &str| !self.seats.contains_key(&(source, site.into()));
+                // a queue that cannot be written has stopped the sending by itself
+                let _ = forget_old(&self.kit.road.queue, self.kit.entries.now(), is_absent).await;
+            }
         }
     }
 
@@ -545,13 +557,13 @@ impl Courier {
             }
             Command::Suspend(site, why, done) => {
                 self.tell_site(&site, || Work::Suspend(why.clone())).await;
-                // a queue that cannot be written has stopped the sending by itself
-                let _ = hold_on_record(&self.kit.road.queue, &site, &why, self.kit.entries.now()).await;
+                let recorded = hold_on_record(&self.kit.road.queue, &site, &why, self.kit.entries.now()).await;
                 if let Some(domain) = as_domain(&site) {
                     self.kit.held.set(domain.clone(), true);
                     self.tell_all(|| Work::SetAside(domain.clone())).await;
                 }
-                let _ = done.send(());
+                // what is not on record is not done
+                let _ = recorded.map(|()| done.send(()));
             }
             Command::Resume(site, done) => {
                 if let Some(domain) = as_domain(&site) {
@@ -560,10 +572,10 @@ impl Courier {
                 self.kit.new_domains.resume(&site);
                 self.tell_site(&site, || Work::Resume).await;
                 let is_absent = |source| !self.seats.contains_key(&(source, site.clone()));
-                let _ = forget(&self.kit.road.queue, &site, is_absent).await;
+                let recorded = forget(&self.kit.road.queue, &site, is_absent).await;
                 // its domains rest on the word of a steward that may be gone by now
                 let _ = self.kit.road.queue.wake().await;
-                let _ = done.send(());
+                let _ = recorded.map(|()| done.send(()));
             }
         }
     }

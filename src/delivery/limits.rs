@@ -443,9 +443,11 @@ impl Limits {
 }
 
 impl Learned {
-    /// As bytes, at most 92.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![2, u8::from(self.held)];
+    /// As bytes, at most 100, with the time at which they are written.
+    pub fn to_bytes(&self, now: Timestamp) -> Vec<u8> {
+        let mut bytes = vec![3];
+        bytes.extend(now.as_ms().to_be_bytes());
+        bytes.push(u8::from(self.held));
         bytes.extend(self.pause_until.map_or(0, Timestamp::as_ms).to_be_bytes());
         bytes.extend(self.per_second.unwrap_or(0.0).to_be_bytes());
         bytes.extend(self.session_max.unwrap_or(0).to_be_bytes());
@@ -455,10 +457,20 @@ impl Learned {
         bytes
     }
 
+    /// When bytes were written; `None`: not known, as of those of the version before.
+    pub fn written(bytes: &[u8]) -> Option<Timestamp> {
+        unstamped(bytes)?.0
+    }
+
+    /// Whether it holds the site up at a time, by a person's word or a pause.
+    pub fn binds(&self, now: Timestamp) -> bool {
+        self.held || self.pause_until.is_some_and(|until| until > now)
+    }
+
     /// Back from bytes; `None` for another version or a damaged record, which costs only what was learned.
     pub fn from_bytes(bytes: &[u8]) -> Option<Learned> {
-        let (head, why) = bytes.split_at_checked(28)?;
-        let [2, held, rest @ ..] = head else { return None };
+        let (head, why) = unstamped(bytes)?.1.split_at_checked(27)?;
+        let [held, rest @ ..] = head else { return None };
         let until = i64::from_be_bytes(rest[..8].try_into().ok()?);
         let per_second = f32::from_be_bytes(rest[8..12].try_into().ok()?);
         let session = u32::from_be_bytes(rest[12..16].try_into().ok()?);
@@ -474,6 +486,18 @@ impl Learned {
                 .map(Timestamp::from_ms),
             why: std::str::from_utf8(why).ok()?.to_owned(),
         })
+    }
+}
+
+/// What was learned, and when it was written, where that is told.
+fn unstamped(bytes: &[u8]) -> Option<(Option<Timestamp>, &[u8])> {
+    match bytes.split_first()? {
+        (2, learned) => Some((None, learned)),
+        (3, stamped) => {
+            let (at, learned) = stamped.split_first_chunk()?;
+            Some((Some(Timestamp::from_ms(i64::from_be_bytes(*at))), learned))
+        }
+        _ => None,
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::base::{Domain, SourceId, Timestamp};
@@ -15,6 +16,11 @@ use crate::queue::{self, Queue};
 
 /// Orders that may wait for the courier.
 pub(super) const COMMANDS_MAX: usize = 16;
+
+/// How long what was learned of a site tells something, when nothing new is learned.
+const TELLS: Duration = Duration::from_secs(14 * 86_400);
+/// Records forgotten at once.
+const FORGOTTEN_AT_ONCE: usize = 500;
 
 /// How things stand between one source and one site.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -71,12 +77,38 @@ pub(super) const ANY_SOURCE: SourceId = SourceId(u16::MAX);
 pub async fn standing_still(queue: &Queue, now: Timestamp) -> Result<Vec<Still>, queue::Error> {
     let learned = queue.all_learned().await?;
     let still = |(source, name, record): (SourceId, String, Vec<u8>)| {
-        let Learned { held, pause_until, since, why, .. } = Learned::from_bytes(&record)?;
-        let until = pause_until.filter(|until| !held && *until > now);
+        let learned = Learned::from_bytes(&record)?;
+        let binds = learned.binds(now);
+        let Learned { held, pause_until, since, why, .. } = learned;
+        let until = pause_until.filter(|_| !held);
         let source = Some(source).filter(|source| *source != ANY_SOURCE);
-        (held || until.is_some()).then_some(Still { name, source, held, since, until, why })
+        binds.then_some(Still { name, source, held, since, until, why })
     };
     Ok(learned.into_iter().filter_map(still).collect())
+}
+
+/// Forgets what was learned so long ago that it tells nothing any more; what holds a site up stays. `is_meant` tells whose
+/// records may go: a steward at work knows by itself what it has learned.
+pub(super) async fn forget_old(
+    queue: &Queue,
+    now: Timestamp,
+    is_meant: impl Fn(SourceId, &str) -> bool,
+) -> Result<(), queue::Error> {
+    let anew = |record: &[u8]| match (Learned::from_bytes(record), Learned::written(record)) {
+        (Some(learned), _) if learned.binds(now) => None,
+        // its time begins now
+        (Some(learned), None) => Some(learned.to_bytes(now)),
+        (Some(_), Some(written)) if now.since(written) < TELLS => None,
+        (Some(_), Some(_)) | (None, _) => Some(Vec::new()),
+    };
+    let all = queue.all_learned().await?.into_iter().filter(|(source, site, _)| is_meant(*source, site));
+    let mut changed = all.filter_map(|(source, site, record)| Some((source, site, anew(&record)?))).peekable();
+    while changed.peek().is_some() {
+        // asked together, so that they share a commit
+        let some: Vec<_> = changed.by_ref().take(FORGOTTEN_AT_ONCE).collect();
+        try_join_all(some.iter().map(|(source, site, record)| queue.learn(*source, site, record.clone()))).await?;
+    }
+    Ok(())
 }
 
 /// The domain a name may also stand for: one with a dot in it.
@@ -87,7 +119,7 @@ pub(super) fn as_domain(name: &str) -> Option<Domain> {
 /// Holds a site and the domain of that name on record: stewards that are not there read it when they start.
 pub async fn hold_on_record(queue: &Queue, name: &str, why: &str, now: Timestamp) -> Result<(), queue::Error> {
     let held = Learned { held: true, why: why.to_owned(), since: Some(now), ..Learned::default() };
-    queue.learn(ANY_SOURCE, name, held.to_bytes()).await
+    queue.learn(ANY_SOURCE, name, held.to_bytes(now)).await
 }
 
 /// Lets a site and the domain of that name go on record, whatever held them up, while nobody sends.
@@ -188,12 +220,9 @@ impl Sites {
     }
 
     /// Sends nothing more to a site, from any source, nor to the domain of that name by any way, until it is resumed; holds
-    /// over restarts. Copies on the wire are finished.
-    pub async fn suspend(&self, site: &str, why: &str) {
-        let (done, told) = oneshot::channel();
-        if self.courier.send(Command::Suspend(site.into(), why.to_owned(), done)).await.is_ok() {
-            let _ = told.await;
-        }
+    /// over restarts. Copies on the wire are finished. Gives whether the courier was there to do it.
+    pub async fn suspend(&self, site: &str, why: &str) -> bool {
+        self.command(|done| Command::Suspend(site.into(), why.to_owned(), done)).await
     }
 
     /// Lets the table of shapes hold as it is now, for every site.
@@ -208,12 +237,15 @@ impl Sites {
         Sites::new(Taps::new(std::sync::Arc::new(crate::world::SimulatedClock::starting(Timestamp::default())))).0
     }
 
-    /// Lets a site, and the domain of that name, go on, whatever held it up: a person, a pause, a block.
-    pub async fn resume(&self, site: &str) {
+    /// Lets a site, and the domain of that name, go on, whatever held it up: a person, a pause, a block. Gives whether the
+    /// courier was there to do it.
+    pub async fn resume(&self, site: &str) -> bool {
+        self.command(|done| Command::Resume(site.into(), done)).await
+    }
+
+    async fn command(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> bool {
         let (done, told) = oneshot::channel();
-        if self.courier.send(Command::Resume(site.into(), done)).await.is_ok() {
-            let _ = told.await;
-        }
+        self.courier.send(command(done)).await.is_ok() && told.await.is_ok()
     }
 }
 

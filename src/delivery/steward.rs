@@ -674,12 +674,13 @@ impl Steward {
 
     /// The record of what was learned, when it differs from the one on the ledger.
     fn learning(&mut self, now: Instant) -> Option<Vec<u8>> {
-        let learned = self.limits.learned(now, self.kit.entries.now());
+        let wall = self.kit.entries.now();
+        let learned = self.limits.learned(now, wall);
         if learned == self.learned {
             return None;
         }
         self.learned = learned;
-        Some(self.learned.as_ref().map(Learned::to_bytes).unwrap_or_default())
+        Some(self.learned.as_ref().map(|learned| learned.to_bytes(wall)).unwrap_or_default())
     }
 
     fn counted_under(&self, key: &Arc<str>, job: &Job) -> Arc<str> {

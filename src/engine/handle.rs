@@ -221,19 +221,18 @@ impl Handle {
     pub async fn suspend(&self, name: &str) -> Result<(), Error> {
         const WHY: &str = "suspended by hand";
         match &self.sites {
-            Some(sites) => sites.suspend(name, WHY).await,
-            None => hold_on_record(&self.queue, name, WHY, self.now()).await?,
+            Some(sites) if sites.suspend(name, WHY).await => Ok(()),
+            // nobody sends, or nobody does any more: whoever will finds it on record
+            Some(_) | None => Ok(hold_on_record(&self.queue, name, WHY, self.now()).await?),
         }
-        Ok(())
     }
 
     /// Lets a site, and the domain of that name, go on, whatever held it up.
     pub async fn let_go(&self, name: &str) -> Result<(), Error> {
         match &self.sites {
-            Some(sites) => sites.resume(name).await,
-            None => let_go_on_record(&self.queue, name).await?,
+            Some(sites) if sites.resume(name).await => Ok(()),
+            Some(_) | None => Ok(let_go_on_record(&self.queue, name).await?),
         }
-        Ok(())
     }
 
     /// Moves a launch on record; refused where it does not stand in one of `from`, whoever moved it meanwhile.

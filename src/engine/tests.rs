@@ -563,3 +563,19 @@ async fn sources_keep_their_numbers_when_another_is_written_before_them() {
         engine.stop(Duration::ZERO).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_site_held_while_the_courier_is_leaving_is_held_on_record_or_the_answer_says_that_it_is_not() {
+    let desk = Desk::with(1).await;
+    let engine = desk.start(desk.ledger.clone(), 7).await.unwrap();
+    let handle = Handle { sites: Some(Sites::nobody()), ..engine.handle() };
+    let still = async || -> Vec<String> {
+        QueueView::of(&handle).await.unwrap().still.into_iter().map(|row| row.name).collect()
+    };
+    handle.suspend("google").await.unwrap();
+    assert_eq!(still().await, ["google"]);
+    handle.let_go("google").await.unwrap();
+    assert!(still().await.is_empty());
+    engine.stop(Duration::ZERO).await;
+    assert!(handle.suspend("google").await.is_err() && handle.let_go("google").await.is_err());
+}

@@ -351,7 +351,7 @@ impl Keeper {
             }
             Request::Value(key, answer) => drop(answer.send(self.ledger.value(&key))),
             Request::Learn(key, value, answer) => {
-                self.batch.moves.push(Move::Put(key, value));
+                self.batch.moves.push(if value.is_empty() { Move::Remove(key) } else { Move::Put(key, value) });
                 self.batch.answers.push(answer);
             }
             Request::Outbox(most, answer) => self.clerk = Some(ClerkCall { most, answer }),

@@ -354,7 +354,7 @@ impl Queue {
         self.ask(|answer| Request::NumberSources(names, answer)).await
     }
 
-    /// Keeps what was learned of a site over restarts: bytes of the caller's own, at most 100.
+    /// Keeps what was learned of a site over restarts: bytes of the caller's own, at most 100; none: it is forgotten.
     pub async fn learn(&self, source: SourceId, site: &str, what: Vec<u8>) -> Result<(), Error> {
         self.ask(|answer| Request::Learn(keys::learned(source, site), what, answer)).await
     }

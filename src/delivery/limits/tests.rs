@@ -161,9 +161,11 @@ fn what_was_learned_survives_a_restart_and_binds_before_the_first_dial() {
     limits.messages.slow(now);
     limits.closed_after(3, now);
     let learned = limits.learned(now + MINUTE, wall).unwrap();
-    let bytes = learned.to_bytes();
-    assert!(bytes.len() <= 92);
-    assert_eq!(Learned::from_bytes(&bytes), Some(learned.clone()));
+    let bytes = learned.to_bytes(wall);
+    assert!(bytes.len() <= 100);
+    assert_eq!((Learned::from_bytes(&bytes), Learned::written(&bytes)), (Some(learned.clone()), Some(wall)));
+    let before = [&[2], &bytes[9..]].concat();
+    assert_eq!((Learned::from_bytes(&before), Learned::written(&before)), (Some(learned.clone()), None));
 
     let (reborn, after) = (now + 2 * MINUTE, wall + MINUTE);
     let mut limits = self::limits("google", reborn);
@@ -229,7 +231,7 @@ fn rounds_that_failed_before_a_rest_count_after_it() {
         }
     };
     assert_eq!((rounds, paused), (3, 5 * MINUTE));
-    assert_eq!(Learned::from_bytes(&learned.clone().unwrap().to_bytes()), learned);
+    assert_eq!(Learned::from_bytes(&learned.clone().unwrap().to_bytes(wall)), learned);
 }
 
 #[test]

@@ -195,7 +195,7 @@ async fn a_hold_stays_with_its_source_when_another_is_written_before_it() {
     yard.settings = with_sources(&[A, B]);
     let sending = yard.open().await;
     let held = crate::delivery::limits::Learned { held: true, why: "blocked".into(), ..Default::default() };
-    sending.queue.learn(SourceId(0), "google", held.to_bytes()).await.unwrap();
+    sending.queue.learn(SourceId(0), "google", held.to_bytes(START)).await.unwrap();
     let (mut yard, dialled) = google();
     (yard.settings, yard.ledger) = (with_sources(&[NEW, A, B]), sending.ledger.clone());
     let mut sending = yard.open().await;
@@ -239,4 +239,38 @@ async fn a_site_that_a_person_holds_is_held_for_a_source_that_comes_later_until_
         let still = crate::delivery::sites::standing_still(&sending.queue, sending.world.clock.now()).await.unwrap();
         assert_eq!(still, []);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_learned_long_ago_is_forgotten_and_what_holds_a_site_up_stays() {
+    use crate::delivery::limits::Learned;
+    let day = secs(86_400);
+    let slow = Learned { per_second: Some(0.5), ..Learned::default() };
+    let held = Learned { held: true, why: "blocked".into(), ..Learned::default() };
+    let paused = Learned { pause_until: Some(START + day * 20), ..Learned::default() };
+    let of_the_version_before = |learned: &Learned| [&[2], &learned.to_bytes(START)[9..]].concat();
+    let mut sending = Yard::new().open().await;
+    for (site, record) in [
+        ("slow", slow.to_bytes(START)),
+        ("slow long ago", slow.to_bytes(START - day * 15)),
+        ("slow before", of_the_version_before(&slow)),
+        ("held", held.to_bytes(START - day * 400)),
+        ("held before", of_the_version_before(&held)),
+        ("paused", paused.to_bytes(START)),
+        ("damaged", vec![9; 40]),
+    ] {
+        sending.queue.learn(SourceId(0), site, record).await.unwrap();
+    }
+    sending.queue.learn(SourceId(0), "slow no more", slow.to_bytes(START)).await.unwrap();
+    sending.queue.learn(SourceId(0), "slow no more", Vec::new()).await.unwrap();
+    let known = async |sending: &Sending| -> Vec<String> {
+        sending.queue.all_learned().await.unwrap().into_iter().map(|(_, site, _)| site).collect()
+    };
+    sending.start();
+    sending.pass(day / 2).await;
+    assert_eq!(known(&sending).await, ["held", "held before", "paused", "slow", "slow before"]);
+    sending.pass(day * 15).await;
+    assert_eq!(known(&sending).await, ["held", "held before", "paused"]);
+    sending.pass(day * 15).await;
+    assert_eq!(known(&sending).await, ["held", "held before"]);
 }

@@ -46,6 +46,8 @@ const CLAIMING_MAX: usize = 16;
 const ROUTING_MAX: usize = 256;
 /// Stewards at once; past it nothing is claimed until one has ended.
 const STEWARDS_MAX: usize = 8000;
+/// Below so many, one that has nothing to do stays as long as it tells people why mail waits.
+const ROOMY: usize = STEWARDS_MAX / 2;
 /// Pieces of work that may wait for a steward.
 const WORK_MAX: usize = 256;
 /// Words of stewards that may wait for the courier.
@@ -108,8 +110,8 @@ pub(super) enum Back {
     Still(Post, Option<Until>),
     /// It goes on, but sends nothing before then: other sources may have its domains meanwhile.
     Busy(Post, Instant),
-    /// It has nothing to do, after so many pieces of work.
-    Idle(Post, u64),
+    /// It has nothing to do, after so many pieces of work; and whether it tells people why mail waits.
+    Idle(Post, u64, bool),
 }
 
 /// What courier, stewards and carriers share.
@@ -352,9 +354,10 @@ impl Courier {
                     seat.busy = Some(until);
                 }
             }
-            Back::Idle(post, given) => {
+            Back::Idle(post, given, tells) => {
+                let may_stay = tells && self.seats.len() < ROOMY;
                 // unless something is on its way to it, its inbox closes and it ends
-                if self.seats.get(&post).is_some_and(|seat| seat.given == given) {
+                if !may_stay && self.seats.get(&post).is_some_and(|seat| seat.given == given) {
                     self.seats.remove(&post);
                     self.turns.remove(&post.1);
                 }

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Domain, SourceId};
+use crate::base::{Domain, SourceId, Timestamp};
 use crate::delivery::carrier::{Answer, End, Heard, Job, Word};
 use crate::delivery::courier::{Back, Kit, Post};
 use crate::delivery::entry::{RECHECK, Said};
@@ -51,6 +51,8 @@ const NAP: Duration = Duration::from_secs(1);
 const WORDS_MAX: usize = 256;
 /// How long a steward stays without work, beside the interval of its paces.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long one whose mail waits is left before it tells again that it has nothing to do.
+const SHOWN: Duration = Duration::from_secs(60);
 /// A turn of the calendar that is further away than this closes the connections meanwhile.
 const COLD_MIN: Duration = Duration::from_secs(30);
 /// A pace that keeps a copy waiting for longer than this leaves the claims to other sources meanwhile.
@@ -136,7 +138,10 @@ pub(super) struct Steward {
     meter: Meter,
     /// To the recipients' own hosts, by the table of shapes.
     is_direct: bool,
-    still: bool,
+    /// Until when it stands still, as the courier was told.
+    still: Option<Timestamp>,
+    /// Mail waits until it no longer stands still.
+    has_waiting: bool,
     /// A day of the warm-up is being ended.
     turning: bool,
     /// The record of the warm-up could not be read, and is asked for again then.
@@ -178,7 +183,8 @@ impl Steward {
             told: None,
             meter: Meter::new(now),
             is_direct: route.via.is_none(),
-            still: false,
+            still: None,
+            has_waiting: false,
             turning: false,
             unread: None,
             stopping: false,
@@ -457,7 +463,8 @@ impl Steward {
                 ..
             })
             | None => {
-                if std::mem::take(&mut self.still) {
+                self.has_waiting = false;
+                if self.still.take().is_some() {
                     self.orders.push(Order::Tell(Back::Still(self.post.clone(), None)));
                 }
                 self.serve(now);
@@ -656,13 +663,15 @@ impl Steward {
             self.idle_since = None;
             return;
         }
-        let since = *self.idle_since.get_or_insert(now);
         let linger = LINGER + self.limits.memory();
-        if now >= since + linger {
-            self.idle_since = Some(now);
-            self.orders.push(Order::Tell(Back::Idle(self.post.clone(), self.given)));
+        let mut over = *self.idle_since.get_or_insert(now) + linger;
+        if now >= over {
+            let tells = self.has_waiting && self.limits.warming().is_some();
+            let again = if tells { now + SHOWN } else { now };
+            (self.idle_since, over) = (Some(again), again + linger);
+            self.orders.push(Order::Tell(Back::Idle(self.post.clone(), self.given, tells)));
         }
-        self.wake_in(Some(linger), now);
+        self.wake_in(Some(over.saturating_duration_since(now)), now);
     }
 
     fn wake_in(&mut self, wait: Option<Duration>, now: Instant) {

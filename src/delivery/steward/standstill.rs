@@ -19,7 +19,8 @@ const RESTED_MAX: usize = 1000;
 impl Steward {
     /// Nothing moves for a while: connections close, domains rest, copies go home.
     pub(super) fn stand_still(&mut self, until: Until, now: Instant) {
-        if !std::mem::replace(&mut self.still, true) {
+        if self.still.is_none_or(|told| told <= self.kit.entries.now()) {
+            self.still = Some(until.at());
             self.orders.push(Order::Tell(Back::Still(self.post.clone(), Some(until))));
         }
         self.close_asks();
@@ -42,6 +43,7 @@ impl Steward {
         door.stock = strays;
         own.into_iter().for_each(|job| job.lease.home());
         let pool = door.pool.clone();
+        self.has_waiting |= !door.claims.is_empty();
         self.orders.extend(door.claims.drain(..).map(|domain| Order::Tell(Back::Claim(domain, pool.clone()))));
     }
 
@@ -86,6 +88,7 @@ impl Steward {
         if !batch.is_empty() {
             self.orders.push(Order::Settle(batch));
         }
+        self.has_waiting |= !resting.is_empty();
         for (domain, home) in resting {
             if self.rested.len() < RESTED_MAX {
                 self.rested.insert(domain.clone());

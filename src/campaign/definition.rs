@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use crate::base::{Address, CampaignName, Domain, Rate};
 use crate::campaign::Error;
-use crate::campaign::files::read_text;
+use crate::campaign::files::{Homes, read_text};
 use crate::compose::{self, Missing, Part};
 use crate::mail::InDoubt;
 
@@ -62,6 +62,7 @@ pub(super) struct Tracking {
 pub struct Campaign {
     name: CampaignName,
     pub(super) folder: PathBuf,
+    pub(super) homes: Homes,
     pub(super) text: String,
     pub(super) definition: Definition,
     pub(super) from: Mailbox,
@@ -82,7 +83,8 @@ impl Campaign {
         if !path.is_file() {
             return Err(none(workspace, name.as_str(), folder));
         }
-        let text = read_text(&path)?;
+        let homes = Homes::of(workspace, &folder);
+        let text = read_text(&path, &homes)?;
         let definition: Definition = toml::from_str(&text).map_err(|why| Error::Place {
             message: message(why.message()),
             file: named(&path, &text),
@@ -91,7 +93,7 @@ impl Campaign {
         })?;
         let from = mailbox(definition.from.get_ref());
         let from = from.map_err(|why| place(&path, &text, definition.from.span(), why, FROM_HELP))?;
-        let campaign = Campaign { name: name.clone(), folder, text, definition, from };
+        let campaign = Campaign { name: name.clone(), folder, homes, text, definition, from };
         campaign.check()?;
         Ok(campaign)
     }
@@ -162,6 +164,7 @@ impl Campaign {
         let preheader = definition.preheader.iter().map(|text| (text, Part::Html, None));
         for (text, part, name) in texts.into_iter().chain(preheader).chain(headers) {
             if let Some(name) = name {
+                self.check_once(name)?;
                 compose::check_header(name.get_ref()).map_err(|why| {
                     self.place(name.span(), why.to_string(), "choose another name, as in \"X-Campaign\"")
                 })?;
@@ -171,6 +174,17 @@ impl Campaign {
             })?;
         }
         Ok(())
+    }
+
+    /// Refuses a header whose name another one has in other letters: many may stand in a message once (M-01).
+    fn check_once(&self, name: &Spanned<String>) -> Result<(), Error> {
+        let same = |other: &&Spanned<String>| other.get_ref().eq_ignore_ascii_case(name.get_ref());
+        match self.definition.headers.keys().filter(same).count() {
+            0 | 1 => Ok(()),
+            _ => {
+                Err(self.place(name.span(), format!("header `{}` is named twice", name.get_ref()), "keep one of them"))
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The files of a campaign and of `templates/`, read within limits.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::campaign::Error;
 use crate::compose::Markup;
@@ -13,9 +13,34 @@ const ASSET_MAX: u64 = 10 * 1024 * 1024;
 /// Most files read from `templates/`.
 const PARTS_MAX: usize = 500;
 
+/// The folders that a campaign's files lie in, as they are on the disk: its own, `campaigns/` and `templates/`.
+#[derive(Debug, Clone)]
+pub(super) struct Homes(Vec<PathBuf>);
+
+impl Homes {
+    /// Those of a campaign in `folder`.
+    pub(super) fn of(workspace: &Path, folder: &Path) -> Homes {
+        let all = [folder.to_owned(), workspace.join("campaigns"), workspace.join("templates")];
+        Homes(all.iter().filter_map(|folder| folder.canonicalize().ok()).collect())
+    }
+
+    /// Refuses a file that a link leads to from outside (H-18): what is sent must be meant to be sent.
+    fn admit(&self, path: &Path) -> Result<(), Error> {
+        let place = path.canonicalize().map_err(|why| Error::Read { path: path.to_owned(), why })?;
+        match self.0.iter().any(|home| place.starts_with(home)) {
+            true => Ok(()),
+            false => Err(Error::Folder {
+                path: path.to_owned(),
+                message: format!("leads out of campaigns/ and templates/, to {}", place.display()),
+                help: "copy the file here if it is meant to be sent".into(),
+            }),
+        }
+    }
+}
+
 /// Reads a text file: UTF-8, a byte order mark taken off.
-pub(super) fn read_text(path: &Path) -> Result<String, Error> {
-    let bytes = read(path, TEXT_MAX)?;
+pub(super) fn read_text(path: &Path, homes: &Homes) -> Result<String, Error> {
+    let bytes = read(path, homes, TEXT_MAX)?;
     let text = String::from_utf8(bytes).map_err(|why| Error::Folder {
         path: path.to_owned(),
         message: format!("byte {} is not UTF-8", why.utf8_error().valid_up_to() + 1),
@@ -25,11 +50,12 @@ pub(super) fn read_text(path: &Path) -> Result<String, Error> {
 }
 
 /// Reads an attachment or image.
-pub(super) fn read_asset(path: &Path) -> Result<Vec<u8>, Error> {
-    read(path, ASSET_MAX)
+pub(super) fn read_asset(path: &Path, homes: &Homes) -> Result<Vec<u8>, Error> {
+    read(path, homes, ASSET_MAX)
 }
 
-fn read(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
+fn read(path: &Path, homes: &Homes, most: u64) -> Result<Vec<u8>, Error> {
+    homes.admit(path)?;
     let failed = |why| Error::Read { path: path.to_owned(), why };
     let size = std::fs::metadata(path).map_err(failed)?.len();
     if size > most {
@@ -43,13 +69,13 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
 }
 
 /// The template files of a workspace by name; none when there is no such folder.
-pub(super) fn templates(folder: &Path) -> Result<BTreeMap<String, String>, Error> {
+pub(super) fn templates(folder: &Path, homes: &Homes) -> Result<BTreeMap<String, String>, Error> {
     let Ok(listing) = std::fs::read_dir(folder) else { return Ok(BTreeMap::new()) };
     let mut parts = BTreeMap::new();
     for entry in listing.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if Markup::of(&name).is_some_and(|markup| markup != Markup::Markdown) && entry.path().is_file() {
-            parts.insert(name, read_text(&entry.path())?);
+            parts.insert(name, read_text(&entry.path(), homes)?);
         }
         if parts.len() > PARTS_MAX {
             return Err(Error::Folder {

@@ -46,6 +46,8 @@ fn what_is_wrong_is_shown_at_its_place() {
         ("reply_to = \"nobody\"", "`nobody` is not a mail address", "\"nobody\""),
         ("preheader = \"{{#if name}}\"", "block is not closed", "\"{{#if name}}\""),
         ("headers = { Bcc = \"x\" }", "is set by mailshot", "Bcc"),
+        ("headers = { \"X-A\\r\\nBcc\" = \"x\" }", "letters, digits and hyphens", "\"X-A\\r\\nBcc\""),
+        ("headers = { In-Reply-To = \"a\", in-reply-to = \"b\" }", "is named twice", "In-Reply-To"),
         ("headers = { \"X-A\" = \"{{shout name}}\" }", "no helper `shout`", "\"{{shout name}}\""),
     ] {
         let (told, place) = refused(&format!("{GOOD}{line}\n"));

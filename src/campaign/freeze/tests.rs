@@ -57,6 +57,52 @@ fn folders_that_make_no_message_are_refused() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn links_of_the_file_system_lead_nowhere_but_to_campaigns_and_templates() {
+    use std::os::unix::fs::symlink;
+    let html = format!("<p>x</p>{FOOTER}");
+    for (link, keys) in [
+        ("campaigns/c/terms.pdf", "attachments = [\"terms.pdf\"]\n"),
+        ("campaigns/c/logo.png", "inline = [\"logo.png\"]\n"),
+        ("campaigns/c/files/terms.pdf", "attachments = [\"files/terms.pdf\"]\n"),
+        ("campaigns/c/body.txt", ""),
+        ("templates/part.html", ""),
+    ] {
+        let workspace = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = workspace.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("state/keys/seal.keys", "secret");
+        write("campaigns/shared/known.txt", "shared");
+        write("templates/plain.html", "{{{content}}}");
+        write("campaigns/c/campaign.toml", &format!("{DEFINITION}{keys}"));
+        write("campaigns/c/body.html", &html);
+        let path = workspace.path().join(link);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let freeze = || {
+            let name = CampaignName::parse("c").unwrap();
+            Campaign::load(workspace.path(), &name).unwrap().freeze(workspace.path(), &Settings::default())
+        };
+        symlink(workspace.path().join("campaigns/shared/known.txt"), &path).unwrap();
+        assert!(freeze().is_ok(), "{link}");
+        std::fs::remove_file(&path).unwrap();
+        symlink(workspace.path().join("state/keys/seal.keys"), &path).unwrap();
+        let told = freeze().unwrap_err().to_string();
+        assert!(told.contains("leads out of campaigns/ and templates/"), "{link}: {told}");
+        // a folder in between
+        std::fs::remove_file(&path).unwrap();
+        if let Some((folder, "terms.pdf")) = link.rsplit_once('/').filter(|(folder, _)| folder.ends_with("files")) {
+            std::fs::remove_dir(workspace.path().join(folder)).unwrap();
+            write("state/keys/terms.pdf", "secret");
+            symlink(workspace.path().join("state/keys"), workspace.path().join(folder)).unwrap();
+            assert!(freeze().unwrap_err().to_string().contains("leads out of"), "{link}");
+        }
+    }
+}
+
 #[test]
 fn broken_templates_are_shown_in_the_file_they_stand_in() {
     let place = |files: &[(&str, &str)], keys: &str| match freeze(keys, files).unwrap_err() {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::cell::NoAddress;
 use super::columns::Unsaid;
 use super::table::{Cells, Flaw};
+use crate::base::shell_word;
 
 /// How many refused rows are kept to be shown.
 const SHOWN: usize = 10;
@@ -46,7 +47,8 @@ impl Why {
             Why::Flaw(flaw) => flaw.to_string(),
             Why::Address(why) => why.to_string(),
             Why::Unsaid(Unsaid::Standing(column, word)) => format!(
-                "`{word}` in `{column}` does not say whether the contact gets mail; if the column is about something else, give --map '{column}={column}'"
+                "`{word}` in `{column}` does not say whether the contact gets mail; if the column is about something else, give --map={}",
+                shell_word(&format!("{column}={column}"))
             ),
             Why::Unsaid(Unsaid::Keys(column)) => format!("`{column}` holds no JSON object"),
             Why::Unsaid(Unsaid::Cells(cells, columns)) => {

@@ -6,6 +6,7 @@ mod id;
 mod live;
 mod network;
 mod seal;
+mod shell;
 mod time;
 
 pub use address::{Address, AddressError, Domain};
@@ -14,4 +15,5 @@ pub use id::{CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, ListId, S
 pub use live::Live;
 pub use network::Network;
 pub use seal::{Purpose, Seal, SealError, SealKey, Token};
+pub use shell::{shell_argument, shell_word};
 pub use time::{Rate, Span, TimeError, Timestamp};

@@ -8,7 +8,7 @@ use miette::{NamedSource, SourceSpan};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::base::{Address, CampaignName, Domain, Rate};
+use crate::base::{Address, CampaignName, Domain, Rate, shell_word};
 use crate::campaign::Error;
 use crate::campaign::files::{Homes, read_text};
 use crate::compose::{self, Missing, Part};
@@ -132,9 +132,10 @@ impl Campaign {
     pub fn no_such_list(&self, list: &str, known: &[String]) -> Error {
         let named = self.definition.lists.get_ref().iter().find(|name| name.get_ref() == list);
         let span = named.map_or(0..0, Spanned::span);
+        let word = shell_word(list);
         let help = match known {
-            [] => format!("there are no lists yet; `mailshot import FILE.csv --list {list}` makes one"),
-            some => format!("there are {}; `mailshot import FILE.csv --list {list}` makes it", some.join(", ")),
+            [] => format!("there are no lists yet; `mailshot import FILE.csv --list {word}` makes one"),
+            some => format!("there are {}; `mailshot import FILE.csv --list {word}` makes it", some.join(", ")),
         };
         self.place(span, format!("there is no list `{list}`"), &help)
     }

@@ -252,16 +252,8 @@ fn show(desk: &Desk, file: &str, index: u64, arrival: &Arrival, campaign: Option
         };
         let suppress = if returned.suppresses() { "  suppress" } else { "" };
         let class = returned.class.word();
-        desk.say(format!(
-            "  {:<40} {action:<10}{status:<9}{lasting:<11}{class}{suppress}",
-            printable(&returned.address)
-        ));
+        desk.say(format!("  {:<40} {action:<10}{status:<9}{lasting:<11}{class}{suppress}", returned.address));
     }
-}
-
-/// A text from outside, made fit for a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn close(desk: &Desk, tally: &Tally, record: bool) {

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::{Address, Domain};
+use crate::base::{Address, Domain, shell_word};
 use crate::campaign::Campaign;
 use crate::cli::owner::unsigned_reports;
 use crate::cli::{Desk, Error, Exit};
@@ -135,14 +135,15 @@ fn lists(desk: &Desk, campaign: &Campaign) -> Result<Remark, Error> {
     let store = desk.workspace().store(Threads::Own)?;
     let known = store.lists()?;
     for name in campaign.lists() {
+        let word = shell_word(name);
         match known.iter().find(|list| list.name == name) {
             None => {
-                let remedy = format!("`mailshot import FILE.csv --list {name}` makes it");
+                let remedy = format!("`mailshot import FILE.csv --list {word}` makes it");
                 return Ok(Remark::fail("lists", format!("there is no list `{name}`"), remedy));
             }
             Some(list) if list.subscribed == 0 => {
                 let found = format!("nobody is subscribed to `{name}`");
-                return Ok(Remark::warn("lists", found, format!("`mailshot import FILE.csv --list {name}`")));
+                return Ok(Remark::warn("lists", found, format!("`mailshot import FILE.csv --list {word}`")));
             }
             Some(_) => {}
         }

@@ -3,8 +3,9 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::base::{Address, ContactId, EnvelopeId, Purpose, Timestamp};
+use crate::base::{Address, ContactId, EnvelopeId, Purpose, Timestamp, shell_argument};
 use crate::cli::export::{Output, as_text, find_list};
+use crate::cli::shown::json_line;
 use crate::cli::{Desk, Error, Exit};
 use crate::compose::Edition;
 use crate::mail::{Consent, Standing};
@@ -158,7 +159,7 @@ fn page(desk: &Desk, list: Option<&str>, limit: usize, after: ContactId) -> Resu
     }
     match (next, contacts.first()) {
         (Some(next), _) => desk.next(format!("mailshot contacts --after {next}")),
-        (None, Some(first)) => desk.next(format!("mailshot contacts show {}", first.address)),
+        (None, Some(first)) => desk.next(format!("mailshot contacts show {}", shell_argument(&first.address))),
         (None, None) => {
             desk.say("there is nobody here");
             desk.next("mailshot import FILE.csv --list NAME");
@@ -238,7 +239,7 @@ fn show(desk: &Desk, address: &str) -> Result<Exit, Error> {
         let class = copy.class.map_or(String::new(), |class| format!(" ({class})"));
         desk.say(format!("  {} campaign {}: {}{class} {}", copy.at, copy.campaign, copy.outcome.word(), copy.answer));
     }
-    desk.next(format!("mailshot contacts export {}", dossier.address));
+    desk.next(format!("mailshot contacts export {}", shell_argument(&dossier.address)));
     desk.give(&dossier);
     Ok(Exit::Done)
 }
@@ -256,7 +257,10 @@ fn export(desk: &Desk, address: &str, output: &Output) -> Result<Exit, Error> {
     }
     match desk.is_json() {
         true => desk.give(&dossier),
-        false => desk.say(serde_json::to_string_pretty(&dossier).expect("a dossier is plain data")),
+        false => {
+            let pretty = serde_json::to_string_pretty(&dossier).expect("a dossier is plain data");
+            desk.say_lines(json_line(&pretty));
+        }
     }
     Ok(Exit::Done)
 }
@@ -334,7 +338,7 @@ async fn erase(desk: &Desk, address: &str, yes: bool) -> Result<Exit, Error> {
     desk.say(
         "what is left is a keyed hash that keeps imports from bringing it back; older backups still hold the address",
     );
-    desk.next(format!("mailshot contacts show {address}"));
+    desk.next(format!("mailshot contacts show {}", shell_argument(&address)));
     desk.give(&Erasure { address, known, erased: true });
     Ok(Exit::Done)
 }

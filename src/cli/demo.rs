@@ -69,7 +69,7 @@ async fn perform(desk: &Desk, folder: &Path, workspace: &Path, keep: bool) -> Re
     let page = folder.join("report.html");
     fs::write(&page, &ending.page).map_err(Error::failed)?;
     let Ending { report, counts, differences, .. } = &ending;
-    desk.say(plain(report, desk.ink()));
+    desk.say_lines(plain(report, desk.ink()));
     desk.say(format!(
         "\nreceiver   {} messages over {} connections, {} of them with TLS; {} signatures good; {} greylisted, {} refused, {} doubles",
         counts.messages, counts.connections, counts.tls, counts.dkim.passed, counts.deferred, counts.refused, counts.doubles

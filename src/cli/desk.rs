@@ -1,15 +1,15 @@
 //! What every command works on: the workspace, its settings, and where words go. Standard output carries the answer
 //! (plain text or JSON), standard error everything said on the way.
 
-use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::base::{CampaignName, Timestamp};
+use crate::base::{CampaignName, Timestamp, shell_word};
 use crate::campaign::Campaign;
 use crate::cli::Error;
+use crate::cli::shown::{harmless, in_line, json_line};
 use crate::config::Settings;
 use crate::engine::Workspace;
 use crate::outcome::Ink;
@@ -30,7 +30,7 @@ impl Desk {
             return Err(Error::usage(format!(
                 "{} is no workspace: it has neither mailshot.toml nor campaigns/. Make one with `mailshot init {}`, or name one with -C DIR",
                 folder.display(),
-                folder.display()
+                shell_word(&folder.display().to_string())
             )));
         }
         Ok(Desk { workspace: Workspace::open(folder)?, json })
@@ -99,23 +99,31 @@ impl Desk {
         if may_be_coloured(&std::io::stdout()) { Ink::Colour } else { Ink::Black }
     }
 
-    /// A line of the plain answer; nothing when JSON is wanted.
+    /// A line of the plain answer, perhaps with empty lines around it; nothing when JSON is wanted. Whatever strangers wrote
+    /// in it, it stays one line.
     pub fn say(&self, line: impl AsRef<str>) {
         if !self.json {
-            print(&harmless(line.as_ref()));
+            print(&in_line(line.as_ref()));
+        }
+    }
+
+    /// Lines of our own, perhaps coloured; what strangers wrote in them is in lines already.
+    pub fn say_lines(&self, lines: impl AsRef<str>) {
+        if !self.json {
+            print(&harmless(lines.as_ref()));
         }
     }
 
     /// A line of the JSON answer; nothing when plain text is wanted.
     pub fn give(&self, answer: &impl Serialize) {
         if self.json {
-            print(&serde_json::to_string(answer).expect("answers have text keys and finite numbers"));
+            print(&json_line(&serde_json::to_string(answer).expect("answers have text keys and finite numbers")));
         }
     }
 
     /// Something said on the way: standard error, whatever the answer's form.
     pub fn note(&self, line: impl AsRef<str>) {
-        let _ = writeln!(std::io::stderr(), "{}", line.as_ref());
+        let _ = writeln!(std::io::stderr(), "{}", in_line(line.as_ref()));
     }
 
     /// Something a person must know beside the answer: below it, or on standard error when the answer is JSON.
@@ -130,29 +138,6 @@ impl Desk {
     pub fn next(&self, command: impl AsRef<str>) {
         self.say(format!("\nnext: {}", self.addressed(command)));
     }
-}
-
-/// Text for a terminal: what strangers wrote (names in a CSV, replies of hosts) moves no cursor and rings no bell. Line
-/// ends and our own colours stay.
-fn harmless(text: &str) -> Cow<'_, str> {
-    let is_harmful = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    if !text.contains(is_harmful) {
-        return Cow::Borrowed(text);
-    }
-    let mut shown = String::with_capacity(text.len());
-    for (at, c) in text.char_indices() {
-        match is_harmful(c) && !is_colour(&text[at..]) {
-            true => shown.extend(c.escape_default()),
-            false => shown.push(c),
-        }
-    }
-    Cow::Owned(shown)
-}
-
-/// Whether a text begins with a colour: `ESC [`, digits and semicolons, `m` (ECMA-48, SGR).
-fn is_colour(text: &str) -> bool {
-    let rest = text.strip_prefix("\x1b[").unwrap_or_default();
-    rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
 }
 
 /// Commands that need no workspace, or name theirs themselves.
@@ -170,21 +155,11 @@ pub(super) fn addressed(folder: &Path, words: &str, mark: &str) -> String {
         typed.push_str(mark);
         let verb = part.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
         if !PLACELESS.contains(&verb) {
-            typed.push_str(&format!("-C {} ", shell_word(folder)));
+            typed.push_str(&format!("-C {} ", shell_word(&folder.display().to_string())));
         }
         typed.push_str(part);
     }
     typed
-}
-
-/// A path as a shell takes it: quoted where it must be.
-pub fn shell_word(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./@%+=:,".contains(c);
-    match !text.is_empty() && text.chars().all(is_plain) {
-        true => text,
-        false => format!("'{}'", text.replace('\'', "'\\''")),
-    }
 }
 
 fn is_workspace(folder: &Path) -> bool {
@@ -211,18 +186,6 @@ pub(super) fn may_be_coloured(output: &impl IsTerminal) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_strangers_wrote_does_nothing_to_a_terminal() {
-        for (text, shown) in [
-            ("a\n\tb", "a\n\tb"),
-            ("\x1b[1;31mred\x1b[0m", "\x1b[1;31mred\x1b[0m"),
-            ("\x1b[2J\x07x\r", "\\u{1b}[2J\\u{7}x\\r"),
-            ("\x1b]0;title\x07", "\\u{1b}]0;title\\u{7}"),
-        ] {
-            assert_eq!(harmless(text), shown);
-        }
-    }
 
     #[test]
     fn a_command_is_named_as_it_must_be_typed() {

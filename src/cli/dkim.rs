@@ -111,6 +111,9 @@ async fn check(desk: &Desk) -> Result<Exit, Error> {
     for record in &records {
         let finding = sign::check(&*world.dns, record).await;
         desk.say(in_words(record, &finding));
+        if matches!(finding, Finding::Absent | Finding::Different(_)) {
+            desk.say(format!("      {record}"));
+        }
         checked.push(Checked { name: record.name.clone(), signs: !record.waits, finding });
     }
     desk.give(&checked);
@@ -124,11 +127,11 @@ fn in_words(record: &Record, finding: &Finding) -> String {
         (Finding::Published, false) => format!("ok    {name}: published, and the key is ours"),
         (Finding::Published, true) => format!("ok    {name}: published; the key waits to be put to use"),
         (Finding::Absent, true) => {
-            format!("note  {name}: not published yet; its key does not sign. Publish\n      {record}")
+            format!("note  {name}: not published yet; its key does not sign. Publish")
         }
-        (Finding::Absent, false) => format!("fail  {name}: not published. Publish\n      {record}"),
+        (Finding::Absent, false) => format!("fail  {name}: not published. Publish"),
         (Finding::Different(text), _) => {
-            format!("fail  {name}: another key is published ({text}). Publish instead\n      {record}")
+            format!("fail  {name}: another key is published ({text}). Publish instead")
         }
         (Finding::Unknown(why), _) => format!("fail  {name}: the name service does not say ({why}); try again"),
     }

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use miette::{Diagnostic, IntoDiagnostic, LabeledSpan, SourceCode};
 use serde::Serialize;
 
-use crate::cli::desk::{addressed, print};
+use crate::cli::desk::{addressed, may_be_coloured, print};
+use crate::cli::shown::{harmless, harmless_drawing, json_line};
 use crate::engine::Remedy;
 
 /// How a command ended.
@@ -87,24 +88,33 @@ impl Error {
         let Error { exit, report } = self;
         let told = Addressed::new(report, folder);
         if json {
-            print(&serde_json::json!({ "error": Told::of(exit, &told) }).to_string());
+            print(&json_line(&serde_json::json!({ "error": Told::of(exit, &told) }).to_string()));
         }
-        eprintln!("{:?}", miette::Report::new(told));
+        let drawn = format!("{:?}", miette::Report::new(told));
+        eprintln!("{}", harmless_drawing(&drawn));
         exit
     }
 }
 
-/// A usage error that clap has found: shown as clap shows it, and as an object where `--json` is among the arguments.
+/// A usage error that clap has found: shown as clap shows it, and as an object where `--json` is among the arguments. Help
+/// that was asked for comes the same way.
 pub fn misused(error: &clap::Error) -> Exit {
-    if error.use_stderr() && std::env::args_os().any(|word| word == "--json") {
+    if !error.use_stderr() {
+        // whether it can be shown changes nothing any more
+        let _ = error.print();
+        return Exit::Done;
+    }
+    if std::env::args_os().any(|word| word == "--json") {
         let message = error.render().to_string();
         let message = message.trim().strip_prefix("error: ").unwrap_or(message.trim());
         let told = Told { exit: code(Exit::Usage), message: message.to_owned(), help: None, place: None };
-        print(&serde_json::json!({ "error": told }).to_string());
+        print(&json_line(&serde_json::json!({ "error": told }).to_string()));
     }
-    // whether it can be shown changes nothing any more
-    let _ = error.print();
-    if error.use_stderr() { Exit::Usage } else { Exit::Done }
+    let words = error.render();
+    let is_coloured = may_be_coloured(&std::io::stderr());
+    let drawn = if is_coloured { words.ansi().to_string() } else { words.to_string() };
+    eprint!("{}", harmless_drawing(&drawn));
+    Exit::Usage
 }
 
 /// An error as `--json` gives it.
@@ -149,7 +159,7 @@ struct Addressed {
 
 impl Addressed {
     fn new(report: miette::Report, folder: &Path) -> Addressed {
-        let typed = |words: String| addressed(folder, &words, "`mailshot ");
+        let typed = |words: String| harmless(&addressed(folder, &words, "`mailshot ")).into_owned();
         let message = typed(report.to_string());
         let help = report.help().map(|help| typed(help.to_string()));
         Addressed { report, message, help }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::base::{Address, CampaignName, Domain, EnvelopeId, Live};
+use crate::base::{Address, CampaignName, Domain, EnvelopeId, Live, shell_argument};
 use crate::cli::owner::Owner;
 use crate::cli::{Desk, Error, Exit};
 use crate::config::shaping::SiteShape;
@@ -169,7 +169,12 @@ impl Case<'_> {
                 what: "the address is suppressed".to_owned(),
                 since: Some(bar.since.rfc3339()),
                 until: None,
-                why: format!("{} {}; `mailshot suppress remove {text}` lifts it", bar.reason.word(), bar.detail),
+                why: format!(
+                    "{} {}; `mailshot suppress remove --why TEXT {}` lifts it",
+                    bar.reason.word(),
+                    bar.detail,
+                    shell_argument(&text)
+                ),
             });
         }
         for row in self.store.memberships(contact.id)? {
@@ -341,7 +346,7 @@ impl Case<'_> {
         let hold = |row: &StillView| {
             let from = row.source.as_ref().map(|source| format!(" from {source}")).unwrap_or_default();
             let why = match row.held {
-                true => format!("{}; `mailshot queue resume {}` lets it go", row.why, row.name),
+                true => format!("{}; `mailshot queue resume {}` lets it go", row.why, shell_argument(&row.name)),
                 false => row.why.clone(),
             };
             let what = format!("{} {}{from}", row.name, if row.held { "is held" } else { "rests" });

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::draft::{Cells, Sheet};
 use super::report::launched;
-use crate::base::{ContactId, EnvelopeId, LaunchId, ListId, Timestamp};
+use crate::base::{ContactId, EnvelopeId, LaunchId, ListId, Timestamp, shell_word};
 use crate::cli::{Desk, Error, Exit};
 use crate::mail::{Channel, Class, Stage, Standing};
 use crate::store::{ContactRow, CopyRow, Store, Threads};
@@ -307,7 +307,8 @@ pub fn find_list(store: &Store, name: &str) -> Result<ListId, Error> {
     let names: Vec<String> = store.lists()?.into_iter().map(|list| list.name).collect();
     Err(Error::usage(match names.is_empty() {
         true => format!(
-            "there is no list `{name}`, nor any other yet: make one with `mailshot import FILE.csv --list {name}`"
+            "there is no list `{name}`, nor any other yet: make one with `mailshot import FILE.csv --list {}`",
+            shell_word(name)
         ),
         false => format!("there is no list `{name}`; there are: {}", names.join(", ")),
     }))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::cli::desk::shell_word;
+use crate::base::shell_word;
 use crate::cli::{Desk, Error, Exit};
 use crate::engine::{Created, SAMPLE_CAMPAIGN, Workspace};
 use crate::sign::Record;
@@ -35,7 +35,7 @@ pub fn run(desk: &Desk) -> Result<Exit, Error> {
         desk.say(format!("  {record}"));
     }
     let contacts = folder.join("campaigns").join(SAMPLE_CAMPAIGN).join("contacts.csv");
-    desk.next(format!("mailshot import {} --list news", shell_word(&contacts)));
+    desk.next(format!("mailshot import {} --list news", shell_word(&contacts.display().to_string())));
     desk.give(&Answer { workspace: folder.to_owned(), written, kept, records });
     Ok(Exit::Done)
 }

@@ -27,6 +27,7 @@ mod render;
 mod report;
 mod send;
 mod serve;
+mod shown;
 mod sink;
 mod suppress;
 mod test;
@@ -43,6 +44,7 @@ use crate::engine::Wait;
 pub use desk::Desk;
 pub use error::{Error, Exit};
 use launches::Move;
+use shown::OneLine;
 
 /// A bulk mail sender: from a CSV of contacts to the recipients' mail hosts, with the truth about every copy.
 #[derive(Debug, Parser)]
@@ -262,5 +264,9 @@ fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MAILSHOT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,hickory_net=error,hickory_resolver=error"));
     let is_coloured = desk::may_be_coloured(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_coloured).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(is_coloured)
+        .with_writer(|| OneLine(std::io::stderr()))
+        .init();
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::{Domain, ListId, Rate, Timestamp};
+use crate::base::{Domain, ListId, Rate, Timestamp, shell_word};
 use crate::campaign::{Left, Survey};
 use crate::cli::{Desk, Error, Exit};
 use crate::compose::Edition;
@@ -101,7 +101,7 @@ pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     let audience = Audience::count(&store, &edition, lists, &options, false, desk.now()).await?;
     Outlook::foresee(desk, &store, audience, campaign.pool()).await?.show(desk);
     let (name, words) = (campaign.name(), options_as_typed(&options, campaign.rate()));
-    let via = options.via.as_ref().map(|via| format!(" --via {via}")).unwrap_or_default();
+    let via = options.via.as_ref().map(|via| format!(" --via {}", shell_word(via))).unwrap_or_default();
     desk.next(format!("mailshot check {name}{via}, then mailshot send {name}{words} --yes"));
     Ok(Exit::Done)
 }
@@ -112,7 +112,7 @@ pub(super) fn options_as_typed(options: &LaunchOptions, own_rate: Option<&str>) 
     let limit = limit.map(|most| most.to_string());
     let rate = rate.clone().filter(|rate| own_rate != Some(rate.as_str()));
     let options = [("via", via), ("limit", &limit), ("only-domain", only_domain), ("rate", &rate)];
-    options.into_iter().filter_map(|(name, value)| Some(format!(" --{name} {}", value.as_ref()?))).collect()
+    options.into_iter().filter_map(|(name, value)| Some(format!(" --{name} {}", shell_word(value.as_ref()?)))).collect()
 }
 
 /// The domains that copies of an edition show.

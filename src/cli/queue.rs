@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use crate::base::{CampaignName, Domain};
+use crate::base::{CampaignName, Domain, shell_argument};
 use crate::cli::owner::Owner;
 use crate::cli::{Desk, Error, Exit, explain, trace};
 use crate::delivery::via::Via;
@@ -178,7 +178,10 @@ async fn hold(desk: &Desk, name: &str, held: bool) -> Result<Exit, Error> {
     if held && !has_mail && !stood_still {
         desk.say("no mail is on its way there now: is that the name, as `queue top` has it?");
     }
-    desk.next(if held { format!("mailshot queue resume {name}") } else { "mailshot queue top".to_owned() });
+    desk.next(match held {
+        true => format!("mailshot queue resume {}", shell_argument(name)),
+        false => "mailshot queue top".to_owned(),
+    });
     Ok(Exit::Done)
 }
 
@@ -228,8 +231,9 @@ async fn retry(desk: &Desk, name: &str) -> Result<Exit, Error> {
     for row in still.iter().filter(|row| row.name == name) {
         let until = row.until.as_deref().map_or_else(|| "it is resumed".to_owned(), str::to_owned);
         desk.say(desk.addressed(format!(
-            "{name} stands still until {until} ({}); `mailshot queue resume {name}` lets it go",
-            row.why
+            "{name} stands still until {until} ({}); `mailshot queue resume {}` lets it go",
+            row.why,
+            shell_argument(name)
         )));
     }
     desk.next(if is_here { "mailshot serve, or mailshot send CAMPAIGN --yes" } else { "mailshot queue top" });
@@ -275,7 +279,7 @@ async fn drop_copies(desk: &Desk, name: &str, yes: bool) -> Result<Exit, Error> 
         desk.next("mailshot status");
     } else {
         desk.say(format!("{name}: {copies} copies would be taken out of the queue, and end as cancelled"));
-        desk.next(format!("mailshot queue drop {name} --yes"));
+        desk.next(format!("mailshot queue drop --yes {}", shell_argument(name)));
     }
     Ok(Exit::Done)
 }

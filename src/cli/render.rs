@@ -120,7 +120,8 @@ async fn show(desk: &Desk, edition: &Edition, template: &Template, recipient: &R
     if !is_opened(&file).await {
         desk.note("no browser could be started: open the file yourself");
     }
-    desk.say(format!("subject: {}\n{}", words.subject, file.display()));
+    desk.say(format!("subject: {}", words.subject));
+    desk.say(file.display().to_string());
     desk.give(&serde_json::json!({ "campaign": edition.campaign, "subject": words.subject, "file": file }));
     Ok(Exit::Done)
 }

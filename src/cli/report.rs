@@ -30,7 +30,7 @@ pub fn run(desk: &Desk, args: &Report) -> Result<Exit, Error> {
     let launch = launched(desk, &store, &args.campaign)?;
     let found = outcome::whole_report(&store, launch.id, desk.now())?;
     let report = found.ok_or_else(|| Error::usage(format!("the launch of {} has just been removed", args.campaign)))?;
-    desk.say(outcome::plain(&report, desk.ink()));
+    desk.say_lines(outcome::plain(&report, desk.ink()));
     desk.give(&report);
     if let Some(file) = &args.csv {
         let rows = write_outcomes(&store, launch.id, Some(file), Cells::Guarded, |_| true)?;

@@ -7,7 +7,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep};
 
-use crate::base::{CampaignName, LaunchId, Span};
+use crate::base::{CampaignName, LaunchId, Span, shell_argument};
 use crate::cli::dry_run;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::owner::Owner;
@@ -255,12 +255,13 @@ pub fn finish(
     let Some(found) = whole_report(store, launch, desk.now())? else {
         return Err(Error::usage(format!("launch {launch} is no longer on record")));
     };
-    desk.say(plain(&found, desk.ink()));
+    desk.say_lines(plain(&found, desk.ink()));
     desk.give(&found);
     let mut rest: Vec<String> = left.iter().flat_map(holding).collect();
     rest.extend(go_on(&found, ended, is_here));
-    if !rest.is_empty() {
-        desk.add(desk.addressed(format!("\n{}", rest.join("\n"))));
+    for (at, line) in rest.iter().enumerate() {
+        let gap = if at == 0 { "\n" } else { "" };
+        desk.add(desk.addressed(format!("{gap}{line}")));
     }
     desk.next(found.next());
     Ok(exit(&found.counts, ended))
@@ -274,7 +275,7 @@ fn holding(view: &QueueView) -> Vec<String> {
         let from = from.unwrap_or_default();
         match until {
             Some(until) => format!("{name} rests{from} until {until}: {why}"),
-            None => format!("{name} is held{from} until `mailshot queue resume {name}`: {why}"),
+            None => format!("{name} is held{from} until `mailshot queue resume {}`: {why}", shell_argument(name)),
         }
     };
     let mut lines: Vec<String> = view.still.iter().take(STILL_SHOWN).map(still).collect();

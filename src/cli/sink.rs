@@ -47,7 +47,7 @@ pub struct Sink {
 pub async fn run(desk: &Desk, sink: Sink) -> Result<Exit, Error> {
     if sink.print_script {
         let script = crate::proving::script::BUILT_IN.trim_end();
-        desk.say(script);
+        desk.say_lines(script);
         desk.give(&serde_json::json!({ "script": script }));
         return Ok(Exit::Done);
     }

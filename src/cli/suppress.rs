@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::audience::{Mapping, Refusal, RefusedRow, Source, SourceOptions, suppression_rows};
+use crate::base::shell_word;
 use crate::cli::contacts::canonical;
 use crate::cli::export::Output;
 use crate::cli::{Desk, Error, Exit};
@@ -262,7 +263,7 @@ fn list(desk: &Desk, limit: usize, after: &str) -> Result<Exit, Error> {
         desk.say(format!("{:width$}  {:11}  {}  {}", row.address, row.reason.word(), row.since, row.detail));
     }
     match &next {
-        Some(next) => desk.next(format!("mailshot suppress list --after {next}")),
+        Some(next) => desk.next(format!("mailshot suppress list --after={}", shell_word(next))),
         None if rows.is_empty() => {
             desk.say("nobody is suppressed");
             desk.next("mailshot suppress add ADDRESS");

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::handle::Handle;
-use crate::base::{LaunchId, Timestamp};
+use crate::base::{LaunchId, Timestamp, shell_argument};
 use crate::config;
 use crate::delivery::alert::{Alert, Alerts};
 use crate::delivery::source::host_name;
@@ -147,7 +147,7 @@ impl Herald {
 
 /// What to do about it.
 fn remedy(notice: &Notice, campaign: Option<&str>) -> String {
-    let site = notice.site.as_deref().unwrap_or("SITE");
+    let site = shell_argument(notice.site.as_deref().unwrap_or("SITE"));
     let campaign = campaign.unwrap_or("CAMPAIGN");
     match notice.kind {
         NoticeKind::Held | NoticeKind::WarmupStopped => {
@@ -218,6 +218,17 @@ mod tests {
             text: "blocked".into(),
             until: None,
             at: Timestamp::from_ms(0),
+        }
+    }
+
+    #[test]
+    fn what_is_advised_can_be_pasted() {
+        for (site, command) in [
+            ("outlook", "then: mailshot queue resume outlook"),
+            ("a; touch owned", "then: mailshot queue resume 'a; touch owned'"),
+            ("--yes", "then: mailshot queue resume -- --yes"),
+        ] {
+            assert!(remedy(&held(site), None).ends_with(command), "{site}");
         }
     }
 

@@ -138,12 +138,30 @@ fn as_io(error: csv::Error) -> io::Error {
     }
 }
 
-/// A cell that no spreadsheet computes (H-05).
+/// A cell that no spreadsheet computes (H-05), whichever of comma, semicolon and tab it takes for the end of a cell: one that
+/// divides by another than ours does not see our quotes, and begins cells inside of them. What steers a terminal becomes
+/// blanks.
 fn guarded(cell: &str) -> Cow<'_, str> {
-    match cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\0']) {
-        true => Cow::Owned(format!("'{cell}")),
-        false => Cow::Borrowed(cell),
+    let begins_formula = |c: char| "=+-@\t\r\0＝＋－＠".contains(c);
+    let may_begin_cell = |c: char| matches!(c, ';' | '\t' | '\n' | '\r') || c.is_control() || c == '"';
+    if !cell.starts_with(begins_formula) && !cell.contains(may_begin_cell) {
+        return Cow::Borrowed(cell);
     }
+    let mut safe = String::with_capacity(cell.len() + 8);
+    let mut is_begin = true;
+    for c in cell.replace("\r\n", "\n").chars() {
+        if is_begin && begins_formula(c) {
+            safe.push('\'');
+            is_begin = false;
+        }
+        match c {
+            '\n' | '\t' => safe.push(c),
+            c if c.is_control() => safe.push(' '),
+            c => safe.push(c),
+        }
+        is_begin = matches!(c, ';' | '\t' | '\n' | '\r') || is_begin && matches!(c, ' ' | '"');
+    }
+    Cow::Owned(safe)
 }
 
 #[cfg(test)]
@@ -152,10 +170,23 @@ mod tests {
 
     #[test]
     fn no_cell_is_taken_for_a_formula() {
-        for cell in ["=1+1", "+49 30", "-1", "@SUM(A1)", "\t=1", "\r\n", "\0-1"] {
+        for cell in ["=1+1", "+49 30", "-1", "@SUM(A1)", "＝1", "＠x"] {
             assert_eq!(guarded(cell), format!("'{cell}"));
         }
-        for cell in ["", "ann@example.com", "a=b", "'=1"] {
+        for (cell, shown) in [
+            ("\t=1", "'\t'=1"),
+            ("\r=1", "' '=1"),
+            ("\0-1", "' -1"),
+            // where the semicolon, the tab or a line ends a cell
+            ("x;=1+1", "x;'=1+1"),
+            ("x; \"=1+1", "x; \"'=1+1"),
+            ("x\t+1", "x\t'+1"),
+            ("x\r\n-1\n@x", "x\n'-1\n'@x"),
+            ("\x1b[2J\u{9b}x\x7f", " [2J x "),
+        ] {
+            assert_eq!(guarded(cell), shown, "{cell:?}");
+        }
+        for cell in ["", "ann@example.com", "a=b", "'=1", "a, -1; b - 1", "two\nlines; \"three\""] {
             assert_eq!(guarded(cell), cell);
         }
     }

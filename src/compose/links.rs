@@ -259,7 +259,8 @@ impl Targets {
             false => serde_json::Value::Null,
         });
         let printed = link.print(&scope, &object).ok()?;
-        let target = as_header(as_link(&printed)?);
+        // a blank in a value is no end of the address: readers' programs encode it as well
+        let target = as_header(as_link(&printed.trim().replace(' ', "%20"))?);
         target.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")).then_some(target)
     }
 }
@@ -384,6 +385,8 @@ mod tests {
         let ulm = somebody(serde_json::json!({"city": "Ulm & Bonn"}));
         assert_eq!(targets.target(0, Some(&ulm)).unwrap(), "https://a.example/?c=Ulm%20%26%20Bonn&n=%C3%BC");
         assert_eq!(targets.target(0, None).unwrap(), "https://a.example/?c=&n=%C3%BC");
+        let york = somebody(serde_json::json!({"city": "New York"}));
+        assert_eq!(targets.target(1, Some(&york)).unwrap(), "https://a.example/New%20York");
         let hostile = somebody(serde_json::json!({"city": "x\r\nSet-Cookie: y"}));
         assert_eq!(targets.target(1, Some(&hostile)), None);
         assert_eq!(targets.target(2, None).unwrap(), "https://a.example/");

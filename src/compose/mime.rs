@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use data_encoding::BASE64;
+use data_encoding::{BASE64, BASE64_MIME};
 use mail_builder::MessageBuilder;
 use mail_builder::headers::HeaderType;
 use mail_builder::headers::address::Address;
@@ -96,9 +96,11 @@ fn multipart<'x>(kind: &'static str, level: &str, unique: &str, parts: Vec<MimeP
     MimePart::new(content_type.attribute("boundary", format!("=_{level}{unique}")), parts)
 }
 
-/// One file with its part headers, encoded.
+/// One file with its part headers, in base64 even where it is text: its bytes arrive as they are, and a CR or LF that stands
+/// alone in it is no line's end on the wire.
 fn encode(asset: &Asset) -> Vec<u8> {
-    let mut part = MimePart::new(asset.media_type.as_str(), asset.bytes.as_slice());
+    let encoded = BASE64_MIME.encode(&asset.bytes);
+    let mut part = MimePart::new(asset.media_type.as_str(), encoded.trim_end().as_bytes()).transfer_encoding("base64");
     part = match &asset.content_id {
         Some(id) => part
             .header("Content-Disposition", ContentType::new("inline").attribute("filename", asset.name.as_str()))

@@ -3,6 +3,7 @@
 //! names.
 
 mod edition;
+mod guard;
 mod headers;
 mod helpers;
 mod layout;
@@ -16,7 +17,7 @@ mod shield;
 mod slots;
 mod template;
 
-use crate::base::{Address, Timestamp};
+use crate::base::{Address, Domain, Timestamp};
 use headers::Field;
 
 #[cfg(test)]
@@ -86,7 +87,7 @@ pub fn memo(from: &Address, to: &Address, subject: &str, text: &str, date: Times
         ("Message-ID", Field::Exact(id)),
         ("Auto-Submitted", Field::Exact("auto-generated".to_owned())),
     ];
-    mime::plain(fields, text)
+    mime::plain(fields, &scope::Context::Text.escape(text))
 }
 
 /// A report on TLS, and the letter around it.
@@ -97,7 +98,7 @@ pub struct TlsReportLetter<'a> {
     /// Who wanted it.
     pub to: &'a Address,
     /// The domain that it is about.
-    pub domain: &'a str,
+    pub domain: &'a Domain,
     /// Its id.
     pub id: &'a str,
     /// The name of the file.
@@ -120,7 +121,7 @@ pub fn tls_report(letter: &TlsReportLetter<'_>) -> Vec<u8> {
         ("Subject", Field::text(subject, headers::VALUE_MAX)),
         ("Date", Field::Exact(date.rfc5322())),
         ("Message-ID", Field::Exact(format!("<{id}>"))),
-        ("TLS-Report-Domain", Field::Exact((*domain).to_owned())),
+        ("TLS-Report-Domain", Field::Exact(domain.to_string())),
         ("TLS-Report-Submitter", Field::Exact(submitter.to_string())),
         ("TLS-Required", Field::Exact("No".to_owned())),
         ("Auto-Submitted", Field::Exact("auto-generated".to_owned())),
@@ -159,3 +160,6 @@ pub enum PrintError {
         part: Part,
     },
 }
+
+#[cfg(test)]
+mod tests;

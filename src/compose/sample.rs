@@ -7,6 +7,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::base::{Address, ContactId};
+use crate::compose::guard::guard;
 use crate::compose::{Edition, Part, Template, Urls};
 use crate::mail::{Consent, Recipient};
 
@@ -28,9 +29,11 @@ pub fn sample(edition: &Edition, template: &Template, address: Address) -> Recip
         }
     }
     let headers = edition.headers.iter().map(|(_, text)| text);
-    for text in [&edition.subject, &edition.html, &edition.text].into_iter().chain(headers) {
+    // guarded, it names every field that begins a link
+    let html = guard(&edition.html, &edition.constants()).unwrap_or_else(|_| edition.html.clone());
+    for text in [&edition.subject, &html, &edition.text].into_iter().chain(headers) {
         for (field, value) in wanted(text) {
-            fields.entry(field.to_owned()).and_modify(|known| *known = Value::from(value));
+            fields.insert(field.to_owned(), Value::from(value));
         }
     }
     Recipient { contact: ContactId(0), address, name: "Alex Sample".to_owned(), fields, consent: Consent::default() }
@@ -39,13 +42,14 @@ pub fn sample(edition: &Edition, template: &Template, address: Address) -> Recip
 /// The fields of a text that only a link or a date will do for.
 fn wanted(text: &str) -> impl Iterator<Item = (&str, &'static str)> {
     static USE: LazyLock<Regex> = LazyLock::new(|| {
-        let helper = r"(?P<helper>link|date)\s+(?P<field>[A-Za-z0-9_-]+|\[[^\]]+\])";
-        let attribute =
-            r#"(?:href|src|action|background)\s*=\s*["']?\s*\{\{~?\s*(?P<target>[A-Za-z0-9_-]+|\[[^\]]+\])\s*~?\}\}"#;
-        Regex::new(&format!("{helper}|{attribute}")).expect("a fixed expression")
+        let (path, name) = (r"(?:(?:this|\.\.)[./])*", r"[A-Za-z0-9_-]+|\[[^\]]+\]");
+        let helper = format!(r"(?P<helper>link|date)\s+{path}(?P<field>{name})");
+        let inner = format!(r#"link\s+\((?:lookup\s+\S+\s+"(?P<key>[^"]+)"|\w+\s+{path}(?P<inner>{name}))"#);
+        Regex::new(&format!("{helper}|{inner}")).expect("a fixed expression")
     });
     USE.captures_iter(text).filter_map(|found| {
-        let field = found.name("field").or(found.name("target"))?.as_str().trim_matches(['[', ']']);
+        let field =
+            ["field", "inner", "key"].iter().find_map(|group| found.name(group))?.as_str().trim_matches(['[', ']']);
         let is_date = found.name("helper").is_some_and(|helper| helper.as_str() == "date");
         Some((field, if is_date { "2026-11-23" } else { SITE }))
     })
@@ -59,11 +63,14 @@ mod tests {
     #[test]
     fn every_field_has_a_value_that_fits() {
         let mut edition = edition();
-        edition.html = "{{city}} {{[Last Name]}} {{date joined}} <a href=\"{{site}}\">x</a> {{link shop}}".into();
+        edition.html = "{{city}} {{[Last Name]}} {{date joined}} <a href=\"{{site}}\">x</a> {{link shop}}\
+                        <a href={{trim home}}>y</a><a href='{{#if a}}{{lookup this \"b\"}}{{/if}}'>z</a>"
+            .into();
         let template = Template::compile(&edition).unwrap();
         let somebody = sample(&edition, &template, Address::parse("a@example.com").unwrap());
         let urls = Urls { unsubscribe: "https://example.com/u/x".into(), ..Urls::default() };
         let words = template.words(&somebody, &urls).unwrap();
-        assert_eq!(words.html, format!("[city] [Last Name] 23 November 2026 <a href=\"{SITE}\">x</a> {SITE}"));
+        let rest = format!("<a href=\"{SITE}\">y</a><a href='{SITE}'>z</a>");
+        assert_eq!(words.html, format!("[city] [Last Name] 23 November 2026 <a href=\"{SITE}\">x</a> {SITE}{rest}"));
     }
 }

@@ -5,6 +5,12 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
+/// Finds handlebars expressions in a text, comments among them.
+pub(crate) fn expressions() -> &'static Regex {
+    static EXPRESSION: LazyLock<Regex> = LazyLock::new(|| fixed(r"(?s)\{\{!--.*?--\}\}|\{\{\{.*?\}\}\}|\{\{.*?\}\}"));
+    &EXPRESSION
+}
+
 /// The expressions covered so far.
 #[derive(Debug, Default)]
 pub(crate) struct Shield {
@@ -15,12 +21,10 @@ impl Shield {
     /// `text` with every expression replaced by a word. Block expressions outside of tags become comments, because
     /// HTML allows those between table rows and Markdown does not wrap them into paragraphs.
     pub(crate) fn cover(&mut self, text: &str) -> String {
-        static EXPRESSION: LazyLock<Regex> =
-            LazyLock::new(|| fixed(r"(?s)\{\{!--.*?--\}\}|\{\{\{.*?\}\}\}|\{\{.*?\}\}"));
         static BLOCK: LazyLock<Regex> = LazyLock::new(|| fixed(r"^\{\{~?\s*(?:[#/^!]|else\b)"));
         let mut covered = String::with_capacity(text.len());
         let mut rest = 0;
-        for found in EXPRESSION.find_iter(text) {
+        for found in expressions().find_iter(text) {
             covered.push_str(&text[rest..found.start()]);
             rest = found.end();
             let word = self.hide(found.as_str().to_owned());

@@ -1,12 +1,11 @@
 //! An edition compiled: prints one message per recipient.
 
 use std::fmt;
-use std::sync::LazyLock;
 
 use handlebars::Context as Data;
-use regex::Regex;
 
 use crate::base::{Address, Domain, EnvelopeId, Purpose, Seal, Token};
+use crate::compose::guard::guard;
 use crate::compose::headers::{self, Field, Head};
 use crate::compose::links::{self, Marks};
 use crate::compose::mime::Parts;
@@ -106,7 +105,7 @@ impl Template {
             headers::check_name(name)?;
             headers.push((name.clone(), slots(Part::Header, value)?));
         }
-        let (html, text) = (guard_links(&clean(&edition.html)), clean(&edition.text));
+        let (html, text) = (guarded(&clean(&edition.html), &constants)?, clean(&edition.text));
         let mut bodies = Vec::new();
         for marks in Marks::of(edition.tracking) {
             let html = slots(Part::Html, &links::mark_html(&html, &edition.links, marks))?;
@@ -240,14 +239,12 @@ fn clean(source: &str) -> String {
     unix.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect()
 }
 
-/// A field at the start of a link's target goes through `link`, so that no contact's value can be a script (H-03).
-fn guard_links(html: &str) -> String {
-    static AT_START: LazyLock<Regex> = LazyLock::new(|| {
-        let attribute =
-            r#"(?i)(\b(?:href|src|action|background)\s*=\s*["']?\s*)\{\{~?\s*([A-Za-z0-9_-]+|\[[^\]]+\])\s*~?\}\}"#;
-        Regex::new(attribute).expect("a fixed expression")
-    });
-    AT_START.replace_all(html, "$1{{link $2}}").into_owned()
+/// The HTML with every value where it is harmless; what cannot stand where it does is refused with its line.
+fn guarded(html: &str, constants: &[(&'static str, String)]) -> Result<String, Error> {
+    guard(html, constants).map_err(|misplaced| {
+        let line = Some(html[..misplaced.at].matches('\n').count() + 1);
+        Error::Template { part: Part::Html, line, message: misplaced.message }
+    })
 }
 
 fn address(field: &'static str, text: &str) -> Result<Address, Error> {

@@ -212,6 +212,7 @@ impl<'r> Outing<'r> {
     /// Always signed: an unsigned report is to be ignored (RFC 8460 §3).
     async fn mail(&self, to: &Address, day: i64, domain: &str, id: &str, gzip: &[u8]) -> Result<(), String> {
         let TlsReports { world, from, keyring, .. } = self.reports;
+        let domain = &Domain::parse(domain).map_err(|why| why.to_string())?;
         let route = self.beside.way(to.domain(), None).await?;
         if let Some(name) = [to.domain().as_str(), &route.site].into_iter().find(|name| self.still.contains(*name)) {
             return Err(format!("{name} stands still"));

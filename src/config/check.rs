@@ -60,7 +60,7 @@ impl Settings {
             }
         }
         let url = &self.links.base_url;
-        if !url.starts_with("https://") && !url.starts_with("http://") || url.ends_with('/') {
+        if !is_base_url(url) {
             return wrong("links.base_url", url, "write \"https://HOST\" without a final slash");
         }
         Ok(())
@@ -132,6 +132,9 @@ impl Settings {
                 return wrong(key, bad, "write an address to listen on as \"IP:PORT\"");
             }
         }
+        if let Some(name) = self.listener.host_name.as_ref().filter(|name| Domain::parse(name).is_err()) {
+            return wrong("listener.host_name", name, "write the host name that the listener greets with");
+        }
         if self.listener.tls_cert.is_some() != self.listener.tls_key.is_some() {
             return wrong("listener.tls_cert", "", "tls_cert and tls_key belong together: set both, or neither");
         }
@@ -196,6 +199,9 @@ impl Settings {
         for (at, source) in self.source.iter().enumerate() {
             if self.source[..at].iter().any(|other| other.name == source.name) {
                 return wrong("source.name", &source.name, "every [[source]] needs a name of its own");
+            }
+            if let Some(name) = source.ehlo_name.as_ref().filter(|name| Domain::parse(name).is_err()) {
+                return wrong("source.ehlo_name", name, "write the host name that the address resolves to");
             }
             if source.warmup == Some(0) {
                 return wrong("source.warmup", 0, "the first day of the calendar is 1");
@@ -301,6 +307,13 @@ fn check_oauth(oauth: &MailboxOauth) -> Result<(), Wrong> {
         );
     }
     Ok(())
+}
+
+/// A web address that can stand in a header between angle brackets, and in an attribute: ASCII without what ends either.
+fn is_base_url(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or(url.strip_prefix("http://")).unwrap_or_default();
+    let is_fit = |b: u8| b.is_ascii_graphic() && !b"<>\"'\\`{}|^,".contains(&b);
+    !rest.is_empty() && !rest.starts_with('/') && !rest.ends_with('/') && rest.bytes().all(is_fit)
 }
 
 fn is_domain(name: &str) -> bool {

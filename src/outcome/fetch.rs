@@ -356,8 +356,10 @@ pub(super) fn secret(
         (None, None) => return Ok(None),
     };
     let line = text.and_then(|text| {
-        let line = text.lines().next().filter(|line| !line.is_empty() && !line.contains('\0'));
-        line.map(|line| Secret::new(line.to_owned())).ok_or_else(|| "its first line is empty".to_owned())
+        // a control character could end the line it is said in
+        let line = text.lines().next().filter(|line| !line.is_empty() && !line.contains(char::is_control));
+        line.map(|line| Secret::new(line.to_owned()))
+            .ok_or_else(|| "its first line is empty or holds control characters".to_owned())
     });
     let wrong = |why| MailboxError::Secret { mailbox: mailbox.name.clone(), file: place, why };
     line.map(Some).map_err(wrong)

@@ -41,6 +41,9 @@ impl Keyring {
             let files: Vec<KeyFile> = entries(&folder)?.into_iter().filter_map(key_file).collect();
             refuse_two(&domain, &files)?;
             for file in files {
+                if !is_selector(&file.selector) {
+                    return Err(Error::Selector(file.selector));
+                }
                 let pem = read_private(&file.path)?;
                 let signer = Signer::read(&pem, &file.path, file.algorithm, &domain, &file.selector, expires)?;
                 match file.waits {
@@ -124,6 +127,11 @@ pub fn create_key(keys: &Path, domain: &Domain, selector: &str, algorithm: Algor
     write_private(&path, text.as_bytes())?;
     let signer = Signer::read(&text, &path, algorithm, domain, selector, Span::default())?;
     Ok(Record { waits, ..Record::of(&signer) })
+}
+
+/// Names of the name service, perhaps several (RFC 6376 §3.1): nothing else may stand in a signature.
+fn is_selector(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 fn key_file(path: PathBuf) -> Option<KeyFile> {

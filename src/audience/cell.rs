@@ -52,13 +52,15 @@ pub fn address(cell: &str, allowed: Allowed) -> Result<(Address, &str), NoAddres
     if text.is_empty() {
         return Err(NoAddress::Empty);
     }
-    let (name, text) = without_name(text);
+    let whole = text;
+    let (name, text) = without_name(whole);
     let text = without_scheme(text);
     let address = Address::parse(text).map_err(|why| match is_several(text) {
         true => NoAddress::Several(text.to_owned()),
         false => NoAddress::Wrong(why),
     })?;
     match () {
+        () if names_another(name, &address) => Err(NoAddress::Several(whole.to_owned())),
         () if text.starts_with('"') && !allowed.quoted => Err(NoAddress::Quoted(text.to_owned())),
         () if address.is_literal() && !allowed.literal => Err(NoAddress::Literal(text.to_owned())),
         () => Ok((address, name)),
@@ -90,6 +92,12 @@ fn without_name(text: &str) -> (&str, &str) {
 fn without_scheme(text: &str) -> &str {
     let is_link = text.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("mailto:"));
     if is_link { text[7..].split('?').next().unwrap_or_default() } else { text }
+}
+
+/// Whether what stands before an address holds another one: which of them is meant is not for us to say.
+fn names_another(name: &str, address: &Address) -> bool {
+    let words = name.split(|c: char| c.is_whitespace() || "<>,;\"'()".contains(c)).filter(|word| word.contains('@'));
+    words.filter_map(|word| Address::parse(word).ok()).any(|other| other != *address)
 }
 
 fn is_several(text: &str) -> bool {
@@ -235,6 +243,11 @@ mod tests {
         check("ada", Err("not a mail address"));
         check("a@b@example.org", Err("before the @"));
         check("ada@example.org\r\nBcc: eve@example.org", Err("several"));
+        check("ada@example.org\r\nRCPT TO:<eve@example.org>", Err("several"));
+        check("<ada@example.org>,<eve@example.org>", Err("several"));
+        check("Ada (eve@example.org) <ada@example.org>", Err("several"));
+        check("ada@example.org <ada@example.org>", Ok("ada@example.org: ada@example.org"));
+        check("Ada @ home <ada@example.org>", Ok("Ada @ home: ada@example.org"));
         check("\"ada\"@example.org", Err("--allow-quoted"));
         check("ada@[192.0.2.1]", Err("--allow-literal"));
     }

@@ -54,6 +54,12 @@ pub enum LooksError {
         /// What the system said.
         why: std::io::Error,
     },
+    /// A link of the file system leads out of the folder: what lies elsewhere is not meant to be served.
+    #[error("{} leads out of its folder", path.display())]
+    Elsewhere {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is no handlebars template.
     #[error("{}: {why}", path.display())]
     Template {
@@ -120,10 +126,15 @@ impl Looks {
 }
 
 fn read(path: &Path) -> Result<Option<String>, LooksError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(why) => Err(LooksError::Read { path: path.to_owned(), why }),
+    let failed = |why| LooksError::Read { path: path.to_owned(), why };
+    let place = match path.canonicalize() {
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        found => found.map_err(failed)?,
+    };
+    let folder = path.parent().unwrap_or(path).canonicalize().map_err(failed)?;
+    match place.starts_with(folder) {
+        true => std::fs::read_to_string(place).map(Some).map_err(failed),
+        false => Err(LooksError::Elsewhere { path: path.to_owned() }),
     }
 }
 

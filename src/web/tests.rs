@@ -16,6 +16,7 @@ use crate::store::{
 use crate::world::SimulatedClock;
 
 mod choosing;
+mod hostile;
 mod joining;
 mod tracking;
 
@@ -28,15 +29,19 @@ struct House {
 }
 
 async fn house() -> House {
+    house_of("Ada", "Ulm", ["news", "offers"]).await
+}
+
+async fn house_of(name: &str, city: &str, names: [&str; 2]) -> House {
     let store = Store::open("sqlite::memory:", std::path::Path::new("."), Threads::Inline).unwrap();
     let mut lists = Vec::new();
-    for name in ["news", "offers"] {
-        let list = store.make_list(name.to_owned(), NOW).await.unwrap();
+    for list in names {
+        let list = store.make_list(list.to_owned(), NOW).await.unwrap();
         let import = store.begin_import("people.csv".to_owned(), list, None, NOW).await.unwrap();
         let ada = NewContact {
             address: Address::parse("ada@example.org").unwrap(),
-            name: "Ada".to_owned(),
-            fields: [("city".to_owned(), "Ulm".into())].into_iter().collect(),
+            name: name.to_owned(),
+            fields: [("city".to_owned(), city.into())].into_iter().collect(),
             bucket: 0,
         };
         store.import_batch(vec![ada], list, import, OnConflict::Fill, NOW).await.unwrap();

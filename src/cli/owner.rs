@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::base::{Address, Domain, EnvelopeId, LaunchId};
 use crate::cli::{Desk, Error};
@@ -17,8 +17,11 @@ use crate::store::{Store, Threads};
 
 /// How often another process is asked whether a launch has settled.
 const ASK_EVERY: Duration = Duration::from_millis(300);
-/// How long somebody who holds the queue without sending is waited for: they only look at it, or move something.
-const SOON: Duration = Duration::from_secs(10);
+/// How long somebody who holds the queue without sending is waited for: they only look at it, or move something, or end,
+/// which takes no longer than [`GRACE`] and what comes after it.
+const SOON: Duration = Duration::from_secs(40);
+/// After this time it is told who is waited for.
+const TOLD: Duration = Duration::from_secs(2);
 /// How often it is looked whether they have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long what is on the wire may take to end.
@@ -38,7 +41,7 @@ pub enum Owner {
 pub struct Here {
     engine: Engine,
     /// Others are answered as long as this lives.
-    _control: Control,
+    control: Control,
     /// Given back last.
     _hold: Hold,
 }
@@ -55,7 +58,8 @@ impl Holder {
     /// Takes the queue in hand, or finds who sends from it. Whoever holds it without sending, or is just beginning or
     /// ending, is waited for.
     async fn await_queue(desk: &Desk) -> Result<Holder, Error> {
-        let until = Instant::now() + SOON;
+        let start = Instant::now();
+        let (until, mut is_told) = (start + SOON, false);
         let client = Client::new(desk.workspace().control_socket());
         loop {
             let held = match desk.workspace().hold() {
@@ -63,11 +67,17 @@ impl Holder {
                 Err(held @ WorkspaceError::Held { .. }) => held,
                 Err(other) => return Err(other.into()),
             };
-            if client.queue().await.is_ok_and(|view| view.sending) {
+            // whoever does not answer must not be waited for beyond that
+            let view = timeout_at(until, client.queue()).await;
+            if view.is_ok_and(|view| view.is_ok_and(|view| view.sending)) {
                 return Ok(Holder::Sender(client, held));
             }
             if Instant::now() >= until {
                 return Err(held.into());
+            }
+            if !is_told && start.elapsed() >= TOLD {
+                desk.note(format!("{held}; waiting for it to end"));
+                is_told = true;
             }
             sleep(LOOK_EVERY).await;
         }
@@ -266,7 +276,7 @@ impl Here {
                 return Err(error.into());
             }
         };
-        Ok(Here { engine, _control: control, _hold: hold })
+        Ok(Here { engine, control, _hold: hold })
     }
 
     /// A handle on the engine.
@@ -276,7 +286,9 @@ impl Here {
 
     /// Stops in order; everything done is on disk when this returns.
     pub async fn stop(self) {
-        let Here { engine, _control, _hold } = self;
+        let Here { engine, control, _hold } = self;
+        // whoever begins now waits for the queue: what it asked of an engine that ends would be seen to by nobody
+        drop(control);
         engine.stop(GRACE).await;
     }
 }

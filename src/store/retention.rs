@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 
 use super::visits::reading_of;
 use super::{Error, Store};
@@ -122,17 +122,20 @@ impl Store {
         }
     }
 
-    /// Runs a statement on a launch for one range of contacts (`?2` to `?3`) after the other.
+    /// Runs a statement on a launch for one range of contacts (`?2` to `?3`) after the other; where the launch has nobody,
+    /// numbers are passed over.
     async fn in_steps(&self, launch: LaunchId, sql: &'static str) -> Result<(), Error> {
-        let last: Option<u32> = self.backend.read(|db| {
-            db.prepare_cached("SELECT max(contact) FROM copies WHERE launch = ?1")?
-                .query_row([launch.0], |row| row.get(0))
-                .optional()
-                .map(Option::flatten)
-        })?;
-        for first in (0..=last.unwrap_or(0)).step_by(STEP as usize) {
-            let row = (launch.0, first, first.saturating_add(STEP - 1));
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let first: Option<u32> = self.backend.read(|db| {
+                db.prepare_cached("SELECT min(contact) FROM copies WHERE launch = ?1 AND contact >= ?2")?
+                    .query_row((launch.0, from), |row| row.get(0))
+            })?;
+            let Some(first) = first else { return Ok(()) };
+            let last = first.saturating_add(STEP - 1);
+            let row = (launch.0, first, last);
             self.backend.write(move |db| db.prepare_cached(sql)?.execute(row).map(drop)).await?;
+            next = last.checked_add(1);
         }
         Ok(())
     }

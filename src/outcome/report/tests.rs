@@ -277,10 +277,7 @@ async fn only_what_was_sent_again_counts_as_a_possible_double() {
         let row = store.copy(EnvelopeId::new(launch, ContactId(2))).unwrap().unwrap();
         assert_eq!((row.doubtful, u64::from(row.again)), (1, again), "{state:?}");
     }
-    let (store, launch) = settled(|launch| vec![lost_once(launch, 2, Standing::Deferred, Class::SoftSystem)]).await;
-    let sent = lost_once(launch, 2, Standing::Delivered, Class::Delivered);
-    store.settle(2, vec![sent], Arc::new(Policy::default())).await.unwrap();
-    let bounce = LateBounce {
+    let bounce = |launch| LateBounce {
         copy: EnvelopeId::new(launch, ContactId(2)),
         class: Class::HardUnknownUser,
         code: None,
@@ -288,7 +285,18 @@ async fn only_what_was_sent_again_counts_as_a_possible_double() {
         text: "gone".into(),
         at: START + Duration::from_secs(86_400),
     };
-    store.bounced_late(bounce, Arc::new(Policy::default())).await.unwrap();
+    let (store, launch) = settled(|launch| vec![lost_once(launch, 2, Standing::Deferred, Class::SoftSystem)]).await;
+    let sent = lost_once(launch, 2, Standing::Delivered, Class::Delivered);
+    store.settle(2, vec![sent], Arc::new(Policy::default())).await.unwrap();
+    store.bounced_late(bounce(launch), Arc::new(Policy::default())).await.unwrap();
     let counts = report(&store, launch).unwrap().unwrap().counts;
     assert_eq!((counts.bounced_late, counts.possible_doubles), (1, 1), "taken twice, for all we know, and bounced");
+    // a bounce that comes before the second sending is none
+    let (store, launch) = settled(|launch| vec![lost_once(launch, 2, Standing::Deferred, Class::SoftSystem)]).await;
+    store.bounced_late(bounce(launch), Arc::new(Policy::default())).await.unwrap();
+    let barred = lost_once(launch, 2, Standing::Barred, Class::HardUnknownUser);
+    for outcome in [None, Some(barred)] {
+        store.settle(2, outcome.into_iter().collect(), Arc::new(Policy::default())).await.unwrap();
+        assert_eq!(report(&store, launch).unwrap().unwrap().counts.possible_doubles, 0);
+    }
 }

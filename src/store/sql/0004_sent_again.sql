@@ -1,7 +1,8 @@
 -- How often a copy was sent again: as often as an answer to it was lost, but for the last time, unless it was sent once more
--- and taken. Of a copy in doubt the last loss is not counted among the doubtful.
+-- and taken: then it stands as delivered, or as failed by a bounce that came later. Of a copy in doubt the last loss is not
+-- counted among the doubtful.
 ALTER TABLE copies ADD COLUMN again INTEGER GENERATED ALWAYS AS
-    (max(doubtful - (standing NOT IN (2, 7) AND late = 0), 0)) VIRTUAL;
+    (max(doubtful - (standing NOT IN (2, 7) AND NOT (standing = 3 AND late = 1)), 0)) VIRTUAL;
 
 DROP TRIGGER copy_planned;
 DROP TRIGGER copy_moved;

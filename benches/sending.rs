@@ -4,10 +4,10 @@ mod scene;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use mailshot::queue::{Durability, MemoryLedger, SledLedger};
 use mailshot::sign::Algorithm;
 use mailshot::smtp::TlsClient;
 use scene::{Letter, Road, Whole, runtime, talk};
+use tempfile::TempDir;
 
 /// Copies of one sample.
 const COPIES: u32 = 2000;
@@ -50,12 +50,8 @@ fn dialogue(bencher: Bencher) {
 #[divan::bench(sample_count = 10, sample_size = 1)]
 fn ledger(bencher: Bencher) {
     let runtime = runtime();
-    let road = || {
-        let folder = tempfile::tempdir().expect("a folder");
-        let ledger = SledLedger::open(folder.path(), 64, Durability::Synced).expect("a ledger");
-        (runtime.block_on(Road::with(ledger, COPIES)), folder)
-    };
-    let deliver = |(road, folder): (Road, tempfile::TempDir)| {
+    let road = || runtime.block_on(Road::on_disk(COPIES));
+    let deliver = |(road, folder): (Road, TempDir)| {
         runtime.block_on(road.deliver());
         folder
     };
@@ -66,7 +62,7 @@ fn ledger(bencher: Bencher) {
 #[divan::bench(sample_count = 10, sample_size = 1)]
 fn keeper(bencher: Bencher) {
     let runtime = runtime();
-    let road = || runtime.block_on(Road::with(MemoryLedger::default(), COPIES));
+    let road = || runtime.block_on(Road::in_memory(COPIES));
     bencher
         .counter(ItemsCount::new(COPIES))
         .with_inputs(road)

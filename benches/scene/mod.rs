@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +12,17 @@ use mailshot::base::{
     Address, CampaignName, ContactId, Domain, EditionId, EnvelopeId, LaunchId, Seal, SealKey, Span, Timestamp, bucket,
 };
 use mailshot::compose::{Edition, FromField, Missing, Template, Words};
-use mailshot::engine::{Crew, Engine, Parts, Ready, SAMPLE_CAMPAIGN, Workspace};
+use mailshot::config::Settings;
+use mailshot::engine::{Crew, Engine, Parts, Ready, Workspace};
 use mailshot::mail::{Class, Envelope, InDoubt, Message, Outcome, Recipient, Stage, Standing};
-use mailshot::queue::{Admission, Lease, Ledger, MemoryLedger, Next, Opening, Queue, Settlement};
+use mailshot::queue::{
+    Admission, Durability, Lease, Ledger, MemoryLedger, Next, Opening, Queue, Settlement, SledLedger,
+};
 use mailshot::sign::{Algorithm, Keyring, create_key};
 use mailshot::smtp::{Begun, Connection, Copy, CopySource, Hello, Patience, Receipt, Security, Timeouts, TlsClient};
 use mailshot::store::{LaunchOptions, NewContact, OnConflict, QueuePlace, Store, Threads};
 use mailshot::world::{NetTable, SimulatedClock, Stream, World, Zone};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use tokio::runtime::{Builder, Runtime};
 
@@ -28,6 +33,9 @@ const DOMAINS: u32 = 50;
 const CONNECTIONS: usize = 50;
 /// Where everything goes.
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// What letters are filled with.
+const FILLING: &str = "A line of words that fills the letter up to its size, and says nothing of any use.";
 
 /// A runtime whose clock jumps whenever nobody has anything to do.
 pub fn runtime() -> Runtime {
@@ -55,7 +63,7 @@ pub struct Letter {
     template: Template,
     seal: Seal,
     keyring: Keyring,
-    _keys: tempfile::TempDir,
+    _keys: TempDir,
 }
 
 impl Letter {
@@ -96,8 +104,7 @@ impl Letter {
 }
 
 fn edition() -> Edition {
-    let filling = "A line of words that fills the letter up to its size, and says nothing of any use.";
-    let (html, text) = (format!("<p>{filling}</p>\n").repeat(19), format!("{filling}\n").repeat(17));
+    let (html, text) = (format!("<p>{FILLING}</p>\n").repeat(19), format!("{FILLING}\n").repeat(17));
     Edition {
         format: Edition::FORMAT,
         campaign: "welcome".into(),
@@ -209,8 +216,19 @@ pub struct Road {
 }
 
 impl Road {
-    /// Puts so many copies on a ledger.
-    pub async fn with(ledger: impl Ledger + 'static, copies: u32) -> Road {
+    /// Puts so many copies on a ledger on disk, each commit of which is synced.
+    pub async fn on_disk(copies: u32) -> (Road, TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = SledLedger::open(folder.path(), 64, Durability::Synced).expect("a ledger");
+        (Road::with(ledger, copies).await, folder)
+    }
+
+    /// The same in memory.
+    pub async fn in_memory(copies: u32) -> Road {
+        Road::with(MemoryLedger::default(), copies).await
+    }
+
+    async fn with(ledger: impl Ledger + 'static, copies: u32) -> Road {
         let opening = Opening {
             clock: Arc::new(SimulatedClock::starting(NOW)),
             last_outcome: 0,
@@ -273,7 +291,7 @@ fn delivered(lease: Lease) -> Settlement {
 
 /// The whole engine over a record and a ledger in memory, signing with Ed25519; one host takes everything.
 pub struct Whole {
-    _folder: tempfile::TempDir,
+    _folder: TempDir,
     workspace: Workspace,
     store: Store,
     ready: Ready,
@@ -284,11 +302,13 @@ impl Whole {
     /// An engine's workspace with so many people, who have got nothing yet.
     pub async fn with(people: u32) -> Whole {
         let folder = tempfile::tempdir().expect("a folder");
+        let domain = Domain::parse("example.com").expect("a domain");
+        // before the workspace, which would make one for RSA
+        let keys = Workspace::with(folder.path(), Settings::default()).keys_folder();
+        create_key(&keys, &domain, "e1", Algorithm::Ed25519).expect("a key");
         let workspace = Workspace::create(folder.path()).expect("a workspace").workspace;
-        let campaign = CampaignName::parse(SAMPLE_CAMPAIGN).expect("a name");
-        let domain = workspace.campaign(&campaign).expect("a sound campaign").from_domain().clone();
-        std::fs::remove_dir_all(workspace.keys_folder().join(domain.as_str())).expect("its first key");
-        create_key(&workspace.keys_folder(), &domain, "e1", Algorithm::Ed25519).expect("a key");
+        let campaign = CampaignName::parse("letter").expect("a name");
+        write_campaign(&folder.path().join("campaigns/letter")).expect("a campaign");
         let store = Store::open("sqlite::memory:", folder.path(), Threads::Inline).expect("a record");
         let list = store.make_list("news".to_owned(), NOW).await.expect("a list");
         let import = store.begin_import("people.csv".into(), list, None, NOW).await.expect("an import");
@@ -326,6 +346,22 @@ impl Whole {
         let counts = mailshot::outcome::report(&self.store, launch).expect("the record").expect("the launch").counts;
         assert_eq!(counts.delivered, u64::from(self.people));
     }
+}
+
+const CAMPAIGN: &str = "\
+subject = \"What is new, {{name}}\"
+from = \"News <news@example.com>\"
+lists = [\"news\"]
+template = \"plain\"
+";
+
+/// A letter of about 4 KiB as a campaign.
+fn write_campaign(folder: &Path) -> std::io::Result<()> {
+    let body =
+        format!("Dear {{{{name}}}}\n\n{}{{{{email}}}} is where this goes.\n", format!("{FILLING}\n\n").repeat(10));
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(folder.join("campaign.toml"), CAMPAIGN)?;
+    std::fs::write(folder.join("body.md"), body)
 }
 
 fn person(number: u32) -> NewContact {

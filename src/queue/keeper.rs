@@ -229,7 +229,9 @@ impl Keeper {
                 let moves = std::mem::take(&mut self.batch.moves);
                 self.ledger.commit(&moves)?;
             }
-            from = keys::held_prefix(LaunchId(launch.0.saturating_add(1)));
+            // behind the last number there is nothing, also where a damaged record bears it
+            let Some(next) = launch.0.checked_add(1) else { return Ok(()) };
+            from = keys::held_prefix(LaunchId(next));
         }
         Ok(())
     }

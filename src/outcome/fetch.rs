@@ -458,6 +458,23 @@ mod tests {
     use crate::world::{NetTable, Zone};
 
     #[test]
+    fn a_secret_is_one_line_and_cannot_end_the_line_it_is_said_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = Some(folder.path().join("password"));
+        for (text, expected) in [
+            ("s3cret\r\nmore\n", Some("s3cret")),
+            ("", None),
+            ("s3cret\rDELE 1\n", None),
+            ("s3\0cret", None),
+            ("\n", None),
+        ] {
+            std::fs::write(file.as_ref().unwrap(), text).unwrap();
+            let found = secret(&Mailbox::default(), (&file, &None)).ok().flatten();
+            assert_eq!(found.as_ref().map(Secret::expose), expected, "{text:?}");
+        }
+    }
+
+    #[test]
     fn one_mailbox_has_one_name_and_those_of_one_refresh_token_share_what_it_gets() {
         let oauth = |file: &str| MailboxOauth { refresh_token_file: Some(file.into()), ..MailboxOauth::default() };
         let mailbox = |host: &str, folder: &str, token: &str| Mailbox {

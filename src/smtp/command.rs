@@ -300,6 +300,11 @@ mod tests {
             "<a@x>",
             "\"a\"b\"@x",
             "\"a\\\"@x",
+            "\"a\r\nRCPT\"@x",
+            "\"a\\\r\"@x",
+            "\"a\u{9b}b\"@x",
+            "a\u{85}b@x",
+            "a@x\u{85}",
             "a@ü",
         ] {
             assert_eq!(Path::parse(bad), None, "{bad:?}");

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use super::{MailboxOauth, Retention, Settings, Warmup};
 use crate::base::{Address, Domain, Network, Span};
 
+/// What is said of a user name that could end the line of a login, or a part of it.
+const NO_CONTROL: &str = "a user name holds no line ends and no other control characters";
+
 /// A value of the right type that cannot be meant.
 pub(super) struct Wrong {
     /// The key with its section.
@@ -75,6 +78,9 @@ impl Settings {
                 "must be 64 or more: one for each bucket of domains",
             );
         }
+        if let Some(user) = self.relay.user.as_ref().filter(|user| user.contains(char::is_control)) {
+            return wrong("relay.user", user, NO_CONTROL);
+        }
         if self.relay.connection_limit == 0 {
             return wrong("relay.connection_limit", 0, "must be 1 or more; to stop sending use `mailshot pause`");
         }
@@ -110,6 +116,9 @@ impl Settings {
                 );
             }
             for relay in &route.relays {
+                if let Some(user) = relay.user.as_ref().filter(|user| user.contains(char::is_control)) {
+                    return wrong("route.relays", user, NO_CONTROL);
+                }
                 if relay.weight == 0 || relay.connection_limit == 0 {
                     return wrong("route.relays", &relay.url, "weight and connection_limit must be 1 or more");
                 }
@@ -182,6 +191,9 @@ impl Settings {
                 if value.is_empty() {
                     return wrong(key, value, "every [[mailbox]] needs a host and a user");
                 }
+            }
+            if mailbox.user.contains(char::is_control) {
+                return wrong("mailbox.user", &mailbox.user, NO_CONTROL);
             }
             if let Some(oauth) = &mailbox.oauth {
                 check_oauth(oauth)?;

@@ -526,6 +526,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_name_stays_one_name_on_its_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("control.sock");
+        let listener = listen(&socket).unwrap();
+        // whoever answers says no, in the name that was asked for
+        let no = async |InPath(site): InPath<String>| (StatusCode::CONFLICT, Json(Refusal { error: site }));
+        let app = Router::new().route("/sites/{site}/resume", post(no));
+        let server = tokio::spawn(async move { axum::serve(listener, app).await });
+        let client = Client::new(socket);
+        for name in ["a/../../queue", "a?x=1#y", "a%2fb", "a b\r\nHost: c", "smtp://[::1]:25", "ü\u{1b}[2J"] {
+            let said = client.resume_site(name).await.unwrap_err().to_string();
+            assert!(said.contains(name), "{name:?}: {said:?}");
+        }
+        server.abort();
+    }
+
+    #[tokio::test]
     async fn nobody_there_is_said_in_words() {
         let client = Client::new(PathBuf::from("/nonexistent/control.sock"));
         let refused = client.queue().await.unwrap_err().to_string();

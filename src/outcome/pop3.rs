@@ -112,9 +112,6 @@ struct Session<'a> {
 impl Session<'_> {
     async fn login(&mut self, proof: &Proof) -> Result<(), MailboxError> {
         let user = &self.mailbox.user;
-        if user.contains(['\r', '\n', '\0']) {
-            return Err(refused(self.mailbox, "the user name holds a line end"));
-        }
         let mechanisms = match proof {
             Proof::Password(_) => Vec::new(),
             Proof::Token(_) => self.mechanisms().await?,

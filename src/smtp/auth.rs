@@ -187,6 +187,18 @@ mod tests {
     }
 
     #[test]
+    fn a_user_name_adds_nothing_to_what_is_said() {
+        let line = scram("u,r=evil=", &Secret::new("pencil".into()), "abc").1;
+        let said = BASE64.decode(line.strip_prefix("AUTH SCRAM-SHA-256 ").unwrap().as_bytes()).unwrap();
+        assert_eq!(said, b"n,,n=u=2Cr=3Devil=3D,r=abc");
+        let login = Login::Password { user: "a\r\nQUIT".into(), password: Secret::new("b\r\nQUIT".into()) };
+        let (mut dialogue, line) = Dialogue::begin(&login, &offered("LOGIN")).unwrap();
+        for said in [line, dialogue.answer(b"").unwrap(), dialogue.answer(b"").unwrap()] {
+            assert!(!said.contains(['\r', '\n']), "{said:?}");
+        }
+    }
+
+    #[test]
     fn a_host_that_does_not_know_the_password_is_left() {
         let Login::Password { user, password } = password() else { unreachable!("it is one") };
         let challenge = |text: &str| BASE64.encode(text.as_bytes()).into_bytes();

@@ -195,6 +195,7 @@ fn places_are_those_of_the_one_record() {
     let web = Place::Web("https://r.example/tls?x=1".to_owned());
     check(&["v=TLSRPTv1; rua=mailto:a@b.example,https://r.example/tls?x=1;"], &[mail("a@b.example"), web]);
     check(&["v=TLSRPTv1;rua=MAILTO:a%40b.example?subject=x , ftp://x.example"], &[mail("a@b.example")]);
+    check(&["v=TLSRPTv1; rua=http://r.example/,file:///etc/passwd,mailto:a@b.example\r\nBcc: c@d.example"], &[]);
     check(&["v=spf1 -all", "v=TLSRPTv1; rua=mailto:a@b.example"], &[mail("a@b.example")]);
     check(&["v=TLSRPTv1; rua=mailto:a@b.example", "v=TLSRPTv1; rua=mailto:c@d.example"], &[]);
     check(&["v=TLSRPTv1", "v=TLSRPTv2; rua=mailto:a@b.example"], &[]);

@@ -102,6 +102,8 @@ async fn nothing_leads_inward() {
         "https://0x7f.1/",
         "https://[::1]/",
         "https://policy.example@127.0.0.1/",
+        "https://user:secret@policy.example/",
+        "https://policy.example/\r\nX-Evil: 1",
         "policy.example",
     ] {
         let reply = client.get(address, 10, LIMIT).await;

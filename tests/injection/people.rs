@@ -60,6 +60,7 @@ pub const VALUES: &[&str] = &[
 
 /// Places for a contact's link that it must not lead to: such a copy cannot be printed, and nobody gets it.
 pub const LINKS: &[&str] = &[
+    "https://evil.example/\u{1b}[2J\u{9b}31m",
     "javascript:alert(1)",
     "JaVaScRiPt:alert(1)",
     " \tjavascript:alert(1)",

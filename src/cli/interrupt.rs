@@ -32,6 +32,15 @@ impl Interrupt {
         }
     }
 
+    /// Runs what may be broken off; `None` when a signal came before it was done.
+    pub async fn or_never<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.heard() => None,
+            done = work => Some(done),
+        }
+    }
+
     /// Runs what is not to be broken off: a signal meanwhile is heard by whoever asks next, another ends the process at
     /// once.
     pub async fn or_later<T>(&mut self, desk: &Desk, work: impl Future<Output = T>) -> T {

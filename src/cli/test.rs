@@ -49,10 +49,9 @@ async fn launch(
     interrupt: &mut Interrupt,
 ) -> Result<Option<LaunchId>, Error> {
     let world = desk.world()?;
-    tokio::select! {
-        biased;
-        () = interrupt.heard() => return Ok(None),
-        fit = ready.examine(desk.workspace(), &world) => fit?,
+    match interrupt.or_never(ready.examine(desk.workspace(), &world)).await {
+        Some(fit) => fit?,
+        None => return Ok(None),
     }
     let launch = ready.launch(store, world.clock.now()).await?.id;
     owner.take_up(launch).await?;

@@ -1,5 +1,7 @@
 //! Moves that cross: one is asked for while another is under way, or while the launch ends by itself.
 
+use tokio::task::JoinHandle;
+
 use super::*;
 use crate::store::PlannedRow;
 
@@ -27,16 +29,22 @@ async fn a_breaker_on_a_launch_that_has_just_ended_stops_nothing_else() {
     engine.stop(Duration::ZERO).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_cancel_while_doubts_are_taken_up_is_the_last_word() {
-    let (desk, engine, launch) = in_doubt(250).await;
-    let handle = engine.handle();
+/// Has doubts taken up while the queue's disk takes nothing: they are on record, and not on the road.
+async fn retry_until_stalled(desk: &Desk, handle: &Handle, launch: LaunchId) -> JoinHandle<Result<u64, Error>> {
     desk.ledger.fail_after(Some(0));
     let retry = tokio::spawn({
         let handle = handle.clone();
         async move { handle.retry_doubts(launch).await }
     });
     handle.queue().stalled().await;
+    retry
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_while_doubts_are_taken_up_is_the_last_word() {
+    let (desk, engine, launch) = in_doubt(250).await;
+    let handle = engine.handle();
+    let retry = retry_until_stalled(&desk, &handle, launch).await;
     assert!(matches!(handle.cancel(launch).await, Err(Error::Waits(_))));
     desk.ledger.fail_after(None);
     assert_eq!(retry.await.unwrap(), Ok(250));
@@ -49,12 +57,7 @@ async fn a_cancel_while_doubts_are_taken_up_is_the_last_word() {
 async fn a_pause_while_doubts_are_taken_up_holds_all_of_them() {
     let (desk, engine, launch) = in_doubt(250).await;
     let handle = engine.handle();
-    desk.ledger.fail_after(Some(0));
-    let retry = tokio::spawn({
-        let handle = handle.clone();
-        async move { handle.retry_doubts(launch).await }
-    });
-    handle.queue().stalled().await;
+    let retry = retry_until_stalled(&desk, &handle, launch).await;
     assert!(matches!(handle.pause(launch).await, Err(Error::Waits(_))));
     desk.ledger.fail_after(None);
     assert_eq!(retry.await.unwrap(), Ok(250));

@@ -37,6 +37,19 @@ const IN_DOUBT: Fate = Fate { state: Standing::InDoubt, class: Class::SoftSystem
 const BLOCKED: Fate = Fate { state: Standing::Failed, class: Class::BlockIp, stage: Stage::To };
 
 impl Office {
+    /// A bounce for a copy comes in.
+    async fn bounce(&self, copy: EnvelopeId) {
+        let bounce = store::LateBounce {
+            copy,
+            class: Class::HardUnknownUser,
+            code: Some(550),
+            enhanced: None,
+            text: "gone".into(),
+            at: self.clock.now(),
+        };
+        self.store.bounced_late(bounce, Arc::new(Policy::default())).await.unwrap();
+    }
+
     /// Plans and admits one copy for each of `people`.
     async fn open(people: u32) -> Office {
         let store = Store::open("sqlite::memory:", ".".as_ref(), Threads::Inline).unwrap();
@@ -230,15 +243,7 @@ async fn a_clerk_that_dies_before_it_clears_counts_nothing_twice() {
     office.store.settle(number, outcomes, Arc::new(Policy::default())).await.unwrap();
     drop(queue);
     // a bounce comes in for one of them meanwhile: the old outcome must not undo it
-    let bounce = store::LateBounce {
-        copy: EnvelopeId::new(office.launch, ContactId(1)),
-        class: Class::HardUnknownUser,
-        code: Some(550),
-        enhanced: None,
-        text: "gone".into(),
-        at: office.clock.now(),
-    };
-    office.store.bounced_late(bounce, Arc::new(Policy::default())).await.unwrap();
+    office.bounce(EnvelopeId::new(office.launch, ContactId(1))).await;
     let queue = office.queue();
     office.copy_all(&queue).await;
     let row = office.store.copy(EnvelopeId::new(office.launch, ContactId(1))).unwrap().unwrap();
@@ -259,15 +264,7 @@ async fn a_copy_that_bounced_while_it_was_to_be_sent_again_ends_as_bounced_not_i
     office.attempt_all(&queue, |_| Fate { state: Standing::Deferred, ..IN_DOUBT }).await;
     office.copy_all(&queue).await;
     let copy = EnvelopeId::new(office.launch, ContactId(1));
-    let bounce = store::LateBounce {
-        copy,
-        class: Class::HardUnknownUser,
-        code: Some(550),
-        enhanced: None,
-        text: "gone".into(),
-        at: office.clock.now(),
-    };
-    office.store.bounced_late(bounce, Arc::new(Policy::default())).await.unwrap();
+    office.bounce(copy).await;
     tokio::time::sleep(Duration::from_secs(900)).await;
     office.attempt_all(&queue, |_| IN_DOUBT).await;
     office.copy_all(&queue).await;

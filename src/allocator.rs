@@ -11,12 +11,13 @@ const LARGE: usize = 256 << 10;
 /// What the system's blocks are aligned to at least, in bytes.
 const PAGE: usize = 4 << 10;
 
-/// mimalloc, but for large blocks. Those come as zeros that take no memory until they are written (the queue's library
-/// asks for 21 MB of them, for histograms that nobody fills), and go back when they are given back.
+/// mimalloc, but for large tables. Those come as zeros that take no memory until they are written (the queue's library
+/// asks for 21 MB of them, for histograms that nobody fills), and go back when they are given back. Octets stay with
+/// mimalloc however many they are: a large letter is printed anew for every copy.
 pub struct Allocator;
 
 fn is_large(layout: Layout) -> bool {
-    layout.size() >= LARGE && layout.align() <= PAGE
+    layout.size() >= LARGE && (align_of::<usize>()..=PAGE).contains(&layout.align())
 }
 
 // SAFETY: a block goes back to whoever gave it, as its layout tells, and both keep the promises of the trait; what the

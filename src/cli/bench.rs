@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 
 use crate::base::Span;
 use crate::cli::bench::page::{Bar, page};
+use crate::cli::interrupt::Interrupt;
 use crate::cli::owner::raise_file_limit;
 use crate::cli::{Desk, Error, Exit};
 use crate::proving::bench::{Bench, LIST, Load, PEOPLE, Run, SigningKey, median};
@@ -107,12 +108,10 @@ struct Settings<'a> {
 /// Measures. Exit code 1 when a run did not come to its end.
 pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     raise_file_limit(desk);
+    let mut interrupt = Interrupt::listen()?;
     let folder = new_folder()?;
-    let ended = tokio::select! {
-        biased;
-        _ = tokio::signal::ctrl_c() => Err(Error::failed(std::io::Error::other("stopped before the end"))),
-        ended = measure(desk, &folder, &arguments) => ended,
-    };
+    let done = interrupt.or_never(measure(desk, &folder, &arguments)).await;
+    let ended = done.unwrap_or_else(|| Err(Error::failed(std::io::Error::other("stopped before the end"))));
     // What cannot be removed lies among the system's temporary files, and is cleared away with them.
     let _ = fs::remove_dir_all(&folder);
     ended

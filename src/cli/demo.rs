@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::cli::interrupt::Interrupt;
 use crate::cli::{Desk, Error, Exit};
 use crate::outcome::{CampaignReport, plain};
 use crate::proving::counts::Counts;
@@ -36,13 +37,11 @@ struct Answer<'a> {
 
 /// Runs the demo. Exit code 0 exactly when the outcome is what the receiver was told to do.
 pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
+    let mut interrupt = Interrupt::listen()?;
     let folder = new_folder()?;
     let workspace = folder.join("workspace");
-    let ended = tokio::select! {
-        biased;
-        _ = tokio::signal::ctrl_c() => Err(Error::failed(std::io::Error::other("stopped before the end"))),
-        ended = perform(desk, &folder, &workspace, arguments.keep) => ended,
-    };
+    let done = interrupt.or_never(perform(desk, &folder, &workspace, arguments.keep)).await;
+    let ended = done.unwrap_or_else(|| Err(Error::failed(std::io::Error::other("stopped before the end"))));
     if !arguments.keep {
         // What cannot be removed lies among the system's temporary files, and is cleared away with them.
         let _ = fs::remove_dir_all(if ended.is_ok() { &workspace } else { &folder });

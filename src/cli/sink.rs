@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::interrupt::Interrupt;
 use crate::cli::{Desk, Error, Exit};
 use crate::engine::Workspace;
 use crate::proving::counts::Counts;
@@ -125,7 +125,7 @@ fn addresses(sink: &Sink, script: &Script) -> Result<Vec<(SocketAddr, usize)>, E
 
 /// Shows live counts until Ctrl-C or a polite end is asked for.
 async fn watch(desk: &Desk, receiver: &Receiver) -> Result<(), Error> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::failed)?;
+    let mut interrupt = Interrupt::listen()?;
     let bar = desk.is_watched().then(|| {
         let bar = indicatif::ProgressBar::new_spinner();
         bar.enable_steady_tick(RENEWAL);
@@ -137,8 +137,7 @@ async fn watch(desk: &Desk, receiver: &Receiver) -> Result<(), Error> {
     loop {
         tokio::select! {
             biased;
-            ended = tokio::signal::ctrl_c() => break ended.map_err(Error::failed)?,
-            _ = terminate.recv() => break,
+            () = interrupt.heard() => break,
             _ = renewal.tick() => {
                 let (messages, open) = receiver.glance();
                 let rate = (messages - before) as f64 / renewal.period().as_secs_f64();

@@ -196,3 +196,33 @@ fn whoever_only_looks_at_the_queue_is_waited_for_by_whoever_sends() {
     assert_eq!(ended(child, &log).code(), Some(0), "{}", std::fs::read_to_string(&log).unwrap());
     scene.check_all_once();
 }
+
+/// What is made to measure or to show goes with whoever is told to stop: the folder, and the receiver in its own process.
+#[test]
+fn a_signal_leaves_nothing_of_bench_and_demo_behind() {
+    for (name, command) in [("TERM", "bench"), ("INT", "bench"), ("TERM", "demo")] {
+        let place = tempfile::tempdir().unwrap();
+        let log = place.path().join("log");
+        let mut process = Command::new(env!("CARGO_BIN_EXE_mailshot"));
+        process.arg(command).env_clear().env("TMPDIR", place.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        let child = process.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+        let made =
+            || std::fs::read_dir(place.path()).unwrap().flatten().map(|entry| entry.path()).find(|it| it.is_dir());
+        wait_until("its folder", &log, || {
+            made().is_some_and(|folder| folder.join("sink.toml").exists() || command == "demo")
+        });
+        let folder = made().expect("seen just now");
+        signal(&child, name);
+        assert_eq!(ended(child, &log).code(), Some(1), "{command}");
+        assert!(!folder.exists(), "{} is left", folder.display());
+        let is_left = || {
+            let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
+            let mark = folder.to_str().expect("a name of ours");
+            processes.any(|entry| {
+                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                String::from_utf8_lossy(&line).contains(mark)
+            })
+        };
+        wait_until("the end of its receiver", &log, || !is_left());
+    }
+}

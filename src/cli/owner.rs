@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::base::{Address, Domain, EnvelopeId, LaunchId};
+use crate::cli::interrupt::Interrupt;
 use crate::cli::{Desk, Error};
 use crate::engine::{
     Client, Control, CopyView, Crew, DomainView, Engine, Handle, Hold, Parts, QueueView, Settled, Wait, WorkspaceError,
@@ -87,25 +88,32 @@ impl Holder {
 impl Owner {
     /// Takes the queue in hand, or finds who holds it. `crew` is who is to be at work when it is this process.
     pub async fn reach(desk: &Desk, store: &Store, crew: Crew) -> Result<Owner, Error> {
-        match Holder::await_queue(desk).await? {
-            Holder::Us(hold) => {
-                if crew == Crew::Sending {
-                    raise_file_limit(desk);
-                }
-                Ok(Owner::Here(Box::new(Here::start(desk, store, crew, hold).await?)))
-            }
-            Holder::Sender(client, _) => Ok(Owner::There(client)),
-        }
+        Owner::of(desk, store, crew, Holder::await_queue(desk).await?).await
     }
 
-    /// As [`Owner::reach`], and refused when another process holds the queue.
-    pub async fn become_owner(desk: &Desk, store: &Store) -> Result<Here, Error> {
-        match Holder::await_queue(desk).await? {
-            Holder::Us(hold) => {
-                raise_file_limit(desk);
-                Here::start(desk, store, Crew::Sending, hold).await
+    /// As [`Owner::reach`], to send. `None` when a signal came while others were waited for; what has begun to start is not
+    /// broken off.
+    pub async fn reach_or_never(desk: &Desk, store: &Store, interrupt: &mut Interrupt) -> Result<Option<Owner>, Error> {
+        let Some(holder) = interrupt.or_never(Holder::await_queue(desk)).await else { return Ok(None) };
+        let reached = Owner::of(desk, store, Crew::Sending, holder?);
+        Ok(Some(interrupt.or_later(desk, reached).await?))
+    }
+
+    async fn of(desk: &Desk, store: &Store, crew: Crew, holder: Holder) -> Result<Owner, Error> {
+        Ok(match holder {
+            Holder::Us(hold) => Owner::Here(Box::new(Here::start(desk, store, crew, hold).await?)),
+            Holder::Sender(client, _) => Owner::There(client),
+        })
+    }
+
+    /// As [`Owner::reach_or_never`], and refused when another process holds the queue.
+    pub async fn become_owner(desk: &Desk, store: &Store, interrupt: &mut Interrupt) -> Result<Option<Here>, Error> {
+        match interrupt.or_never(Holder::await_queue(desk)).await.transpose()? {
+            None => Ok(None),
+            Some(Holder::Us(hold)) => {
+                Ok(Some(interrupt.or_later(desk, Here::start(desk, store, Crew::Sending, hold)).await?))
             }
-            Holder::Sender(_, held) => Err(held.into()),
+            Some(Holder::Sender(_, held)) => Err(held.into()),
         }
     }
 
@@ -255,6 +263,7 @@ impl Here {
         let (workspace, world) = (desk.workspace(), desk.world()?);
         let settings = workspace.settings();
         if crew == Crew::Sending {
+            raise_file_limit(desk);
             refuse_unreadable(desk)?;
         }
         let durability = if settings.queue.durable { Durability::Synced } else { Durability::Unsynced };

@@ -13,7 +13,7 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::owner::Owner;
 use crate::cli::plan::{Audience, Outlook, options_as_typed};
 use crate::cli::{Desk, Error, Exit};
-use crate::engine::{Crew, QueueView, Ready, Settled, StillView, Wait};
+use crate::engine::{QueueView, Ready, Settled, StillView, Wait};
 use crate::outcome::{CampaignReport, Counts, plain, report, whole_report};
 use crate::store::{LaunchKind, LaunchOptions, Store, Threads};
 
@@ -101,10 +101,15 @@ pub async fn run(desk: &Desk, args: SendArgs) -> Result<Exit, Error> {
 
 async fn send(desk: &Desk, store: &Store, ready: Ready, wait: Wait, expected: u64) -> Result<Exit, Error> {
     let mut interrupt = Interrupt::listen()?;
-    // the queue is taken in hand before anything is put on record
-    let owner = interrupt.or_later(desk, Owner::reach(desk, store, Crew::Sending)).await?;
     let (running, campaign) = (ready.running.as_ref().map(|launch| launch.id), ready.campaign.name().clone());
     let typed = typed(&ready);
+    // the queue is taken in hand before anything is put on record
+    let Some(owner) = Owner::reach_or_never(desk, store, &mut interrupt).await? else {
+        return match running {
+            Some(launch) => finish(desk, store, launch, None, true, None),
+            None => Ok(unlaunched(desk, &campaign, format!("mailshot {typed}"))),
+        };
+    };
     let launched = launch(desk, store, ready, &owner, &mut interrupt).await;
     let ended = match &launched {
         Ok(Some(launch)) => follow(desk, store, &owner, *launch, wait, expected, &mut interrupt).await,

@@ -57,7 +57,7 @@ pub async fn run(desk: &Desk, arguments: &Arguments) -> Result<Exit, Error> {
         doors.close().await;
         return Ok(Exit::Done);
     }
-    let here = interrupt.or_later(desk, Owner::become_owner(desk, &store)).await?;
+    let Some(here) = Owner::become_owner(desk, &store, &mut interrupt).await? else { return Ok(Exit::Done) };
     let handle = here.handle();
     let ring: Ring = Arc::new({
         let handle = handle.clone();

@@ -5,7 +5,7 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::owner::Owner;
 use crate::cli::send::{finish, follow, left_behind, unlaunched};
 use crate::cli::{Desk, Error, Exit};
-use crate::engine::{Crew, ReadyTest, Wait};
+use crate::engine::{ReadyTest, Wait};
 use crate::store::{Store, Threads};
 
 /// Sends the copies and reports.
@@ -23,7 +23,10 @@ pub async fn run(
     let store = desk.workspace().store(Threads::Own)?;
     let mut interrupt = Interrupt::listen()?;
     let (copies, ready) = (to.len() as u64, ReadyTest::check(desk.workspace(), &campaign, to, via)?);
-    let owner = interrupt.or_later(desk, Owner::reach(desk, &store, Crew::Sending)).await?;
+    let next = format!("mailshot test {campaign} --to ADDRESS");
+    let Some(owner) = Owner::reach_or_never(desk, &store, &mut interrupt).await? else {
+        return Ok(unlaunched(desk, &campaign, next));
+    };
     let launched = launch(desk, &store, ready, &owner, &mut interrupt).await;
     let ended = match &launched {
         Ok(Some(launch)) => follow(desk, &store, &owner, *launch, wait, copies, &mut interrupt).await,
@@ -36,7 +39,7 @@ pub async fn run(
     gone?;
     match launched {
         Some(launch) => finish(desk, &store, launch, ended, is_here, left),
-        None => Ok(unlaunched(desk, &campaign, format!("mailshot test {campaign} --to ADDRESS"))),
+        None => Ok(unlaunched(desk, &campaign, next)),
     }
 }
 

@@ -179,16 +179,21 @@ fn a_signal_before_the_launch_leaves_nothing_on_record() {
     }
 }
 
+/// A command that looks at the queue and does not end: stopped in its tracks while it holds it.
+fn held_up(scene: &Scene, log: &Path) -> Child {
+    let top = scene.command(&[], &["queue", "top"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let lock = scene.folder.join("state/owner.lock");
+    wait_until("its hold", log, || std::fs::read_to_string(&lock).is_ok_and(|pid| pid.trim() == top.id().to_string()));
+    signal(&top, "STOP");
+    top
+}
+
 #[test]
 fn whoever_only_looks_at_the_queue_is_waited_for_by_whoever_sends() {
     let folder = tempfile::tempdir().unwrap();
     let scene = Scene::set(folder.path(), 3);
     let log = folder.path().join("log");
-    // a command that looks and does not end: stopped in its tracks while it holds the queue
-    let mut top = scene.command(&[], &["queue", "top"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let lock = folder.path().join("state/owner.lock");
-    wait_until("its hold", &log, || std::fs::read_to_string(&lock).is_ok_and(|pid| pid.trim() == top.id().to_string()));
-    signal(&top, "STOP");
+    let mut top = held_up(&scene, &log);
     let child = scene.send(&[], &log);
     std::thread::sleep(Duration::from_secs(1));
     signal(&top, "CONT");
@@ -225,4 +230,30 @@ fn a_signal_leaves_nothing_of_bench_and_demo_behind() {
         };
         wait_until("the end of its receiver", &log, || !is_left());
     }
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_another_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::set(folder.path(), 3);
+    let (log, answer) = (folder.path().join("log"), folder.path().join("answer"));
+    let out = |path: &Path| std::fs::File::create(path).unwrap();
+    let mut top = held_up(&scene, &log);
+    let said = |path: &Path| std::fs::read_to_string(path).unwrap();
+    for (arguments, code, told) in [
+        (["send", "welcome", "--yes", "--via", "smtp://127.0.0.1:1"].as_slice(), 4, "\"launched\":false"),
+        (&["test", "welcome", "--to", "me@d1.example", "--via", "smtp://127.0.0.1:1"], 4, "\"launched\":false"),
+        (&["serve"], 0, ""),
+    ] {
+        let mut command = scene.command(&[], &["--json"]);
+        let child = command.args(arguments).stdout(out(&answer)).stderr(out(&log)).spawn().unwrap();
+        wait_until("its word", &log, || said(&log).contains("waiting for it to end"));
+        signal(&child, "INT");
+        let since = Instant::now();
+        assert_eq!(ended(child, &log).code(), Some(code), "{arguments:?}: {}", said(&log));
+        assert!(since.elapsed() < Duration::from_secs(5), "{arguments:?}: {:?}", since.elapsed());
+        assert!(said(&answer).contains(told), "{arguments:?}: {}", said(&answer));
+    }
+    signal(&top, "CONT");
+    assert!(top.wait().unwrap().success());
 }

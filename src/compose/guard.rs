@@ -26,6 +26,8 @@ const LINKS: &[&str] = &[
 ];
 /// Elements whose inside is no HTML.
 const RAW: &[&str] = &["style", "script"];
+/// What makes of `<!--` a mark behind which text goes on: the conditions of Outlook, and an end at once (HTML §13.2.5.43).
+const OPEN: &[&str] = &["[if", "<!", ">", "->"];
 
 /// A place where a value cannot stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub(crate) fn guard(template: &str, constants: &[(&'static str, String)]) -> Res
         walk.at = found.end();
     }
     walk.literal(&template[walk.at..])?;
-    walk.end_bare_value("")?;
+    walk.end_bare_value()?;
     Ok(walk.safe)
 }
 
@@ -108,7 +110,7 @@ impl Walk<'_> {
         while !rest.is_empty() {
             rest = match self.place {
                 Place::Text => self.text(rest),
-                Place::Comment => self.through(rest, "-->"),
+                Place::Comment => self.through(rest, &["-->", "--!>"]),
                 Place::Raw(element) => self.raw(rest, element),
                 Place::Tag { .. } => self.tag(rest),
                 Place::Equals { .. } => self.equals(rest),
@@ -124,23 +126,25 @@ impl Walk<'_> {
         &rest[octets..]
     }
 
-    /// Takes everything over up to the end of `mark`, behind which text begins.
-    fn through<'t>(&mut self, rest: &'t str, mark: &str) -> &'t str {
-        let Some(at) = rest.find(mark) else { return self.take(rest, rest.len()) };
+    /// Takes everything over up to the end of the first of these marks, behind which text begins.
+    fn through<'t>(&mut self, rest: &'t str, marks: &[&str]) -> &'t str {
+        let ends = marks.iter().filter_map(|mark| Some(rest.find(mark)? + mark.len()));
+        let Some(end) = ends.min() else { return self.take(rest, rest.len()) };
         self.place = Place::Text;
-        self.take(rest, at + mark.len())
+        self.take(rest, end)
     }
 
     fn text<'t>(&mut self, rest: &'t str) -> &'t str {
         let before = rest.find('<').unwrap_or(rest.len());
         let rest = self.take(rest, before);
         let name = rest.strip_prefix("</").or(rest.strip_prefix('<')).unwrap_or_default();
-        if rest.starts_with("<!--") && !rest.starts_with("<!--[if") && !rest.starts_with("<!--<!") {
+        let comment = rest.strip_prefix("<!--");
+        if comment.is_some_and(|inside| !OPEN.iter().any(|start| inside.starts_with(start))) {
             self.place = Place::Comment;
             return self.take(rest, 4);
         }
         if rest.starts_with("<!") || rest.starts_with("<?") {
-            return self.through(rest, ">");
+            return self.through(rest, &[">"]);
         }
         if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
             return self.take(rest, rest.len().min(1));
@@ -220,7 +224,7 @@ impl Walk<'_> {
         let behind = self.take(rest, inside.len());
         match (end, quote) {
             (None, _) => Ok(behind),
-            (Some(_), None) => self.end_bare_value(behind).map(|()| behind),
+            (Some(_), None) => self.end_bare_value().map(|()| behind),
             (Some(_), Some(quote)) => {
                 let Place::Value(value) = &mut self.place else { unreachable!("as above") };
                 self.place = Place::Tag { element: std::mem::take(&mut value.element), attribute: String::new() };
@@ -230,7 +234,7 @@ impl Walk<'_> {
     }
 
     /// Puts quotes around a bare value in which something is filled in: its blanks would begin attributes.
-    fn end_bare_value(&mut self, behind: &str) -> Result<(), Misplaced> {
+    fn end_bare_value(&mut self) -> Result<(), Misplaced> {
         let Place::Value(Value { element, attribute, quote: None, start, blocks, is_filled, .. }) = &mut self.place
         else {
             return Ok(());
@@ -239,13 +243,11 @@ impl Walk<'_> {
         if *is_filled {
             let (start, is_whole) = (*start, *blocks == self.blocks.len());
             let written = self.safe.split_off(start);
-            let closes = if behind.starts_with('>') && written.ends_with('/') { "/" } else { "" };
-            let written = &written[..written.len() - closes.len()];
-            let outside = expressions().replace_all(written, "");
+            let outside = expressions().replace_all(&written, "");
             if !is_whole || outside.contains(['"', '\'']) {
                 return self.misplaced(format!("write quotes around the whole value of `{attribute}`"));
             }
-            self.safe.push_str(&format!("\"{written}\"{closes}"));
+            self.safe.push_str(&format!("\"{written}\""));
         }
         self.place = Place::Tag { element, attribute: String::new() };
         Ok(())
@@ -406,6 +408,12 @@ mod tests {
                 "<!--[if mso]><v:image src=\"{{link a}}\"/><![endif]-->{{b}}",
             ),
             (
+                "<!--[if !mso]><!--><a href=\"{{a}}\" title={{b}}><!--<![endif]-->{{c}}",
+                "<!--[if !mso]><!--><a href=\"{{link a}}\" title=\"{{b}}\"><!--<![endif]-->{{c}}",
+            ),
+            ("<!---><a href=\"{{a}}\"> -->", "<!---><a href=\"{{link a}}\"> -->"),
+            ("<!-- {{a}} --!><a href=\"{{b}}\"> -->", "<!-- {{a}} --!><a href=\"{{link b}}\"> -->"),
+            (
                 "{{#if a}}<a href=\"{{a}}\">{{/if}}<b title=\"{{a}}\">",
                 "{{#if a}}<a href=\"{{link a}}\">{{/if}}<b title=\"{{a}}\">",
             ),
@@ -421,7 +429,9 @@ mod tests {
             ("<td align={{a}}>", "<td align=\"{{a}}\">"),
             ("<td class=x-{{ a }}-{{b}} id=c>", "<td class=\"x-{{ a }}-{{b}}\" id=c>"),
             ("<a href={{a}}>", "<a href=\"{{link a}}\">"),
-            ("<img src={{ a }}/>", "<img src=\"{{link a}}\"/>"),
+            // a slash that touches a bare value is part of it
+            ("<img src={{ a }}/>", "<img src=\"{{link a}}/\">"),
+            ("<a href=https://x.example/{{a}}/>", "<a href=\"https://x.example/{{a}}/\">"),
             ("<td title={{default a \"b c\"}}>", "<td title=\"{{default a \"b c\"}}\">"),
             ("<td align={{a}}", "<td align=\"{{a}}\""),
         ] {
@@ -434,6 +444,7 @@ mod tests {
     fn where_no_escaping_helps_a_value_is_refused_with_its_place() {
         for (template, at, words) in [
             ("<p style=\"color:{{a}}\">", 16, "`style`"),
+            ("<!--[if !mso]><!--><p style=\"{{a}}\"><!--<![endif]-->", 29, "`style`"),
             ("<p STYLE='{{#if b}}{{a}}{{/if}}'>", 19, "`style`"),
             ("<p onclick=\"go('{{a}}')\">", 16, "`onclick`"),
             ("<p style=\"{{click_url_0}}\">", 10, "`style`"),

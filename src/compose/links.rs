@@ -148,7 +148,7 @@ fn word_of(links: &[String], target: &str) -> Option<String> {
 /// something, it stands in the link's place. What is in comments, the conditional ones of Outlook too, is left as it is.
 fn each_html_link(html: &str, mut see: impl FnMut(&str, bool) -> Option<String>) -> String {
     static TAG: LazyLock<Regex> =
-        LazyLock::new(|| fixed(r#"(?is)<!--.*?-->|<(?:a|area)\s(?:[^>"']|"[^"]*"|'[^']*')*>"#));
+        LazyLock::new(|| fixed(r#"(?is)<!--(?:-?>|.*?--!?>)|<(?:a|area)\s(?:[^>"']|"[^"]*"|'[^']*')*>"#));
     static HREF: LazyLock<Regex> =
         LazyLock::new(|| fixed(r#"(?is)(\shref\s*=\s*)(?:"([^"]*)"|'([^']*)'|([^\s>"']+))"#));
     static OFF: LazyLock<Regex> =
@@ -322,6 +322,10 @@ mod tests {
             (
                 r#"<!--[if mso]><a href="https://a.example/">a</a><![endif]--><a href="https://user@a.example/">b</a>"#,
                 &[],
+            ),
+            (
+                r#"<!--[if !mso]><!--><a href="https://a.example/">a</a><!--<![endif]--><!--><a href="https://b.example/">b</a>-->"#,
+                &["https://a.example/", "https://b.example/"],
             ),
             (
                 r#"<a title="a > b" href="https://a.example/">a</a><a href="https://a.example/">again</a>"#,

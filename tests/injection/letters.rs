@@ -47,7 +47,7 @@ fn skeleton(html: &str) -> Vec<String> {
     while let Some(at) = rest.find('<') {
         rest = &rest[at..];
         let (bone, behind) = match rest.strip_prefix("<!--") {
-            Some(comment) if !comment.starts_with("[if") && !comment.starts_with("<!") => {
+            Some(comment) if !["[if", "<!", ">"].iter().any(|start| comment.starts_with(start)) => {
                 ("<!-- -->".to_owned(), comment.split_once("-->").expect("comments end").1)
             }
             _ => tag(&rest[1..]),

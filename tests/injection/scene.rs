@@ -20,6 +20,7 @@ X-Note = "{{#if note}}{{upper note}}{{/if}}"
 const HTML: &str = r#"<!doctype html>
 <html><head><title>{{city}}</title></head><body>
 <!-- {{note}} --><!--[if mso]><p title="{{note}}">{{note}}</p><![endif]-->
+<!--[if !mso]><!--><p title={{note}} lang="{{name}}">{{note}} <a href="{{site}}">zero</a></p><!--<![endif]-->
 <p title="{{name}}" class='{{city}}' lang={{note}}>{{note}}</p>
 <table><tr><td align={{ city }} {{#if name}}title="{{name}}"{{/if}}>{{upper note}}</td></tr></table>
 <a href="{{site}}">one</a> <a href='{{ site }}'>two</a> <a href={{site}}>three</a> <a href="{{trim site}}">four</a>

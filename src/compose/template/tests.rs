@@ -311,6 +311,18 @@ proptest! {
 }
 
 #[test]
+fn a_bare_link_is_tracked_with_whatever_it_ends_in() {
+    for link in ["<a href=https://a.example/{{city}}>x</a>", "<a href=https://a.example/{{city}}/>x</a>"] {
+        let mut edition = Edition { html: link.into(), text: "-".into(), ..sample() };
+        edition.tracking = Tracking { opens: false, clicks: true, consent: ConsentRule::OptOut };
+        edition.links = crate::compose::trackable(&edition.html, &edition.text, &edition.base_url);
+        let message = print(&edition, &recipient("Ada", "Ulm")).unwrap();
+        let html = MessageParser::new().parse(&message.bytes).unwrap().body_html(0).unwrap().into_owned();
+        assert!(html.contains("/c/") && !html.contains("a.example"), "{link}: {html}");
+    }
+}
+
+#[test]
 fn tracked_copies_carry_sealed_links_and_the_pixel_and_others_carry_nothing() {
     let mut edition = sample();
     edition.html =

@@ -112,6 +112,61 @@ fn a_relay_is_tried_again_for_whatever_is_not_paused() {
     check(at, &["queue", "retry", relay], 0, &["nothing waits for a later attempt"]);
 }
 
+/// What `queue explain` names as holding something back.
+fn holds(workspace: &Path, name: &str) -> Vec<String> {
+    let output = mailshot(workspace, &["--json", "queue", "explain", name]);
+    let found: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {output:?}"));
+    let what = |hold: &serde_json::Value| hold["what"].as_str().unwrap().to_owned();
+    found["holds"].as_array().unwrap().iter().map(what).collect()
+}
+
+/// A workspace whose campaign has one copy, deferred at a relay where nobody listens.
+fn deferred_at(relay: &str) -> tempfile::TempDir {
+    let folder = workspace();
+    let people = folder.path().join("people.csv");
+    std::fs::write(&people, "email\nann@a.example\n").unwrap();
+    check(folder.path(), &["import", people.to_str().unwrap(), "--list", "news"], 0, &[]);
+    check(folder.path(), &["send", "welcome", "--via", relay, "--yes"], 4, &["1 deferred"]);
+    folder
+}
+
+#[test]
+fn a_campaign_is_held_back_by_what_is_held_where_it_goes_and_by_nothing_else() {
+    let relay = "smtp://127.0.0.1:1";
+    let folder = deferred_at(relay);
+    let at = folder.path();
+    for name in ["google", "mx.b.example", "b.example", "smtp://127.0.0.1:9"] {
+        check(at, &["queue", "suspend", name], 0, &["held"]);
+    }
+    assert_eq!(holds(at, "welcome"), ["nobody is sending"]);
+    for name in [relay, "a.example"] {
+        check(at, &["queue", "suspend", name], 0, &["held"]);
+    }
+    let mut found = holds(at, "welcome");
+    found.sort();
+    assert_eq!(found, ["a.example is held", "nobody is sending", "smtp://127.0.0.1:1 is held"]);
+}
+
+#[test]
+fn a_site_with_a_dot_in_its_name_is_explained_as_a_site() {
+    let folder = deferred_at("smtp://127.0.0.1:1");
+    let at = folder.path();
+    // as if its domain's mail were taken by a host that is named otherwise
+    let record = rusqlite::Connection::open(at.join("state/audience.db")).unwrap();
+    record.execute("UPDATE sites SET name = 'mx.b.example' WHERE name = 'a.example'", ()).unwrap();
+    drop(record);
+    for again in [false, true] {
+        check(at, &["queue", "explain", "mx.b.example"], 0, &["put off at mx.b.example", "mx.b.example from default"]);
+        check(at, &["--json", "queue", "explain", "mx.b.example"], 0, &["\"kind\":\"site\""]);
+        check(at, &["--json", "queue", "explain", "a.example"], 0, &["\"kind\":\"domain\""]);
+        if !again {
+            check(at, &["queue", "suspend", "mx.b.example"], 0, &["held"]);
+        }
+    }
+    assert_eq!(holds(at, "mx.b.example"), ["nobody is sending", "mx.b.example is held"]);
+}
+
 #[test]
 fn what_is_written_for_programs_is_json() {
     let folder = workspace();

@@ -11,6 +11,7 @@ use crate::cli::owner::Owner;
 use crate::cli::{Desk, Error, Exit};
 use crate::config::shaping::SiteShape;
 use crate::delivery::route::Router;
+use crate::delivery::sites::as_domain;
 use crate::delivery::source::{Sources, host_name};
 use crate::delivery::via::Via;
 use crate::engine::{CopyView, Crew, DomainView, QueueView, SiteView, StallView, StillView};
@@ -139,11 +140,8 @@ async fn explain(desk: &Desk, store: &Store, owner: &Owner, name: &str) -> Resul
     {
         return case.campaign(&launch).await;
     }
-    let is_site = case.view.sites.iter().any(|row| row.site == name)
-        || case.view.still.iter().any(|row| row.name == name && row.source.is_some())
-        || Via::parse(name).is_ok();
-    match Domain::parse(name).ok().filter(|domain| domain.as_str().contains('.')) {
-        Some(domain) if !is_site => case.domain(&domain, Kind::Domain).await,
+    match as_domain(name) {
+        Some(domain) if !case.is_site(name)? => case.domain(&domain, Kind::Domain).await,
         _ => case.site(name),
     }
 }
@@ -158,6 +156,14 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
+    /// Whether a name with a dot is known as a site's, served or standing still or taking the mail of other domains.
+    fn is_site(&self, name: &str) -> Result<bool, Error> {
+        Ok(self.view.sites.iter().any(|row| row.site == name)
+            || self.view.still.iter().any(|row| row.name == name && row.source.is_some())
+            || self.store.domains_at(name)?.iter().any(|domain| domain != name)
+            || Via::parse(name).is_ok())
+    }
+
     async fn address(&self, address: &Address) -> Result<Explained, Error> {
         let text = address.to_string();
         let Some(contact) = self.store.contact(&text)? else {
@@ -240,7 +246,8 @@ impl Case<'_> {
                 }
             }
         }
-        holds.extend(self.still(|row| row.source.is_none() || names.contains(&row.name)));
+        let domains = self.held_domains().await?;
+        holds.extend(self.still(|row| names.contains(&row.name) || domains.contains(&row.name)));
         let mut sites = Vec::new();
         for name in &names {
             sites.extend(self.sites(name)?);
@@ -248,6 +255,17 @@ impl Case<'_> {
         let (name, copies) = (launch.campaign.to_string(), Vec::new());
         let deferred = self.deferred(std::slice::from_ref(launch), |_| true)?;
         Ok(Explained { name, kind: Kind::Campaign, holds, copies, deferred, domain: None, sites })
+    }
+
+    /// The domains that a person holds, and that have copies on the road.
+    async fn held_domains(&self) -> Result<BTreeSet<String>, Error> {
+        let mut found = BTreeSet::new();
+        for domain in self.view.still.iter().filter_map(StillView::domain) {
+            if self.owner.domain(&domain).await?.is_some() {
+                found.insert(domain.as_str().to_owned());
+            }
+        }
+        Ok(found)
     }
 
     /// The site that copies are counted under: those never tried stand under their domain until their way is found.
@@ -275,7 +293,7 @@ impl Case<'_> {
         let mut names: BTreeSet<String> =
             self.store.open_launches()?.into_iter().filter_map(|launch| launch.options.via).collect();
         names.extend(self.site_of(domain).await?);
-        holds.extend(self.still(|row| row.name == domain.as_str() || names.contains(&row.name)));
+        holds.extend(self.still(|row| row.domain().as_ref() == Some(domain) || names.contains(&row.name)));
         let mut sites = Vec::new();
         for name in &names {
             sites.extend(self.sites(name)?);

@@ -112,7 +112,7 @@ pub(super) async fn forget_old(
 }
 
 /// The domain a name may also stand for: one with a dot in it.
-pub(super) fn as_domain(name: &str) -> Option<Domain> {
+pub fn as_domain(name: &str) -> Option<Domain> {
     Domain::parse(name).ok().filter(|domain| domain.as_str().contains('.'))
 }
 

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::handle::Handle;
 use super::stalls::Stalled;
-use crate::base::Timestamp;
-use crate::delivery::sites::{SiteStatus, standing_still};
+use crate::base::{Domain, Timestamp};
+use crate::delivery::sites::{SiteStatus, as_domain, standing_still};
 use crate::queue::DomainDepth;
 
 /// Domains shown.
@@ -94,6 +94,13 @@ pub struct SiteView {
     pub held: bool,
     /// How far the source is known there, in words; null: it is.
     pub warmup: Option<String>,
+}
+
+impl StillView {
+    /// The domain that a person holds with it, whatever way its mail goes.
+    pub fn domain(&self) -> Option<Domain> {
+        as_domain(&self.name).filter(|_| self.source.is_none())
+    }
 }
 
 impl StallView {

@@ -25,7 +25,7 @@ use crate::delivery::notices::Notices;
 use crate::delivery::press::Press;
 use crate::delivery::relays::{Relays, by_weight};
 use crate::delivery::route::{NoRoute, Route, Router};
-use crate::delivery::sites::{Command, HeldDomains, Sites, as_domain, forget, forget_old, hold_on_record};
+use crate::delivery::sites::{Command, HeldNames, Sites, as_domain, forget, forget_old, hold_on_record};
 use crate::delivery::source::{Source, Sources};
 use crate::delivery::steward::{HANDFUL, Steward, Work};
 use crate::delivery::stops::Stops;
@@ -122,8 +122,8 @@ pub(super) struct Kit {
     pub new_domains: NewDomains,
     pub entries: Entries,
     pub dialler: Dialler,
-    /// The domains that a person holds.
-    pub held: HeldDomains,
+    /// What a person holds.
+    pub held: HeldNames,
     /// Those who listen in.
     pub taps: Taps,
     pub back: mpsc::Sender<Back>,
@@ -234,7 +234,7 @@ impl Courier {
             ),
             entries: Entries::new(&road.world, road.settings.retry.clone()),
             dialler: Dialler::new(road.world.clone(), road.settings.allow_private),
-            held: HeldDomains::default(),
+            held: HeldNames::default(),
             taps,
             back,
             road,
@@ -559,19 +559,17 @@ impl Courier {
                 }
             }
             Command::Suspend(site, why, done) => {
+                self.kit.held.suspend(&site, &why);
                 self.tell_site(&site, || Work::Suspend(why.clone())).await;
                 let recorded = hold_on_record(&self.kit.road.queue, &site, &why, self.kit.entries.now()).await;
                 if let Some(domain) = as_domain(&site) {
-                    self.kit.held.set(domain.clone(), true);
                     self.tell_all(|| Work::SetAside(domain.clone())).await;
                 }
                 // what is not on record is not done
                 let _ = recorded.map(|()| done.send(()));
             }
             Command::Resume(site, done) => {
-                if let Some(domain) = as_domain(&site) {
-                    self.kit.held.set(domain, false);
-                }
+                self.kit.held.resume(&site);
                 self.kit.new_domains.resume(&site);
                 self.tell_site(&site, || Work::Resume).await;
                 let is_absent = |source| !self.seats.contains_key(&(source, site.clone()));

@@ -64,7 +64,10 @@ pub struct Limits {
     window: Window,
     messages: Pace,
     connections: Pace,
+    /// By the site's words or the warm-up, until a person lets it go on.
     held: Option<String>,
+    /// By a person, for every source: that is on record elsewhere, and nothing this one has learned.
+    suspended: Option<String>,
     pause: Option<(Instant, String)>,
     /// When it came to stand still: the begin of the hold, or of the pause with those that followed on it.
     stands: Option<Instant>,
@@ -117,6 +120,7 @@ impl Limits {
             messages: Pace::new(shape.max_message_rate.0, now),
             connections: Pace::new(shape.max_connection_rate.0, now),
             held: None,
+            suspended: None,
             pause: None,
             stands: None,
             one_connection: None,
@@ -184,8 +188,8 @@ impl Limits {
 
     /// What binds now, with `open` connections; asked for show, nothing is spent. `None`: only the hosts' own speed.
     pub fn binds(&self, open: u16, now: Instant) -> Option<NotNow> {
-        if let Some(why) = &self.held {
-            return Some(NotNow { binds: Binding::Held(why.clone()), wait: None });
+        if let Some(no) = self.waits_for_person() {
+            return Some(no);
         }
         if let Some((until, why)) = self.pause.as_ref().filter(|(until, _)| *until > now) {
             let wait = Some(until.saturating_duration_since(now));
@@ -199,6 +203,11 @@ impl Limits {
         }
         let size = self.window_size(now);
         (open >= size).then_some(NotNow { binds: Binding::Connections(size), wait: None })
+    }
+
+    fn waits_for_person(&self) -> Option<NotNow> {
+        let why = self.suspended.as_ref().or(self.held.as_ref())?;
+        Some(NotNow { binds: Binding::Held(why.clone()), wait: None })
     }
 
     /// How long nothing is opened any more, if that is so.
@@ -320,15 +329,20 @@ impl Limits {
         self.shape = shape;
     }
 
-    /// A person stops the site.
+    /// What was heard stops the site until a person lets it go on.
     pub fn hold(&mut self, why: &str, now: Instant) {
         self.stands.get_or_insert(now);
         self.held = Some(cut(why));
     }
 
-    /// A person lets it go on, with one connection first.
+    /// A person stops the site, for every source.
+    pub fn suspend(&mut self, why: &str) {
+        self.suspended = Some(cut(why));
+    }
+
+    /// A person lets it go on, whatever stopped it, with one connection first.
     pub fn resume(&mut self) {
-        (self.held, self.pause, self.one_connection, self.stands) = (None, None, None, None);
+        (self.held, self.suspended, self.pause, self.one_connection, self.stands) = (None, None, None, None, None);
         if let Some(warming) = &mut self.warming {
             warming.resume();
         }
@@ -377,8 +391,8 @@ impl Limits {
 
     /// Whether anything may move at all; ends a pause that is over.
     fn standing(&mut self, now: Instant) -> Result<(), NotNow> {
-        if let Some(why) = &self.held {
-            return Err(NotNow { binds: Binding::Held(why.clone()), wait: None });
+        if let Some(no) = self.waits_for_person() {
+            return Err(no);
         }
         if let Some((until, why)) = &self.pause {
             if *until > now {

@@ -1,7 +1,7 @@
 //! What is shown of the sites, and what a person may do to them: the handle behind `queue top`, `explain`, `suspend` and
 //! `resume`. The figures come from the stewards themselves when they are asked for; nothing is kept here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -136,42 +136,59 @@ pub(super) async fn forget(queue: &Queue, name: &str, is_meant: impl Fn(SourceId
     Ok(())
 }
 
-/// The domains that a person holds. Shared by the courier, which changes them, and the stewards.
+/// What a person holds: sites for every source, and the domains of their names. Shared by the courier, which changes it, and
+/// the stewards.
 #[derive(Debug, Default)]
-pub(super) struct HeldDomains {
-    any: AtomicBool,
-    all: Mutex<BTreeSet<Domain>>,
+pub(super) struct HeldNames {
+    any_domain: AtomicBool,
+    all: Mutex<Held>,
 }
 
-impl HeldDomains {
+/// Why names are held, and those of them that are domains as well.
+#[derive(Debug, Default)]
+struct Held {
+    whys: BTreeMap<String, String>,
+    domains: BTreeSet<Domain>,
+}
+
+impl HeldNames {
     /// Whether nothing may go to this domain. Asked with every lease: it costs nothing while none is held.
     pub fn holds(&self, domain: &Domain) -> bool {
-        self.any.load(Ordering::Relaxed) && self.lock().contains(domain)
+        self.any_domain.load(Ordering::Relaxed) && self.lock().domains.contains(domain)
     }
 
-    /// Holds a domain, or lets it go.
-    pub fn set(&self, domain: Domain, held: bool) {
-        let mut all = self.lock();
-        if held {
-            all.insert(domain);
-        } else {
-            all.remove(&domain);
-        }
-        self.any.store(!all.is_empty(), Ordering::Relaxed);
+    /// Why nothing may go to a site, when a person holds it.
+    pub fn why(&self, site: &str) -> Option<String> {
+        self.lock().whys.get(site).cloned()
+    }
+
+    /// Holds a name.
+    pub fn suspend(&self, name: &str, why: &str) {
+        self.change(|whys| drop(whys.insert(name.to_owned(), why.to_owned())));
+    }
+
+    /// Lets a name go.
+    pub fn resume(&self, name: &str) {
+        self.change(|whys| drop(whys.remove(name)));
     }
 
     /// Takes up what is on the ledger.
     pub async fn restore(&self, queue: &Queue) -> Result<(), queue::Error> {
-        for (source, name, record) in queue.all_learned().await? {
-            let is_held = source == ANY_SOURCE && Learned::from_bytes(&record).is_some_and(|learned| learned.held);
-            if let Some(domain) = as_domain(&name).filter(|_| is_held) {
-                self.set(domain, true);
-            }
-        }
+        let on_record = queue.all_learned().await?.into_iter().filter(|(source, _, _)| *source == ANY_SOURCE);
+        let learned = on_record.filter_map(|(_, name, record)| Some((name, Learned::from_bytes(&record)?)));
+        let held = learned.filter(|(_, learned)| learned.held).map(|(name, learned)| (name, learned.why));
+        self.change(|whys| whys.extend(held));
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Domain>> {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, String>)) {
+        let mut all = self.lock();
+        change(&mut all.whys);
+        all.domains = all.whys.keys().filter_map(|name| as_domain(name)).collect();
+        self.any_domain.store(!all.domains.is_empty(), Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

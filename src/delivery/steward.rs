@@ -20,14 +20,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Domain, SourceId, Timestamp};
+use crate::base::{Domain, Timestamp};
 use crate::delivery::carrier::{Answer, End, Heard, Job, Word};
 use crate::delivery::courier::{Back, Kit, Post};
 use crate::delivery::entry::{RECHECK, Said};
 use crate::delivery::launches::{Bound, Way};
 use crate::delivery::limits::{Binding, Learned, Limits, NotNow};
 use crate::delivery::route::Route;
-use crate::delivery::sites::{ANY_SOURCE, SiteStatus, in_words};
+use crate::delivery::sites::{SiteStatus, in_words};
 use crate::delivery::source::Source;
 use crate::delivery::steward::door::{Door, door_of};
 pub(super) use crate::delivery::steward::hatch::Hatch;
@@ -205,24 +205,16 @@ impl Steward {
     }
 
     async fn restore(&mut self) {
-        self.learned = self.on_record(self.source.id).await;
-        let held = self.on_record(ANY_SOURCE).await.filter(|all| all.held);
-        let learned = match (self.learned.clone(), held) {
-            // what a person holds is held for a source that was not there then
-            (Some(own), Some(Learned { why, since, .. })) if !own.held => {
-                Some(Learned { held: true, why, since, ..own })
-            }
-            (own, held) => own.or(held),
-        };
-        if let Some(learned) = learned {
-            self.limits.restore(&learned, Instant::now(), self.kit.entries.now());
+        let kept = self.kit.road.queue.learned(self.source.id, &self.post.1).await;
+        self.learned = kept.ok().flatten().and_then(|record| Learned::from_bytes(&record));
+        if let Some(learned) = &self.learned {
+            self.limits.restore(learned, Instant::now(), self.kit.entries.now());
+        }
+        // what a person holds is held for a source that was not there then
+        if let Some(why) = self.kit.held.why(&self.post.1) {
+            self.limits.suspend(&why);
         }
         self.take_up_warmup(Instant::now());
-    }
-
-    async fn on_record(&self, source: SourceId) -> Option<Learned> {
-        let kept = self.kit.road.queue.learned(source, &self.post.1).await;
-        Learned::from_bytes(&kept.ok()??)
     }
 
     fn is_over(&self, no_chores: bool) -> bool {
@@ -263,10 +255,7 @@ impl Steward {
                 let status = Box::new(self.status(now));
                 self.orders.push(Order::Show(to, status));
             }
-            Work::Suspend(why) => {
-                self.limits.hold(&why, now);
-                self.news = true;
-            }
+            Work::Suspend(why) => self.limits.suspend(&why),
             Work::Reshape => {
                 if self.is_direct {
                     let shape = self.kit.road.shaping.now().shape(&self.post.1, &self.source.name);

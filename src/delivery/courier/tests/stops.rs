@@ -242,6 +242,34 @@ async fn a_site_that_a_person_holds_is_held_for_a_source_that_comes_later_until_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_person_holds_is_nothing_that_a_source_has_learned() {
+    for nobody_sends in [false, true] {
+        let (mut yard, _) = google();
+        yard.settings = with_sources(&[A]);
+        let mut sending = yard.open().await;
+        let (queue, now) = (sending.queue.clone(), sending.world.clock.now());
+        let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+        if nobody_sends {
+            crate::delivery::sites::hold_on_record(&queue, "google", "by hand", now).await.unwrap();
+        }
+        sending.start();
+        sending.sites.snapshot().await;
+        sending.admit(launch, "a.google.com", 60).await;
+        sending.pass(Duration::from_millis(100)).await;
+        if !nobody_sends {
+            sending.sites.suspend("google", "by hand").await;
+        }
+        sending.pass(secs(1)).await;
+        assert!(sending.sites.snapshot().await.iter().all(|row| row.held), "the steward is there, and holds");
+        sending.pass(secs(60)).await;
+        assert_eq!(sending.sites.snapshot().await, [], "it has ended");
+        let known = sending.queue.all_learned().await.unwrap();
+        let sources: Vec<SourceId> = known.into_iter().map(|(source, _, _)| source).collect();
+        assert_eq!(sources, [crate::delivery::sites::ANY_SOURCE], "a steward that ends late undoes no `resume`");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_learned_long_ago_is_forgotten_and_what_holds_a_site_up_stays() {
     use crate::delivery::limits::Learned;
     let day = secs(86_400);

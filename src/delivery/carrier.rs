@@ -337,16 +337,18 @@ impl Carrier {
         None
     }
 
-    /// Prints a copy, and then looks for the last time whether it may go: printing takes a while.
+    /// Prints a copy, and then looks for the last time whether it may go: printing takes a while. One that may not go is
+    /// turned away also where it could not be printed.
     fn copy_of(&self, job: &Job, slot: &Slot<'_>) -> Result<Copy, NoCopy> {
         let (store, envelope) = (&self.kit.road.store, &job.lease.envelope);
         let id = envelope.id;
         let printed = match store.recipient(id.contact())? {
-            Some(recipient) => Some((slot.print(envelope, &recipient)?, recipient.address)),
+            Some(recipient) => Some((slot.print(envelope, &recipient), recipient.address)),
             None => None,
         };
         match (look(store, id, self.kit.entries.now())?, printed) {
-            (Look::Go, Some((Printed { message, return_path }, to))) => {
+            (Look::Go, Some((printed, to))) => {
+                let Printed { message, return_path } = printed?;
                 // one in doubt before, or that must never come twice, waits until its recipient is taken
                 let early = envelope.doubtful == 0 && job.facts.in_doubt == InDoubt::Resend;
                 Ok(Copy { id, return_path, to, message, early })

@@ -131,7 +131,8 @@ impl Press {
         let row = self.store.edition(id).map_err(|why| why.to_string())?;
         let row = row.ok_or_else(|| format!("edition {id} is not on record"))?;
         let edition = Edition::from_bytes(&row.frozen).map_err(|why| format!("edition {id}: {why}"))?;
-        let template = Template::compile(&edition).map_err(|why| format!("edition {id}: {why}"))?;
+        let template = Template::compile(&edition)
+            .map_err(|why| format!("this version cannot print what was frozen as edition {id}: {why}"))?;
         Ok(Form { template, missing: edition.missing })
     }
 }

@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::handle::Handle;
 use crate::base::{LaunchId, Timestamp, shell_argument};
+use crate::compose::{Edition, Template};
 use crate::config;
 use crate::delivery::alert::{Alert, Alerts};
 use crate::delivery::source::host_name;
 use crate::mail::{Notice, NoticeKind};
-use crate::store::LaunchKind;
+use crate::store::{LaunchKind, LaunchRow};
 
 /// Alerts on their way at once.
 const TELLING_MAX: usize = 4;
@@ -102,15 +103,16 @@ impl Herald {
     }
 
     fn alert(&self, notice: &Notice, held_back: u32) -> Alert {
-        let campaign = notice.launch.and_then(|launch| self.handle.store.launch(launch).ok().flatten());
-        let campaign = campaign.map(|row| row.campaign.to_string());
+        let launch = notice.launch.and_then(|launch| self.handle.store.launch(launch).ok().flatten());
+        let is_printable = launch.as_ref().is_none_or(|row| self.is_printable(row));
+        let campaign = launch.map(|row| row.campaign.to_string());
         let owned = |name: &Option<std::sync::Arc<str>>| name.as_deref().map(str::to_owned);
         Alert {
             kind: notice.kind.word().to_owned(),
             text: notice.text.clone(),
             site: owned(&notice.site),
             source: owned(&notice.source),
-            remedy: remedy(notice, campaign.as_deref()),
+            remedy: remedy(notice, campaign.as_deref(), is_printable),
             campaign,
             until: notice.until,
             at: notice.at,
@@ -123,6 +125,13 @@ impl Herald {
     fn is_campaign(&self, launch: LaunchId) -> bool {
         let row = self.handle.store.launch(launch).ok().flatten();
         row.is_some_and(|row| row.kind == LaunchKind::Campaign)
+    }
+
+    /// Whether this version prints what was frozen with a launch: an earlier one may have let through what it does not.
+    fn is_printable(&self, launch: &LaunchRow) -> bool {
+        let frozen = self.handle.store.edition(launch.edition).ok().flatten();
+        let edition = frozen.and_then(|row| Edition::from_bytes(&row.frozen).ok());
+        edition.is_some_and(|edition| Template::compile(&edition).is_ok())
     }
 
     fn stopped(&self, error: &Error) -> Notice {
@@ -145,14 +154,18 @@ impl Herald {
     }
 }
 
-/// What to do about it.
-fn remedy(notice: &Notice, campaign: Option<&str>) -> String {
+/// What to do about it. `is_printable`: this version prints what was frozen with the launch.
+fn remedy(notice: &Notice, campaign: Option<&str>, is_printable: bool) -> String {
     let site = shell_argument(notice.site.as_deref().unwrap_or("SITE"));
     let campaign = campaign.unwrap_or("CAMPAIGN");
     match notice.kind {
         NoticeKind::Held | NoticeKind::WarmupStopped => {
             format!("mend what the host complains of, then: mailshot queue resume {site}")
         }
+        NoticeKind::Misconfigured if !is_printable => format!(
+            "no copy is lost, and none goes out with this version: let the one that began it end it; or call the rest back with \
+             mailshot cancel {campaign}, and send a mended copy of its folder, which goes to all of its list again"
+        ),
         NoticeKind::Misconfigured => {
             format!("mailshot check {campaign} shows what is wrong; then: mailshot resume {campaign}")
         }
@@ -228,8 +241,19 @@ mod tests {
             ("a; touch owned", "then: mailshot queue resume 'a; touch owned'"),
             ("--yes", "then: mailshot queue resume -- --yes"),
         ] {
-            assert!(remedy(&held(site), None).ends_with(command), "{site}");
+            assert!(remedy(&held(site), None, true).ends_with(command), "{site}");
         }
+    }
+
+    #[test]
+    fn nobody_is_told_to_resume_what_this_version_cannot_print() {
+        let notice = Notice { kind: NoticeKind::Misconfigured, launch: Some(LaunchId(1)), ..held("a") };
+        assert!(remedy(&notice, Some("may"), true).ends_with("then: mailshot resume may"));
+        let told = remedy(&notice, Some("may"), false);
+        assert!(
+            told.contains("no copy is lost") && told.contains("mailshot cancel may") && !told.contains("resume"),
+            "{told}"
+        );
     }
 
     #[test]

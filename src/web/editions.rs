@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::base::LaunchId;
-use crate::compose::{Edition, Targets, Template};
+use crate::compose::{self, Edition, Targets, Template};
 use crate::store::{self, Store};
 
 /// Launches kept at hand; past it the memory starts anew.
@@ -16,30 +16,30 @@ pub(super) struct Content {
     pub edition: Edition,
     /// Where its links lead.
     pub targets: Targets,
-    /// What prints it.
-    pub template: Template,
+    /// What prints it; `None` when an earlier version froze what this one does not print. Its links lead on all the same.
+    pub template: Option<Template>,
 }
 
-/// The contents that were asked for lately. Cheap to clone.
+/// The contents that were asked for lately, and those that cannot be read. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Editions {
-    known: Arc<Mutex<BTreeMap<LaunchId, Arc<Content>>>>,
+    known: Arc<Mutex<BTreeMap<LaunchId, Option<Arc<Content>>>>>,
 }
 
 impl Editions {
     /// The content of a launch; `None` when there is no such launch, or when it cannot be read.
     pub(super) fn of(&self, store: &Store, launch: LaunchId) -> Result<Option<Arc<Content>>, store::Error> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&launch).cloned();
-        if known.is_some() {
-            return Ok(known);
+        if let Some(content) = known {
+            return Ok(content);
         }
         let Some(row) = store.launch(launch)? else { return Ok(None) };
         let Some(frozen) = store.edition(row.edition)? else { return Ok(None) };
-        let content = match compile(&frozen.frozen) {
-            Ok(content) => Arc::new(content),
+        let content = match read(&frozen.frozen, launch) {
+            Ok(content) => Some(Arc::new(content)),
             Err(why) => {
                 tracing::error!(%launch, %why, "the content of a launch cannot be read");
-                return Ok(None);
+                None
             }
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,12 +47,16 @@ impl Editions {
             known.clear();
         }
         known.insert(launch, content.clone());
-        Ok(Some(content))
+        Ok(content)
     }
 }
 
-fn compile(frozen: &[u8]) -> Result<Content, crate::compose::Error> {
+fn read(frozen: &[u8], launch: LaunchId) -> Result<Content, compose::Error> {
     let edition = Edition::from_bytes(frozen)?;
-    let (targets, template) = (Targets::compile(&edition)?, Template::compile(&edition)?);
-    Ok(Content { edition, targets, template })
+    let targets = Targets::compile(&edition)?;
+    let template = Template::compile(&edition);
+    if let Err(why) = &template {
+        tracing::warn!(%launch, %why, "the letters of a launch cannot be shown in a browser; their links lead on");
+    }
+    Ok(Content { edition, targets, template: template.ok() })
 }

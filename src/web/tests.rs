@@ -33,6 +33,10 @@ async fn house() -> House {
 }
 
 async fn house_of(name: &str, city: &str, names: [&str; 2]) -> House {
+    house_that_sent(edition(), name, city, names).await
+}
+
+async fn house_that_sent(edition: Edition, name: &str, city: &str, names: [&str; 2]) -> House {
     let store = Store::open("sqlite::memory:", std::path::Path::new("."), Threads::Inline).unwrap();
     let mut lists = Vec::new();
     for list in names {
@@ -48,7 +52,7 @@ async fn house_of(name: &str, city: &str, names: [&str; 2]) -> House {
         lists.push(list);
     }
     let campaign = CampaignName::parse("welcome").unwrap();
-    let edition = store.put_edition([1; 32], &campaign, edition().to_bytes(), NOW).await.unwrap();
+    let edition = store.put_edition([1; 32], &campaign, edition.to_bytes(), NOW).await.unwrap();
     let launch = NewLaunch {
         campaign,
         kind: LaunchKind::Campaign,

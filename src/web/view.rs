@@ -32,8 +32,9 @@ pub(super) async fn show(State(pages): State<Pages>, Path(token): Path<String>) 
 /// The HTML of a copy; `None` when the launch or the contact is gone, or the copy cannot be printed any more.
 fn print(pages: &Pages, copy: EnvelopeId) -> Result<Option<String>, store::Error> {
     let Some(content) = pages.editions.of(&pages.store, copy.launch())? else { return Ok(None) };
+    let Some(template) = &content.template else { return Ok(None) };
     let Some(recipient) = pages.store.recipient(copy.contact())? else { return Ok(None) };
-    let urls = content.template.plain_urls(copy, &pages.seal);
-    let words = content.template.words(&recipient, &urls).ok();
+    let urls = template.plain_urls(copy, &pages.seal);
+    let words = template.words(&recipient, &urls).ok();
     Ok(words.map(|words| content.edition.with_pictures(words.html)))
 }

@@ -31,6 +31,21 @@ async fn a_click_goes_to_the_frozen_target_and_nowhere_else_and_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn links_of_a_letter_that_can_no_longer_be_printed_still_lead_on() {
+    let unfit = Edition { html: "<p style=\"color:{{city}}\">Hello</p>".into(), ..edition() };
+    let house = house_that_sent(unfit, "Ada", "Ulm", ["news", "offers"]).await;
+    house.deliver().await;
+    for (number, target) in [(0, "https://shop.example/?to=Ulm"), (1, "https://shop.example/b")] {
+        let click = format!("/c/{}", house.token(Purpose::Click, number));
+        let response = house.visit(Method::GET, &click, FIREFOX).await;
+        assert_eq!(response.headers().get(header::LOCATION).map(|to| to.to_str().unwrap()), Some(target));
+    }
+    assert_eq!(house.reading().clicked.people, 1);
+    let view = format!("/v/{}", house.token(Purpose::View, 0));
+    assert_eq!(house.visit(Method::GET, &view, FIREFOX).await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_pixel_is_the_same_for_everybody_and_counts_people_proxies_and_machines_apart() {
     for (agent, people, by_proxy, machines) in
         [(FIREFOX, 1, 0, 0), ("Mozilla/5.0 (via ggpht.com GoogleImageProxy)", 1, 1, 0), ("Mozilla/5.0", 0, 0, 1)]

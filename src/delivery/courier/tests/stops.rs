@@ -53,6 +53,45 @@ async fn pause_and_cancel_reach_copies_on_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_frozen_and_can_no_longer_be_printed_waits_for_a_person_and_no_copy_fails() {
+    let (yard, host) = Yard::new().domain("a.example", Manner::Takes);
+    let mut sending = yard.open().await;
+    let unfit = Edition { html: "<p style=\"color:{{name}}\">Hello</p>".into(), ..edition() };
+    let name = CampaignName::parse("welcome").unwrap();
+    sending.edition = sending.store.put_edition(unfit.hash(), &name, unfit.to_bytes(), START).await.unwrap();
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.example", 20).await;
+    sending.start();
+    sending.pass(secs(60)).await;
+    assert_eq!((host.taken().len(), sending.standing(Standing::Deferred), sending.queue.depth().waiting), (0, 20, 20));
+    let told = sending.noticed();
+    assert!(told.iter().all(|one| (one.kind, one.launch) == (NoticeKind::Misconfigured, Some(launch))), "{told:?}");
+    assert!(
+        told[0].text.contains("this version cannot print what was frozen as edition 2: HTML part, line 1"),
+        "{told:?}"
+    );
+
+    // once it is paused nothing more is tried or told
+    sending.store.move_launch(launch, &[LaunchState::Running], LaunchState::Paused, START).await.unwrap();
+    sending.queue.sweep(launch, Sweep::Hold).await.unwrap();
+    sending.pass(secs(1800)).await;
+    assert_eq!((sending.noticed(), sending.queue.depth().held), (Vec::new(), 20));
+
+    // whoever leaves meanwhile, and whoever is called back, has an end of that name
+    sending.store.move_launch(launch, &[LaunchState::Paused], LaunchState::Running, START).await.unwrap();
+    sending.queue.sweep(launch, Sweep::Release).await.unwrap();
+    let (address, detail) = ("u0@a.example".into(), String::new());
+    let bar = SuppressionRow { address, reason: Reason::Complaint, detail, since: START };
+    sending.store.suppress(vec![bar]).await.unwrap();
+    sending.pass(secs(1800)).await;
+    assert_eq!((sending.standing(Standing::Barred), sending.standing(Standing::Deferred)), (1, 19));
+    sending.store.move_launch(launch, &[LaunchState::Running], LaunchState::Cancelled, START).await.unwrap();
+    sending.pass(secs(1800)).await;
+    assert_eq!((sending.standing(Standing::Cancelled), sending.queue.depth().waiting), (19, 0));
+    assert!(host.taken().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn stopping_finishes_what_is_on_the_wire_and_loses_nothing() {
     let (mut sending, host) = one(Manner::Slow(3), 40, InDoubt::Resend).await;
     sending.pass(secs(10)).await;

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::base::{Address, AddressError};
+use crate::base::{Address, AddressError, is_unseen};
 use crate::store::{MembershipStatus, Reason};
 
 /// Why a cell gives no address that mail is sent to.
@@ -74,10 +74,7 @@ pub fn is_address(cell: &str) -> bool {
 
 /// Without blanks and invisible characters around it.
 pub fn trimmed(cell: &str) -> &str {
-    cell.trim_matches(|c: char| {
-        c.is_whitespace()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{ad}' | '\u{202a}'..='\u{202e}')
-    })
+    cell.trim_matches(|c: char| c.is_whitespace() || is_unseen(c))
 }
 
 /// `Name <address>` in two; the name may be quoted.
@@ -232,6 +229,7 @@ mod tests {
     #[test]
     fn addresses_are_found_however_they_are_written() {
         check(" \tada@example.org\u{a0}\u{200b}", Ok("ada@example.org"));
+        check("\u{61c}\u{2068}ada@example.org\u{2069}\u{200d}", Ok("ada@example.org"));
         check("Ada Lovelace <ada@example.org>", Ok("Ada Lovelace: ada@example.org"));
         check("\"Lovelace, Ada\" <ada@example.org>", Ok("Lovelace, Ada: ada@example.org"));
         check("<ada@example.org>", Ok("ada@example.org"));

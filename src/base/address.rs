@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use crate::base::is_unseen;
+
 /// Longest local part, in octets (RFC 5321 §4.5.3.1.1).
 const LOCAL_MAX: usize = 64;
 /// Longest address, in octets: a path of 256 without its angle brackets (RFC 5321 §4.5.3.1.3).
@@ -222,13 +224,14 @@ const ATEXT: [bool; 256] = {
 };
 
 /// Beyond ASCII: no control characters, no blanks or line ends, nothing that is invisible or turns the text around, and
-/// nothing that Unicode keeps for private use or for no use.
+/// nothing that Unicode keeps for private use, for lost characters or for no use.
 fn is_safe(c: char) -> bool {
-    let is_unseen = matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffd}');
-    let is_unassigned = matches!(c, '\u{e000}'..='\u{f8ff}' | '\u{fdd0}'..='\u{fdef}' | '\u{e0000}'..)
+    // what joins and parts letters is of the spelling of some scripts; with the Arabic letter mark there may be addresses on
+    // record, and what was an address stays one
+    let is_let_be = matches!(c, '\u{200c}' | '\u{200d}' | '\u{61c}');
+    let is_no_letter = matches!(c, '\u{e000}'..='\u{f8ff}' | '\u{fdd0}'..='\u{fdef}' | '\u{fffc}' | '\u{fffd}' | '\u{e0000}'..)
         || u32::from(c) & 0xfffe == 0xfffe;
-    !(c.is_control() || c.is_whitespace() || is_unseen || is_unassigned)
+    !(c.is_control() || c.is_whitespace() || is_unseen(c) && !is_let_be || is_no_letter)
 }
 
 /// What a quoted string stands for (RFC 5321 §4.1.2, Quoted-string); `None` when it is none.

@@ -3,6 +3,7 @@
 mod address;
 mod bucket;
 mod id;
+mod letters;
 mod live;
 mod network;
 mod seal;
@@ -12,6 +13,7 @@ mod time;
 pub use address::{Address, AddressError, Domain};
 pub use bucket::{BUCKETS, bucket};
 pub use id::{CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, ListId, SourceId};
+pub use letters::{is_unseen, turns_text};
 pub use live::Live;
 pub use network::Network;
 pub use seal::{Purpose, Seal, SealError, SealKey, Token};

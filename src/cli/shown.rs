@@ -5,12 +5,15 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
+use crate::base::turns_text;
+
 /// The colours of our own reports, by their numbers (ECMA-48, SGR).
 const COLOURS: [&str; 6] = ["0", "1", "2", "31", "32", "33"];
 
-/// Whether a character does more than stand there: control characters, and those that turn the direction of text.
+/// Whether a character does more than stand there: control characters, line ends of any kind, and what turns the direction of
+/// text.
 fn is_harmful(c: char) -> bool {
-    c.is_control() && c != '\t' || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}') || turns_text(c)
 }
 
 /// One line, perhaps with empty lines before and behind it: everything that is no plain character is written out.
@@ -104,6 +107,7 @@ mod tests {
             ("\x1b[8mhidden\x1b[0m \x1b[30;40mblack", "\\u{1b}[8mhidden\x1b[0m \\u{1b}[30;40mblack"),
             ("\u{9b}31m\u{7f}", "\\u{9b}31m\\u{7f}"),
             ("\u{202e}gnp.exe", "\\u{202e}gnp.exe"),
+            ("\u{61c}a\u{200e}b\u{200f}", "\\u{61c}a\\u{200e}b\\u{200f}"),
         ] {
             assert_eq!(harmless(text), shown);
         }
@@ -126,7 +130,7 @@ mod tests {
 
     #[test]
     fn json_says_the_same_to_programs_and_nothing_to_terminals() {
-        for text in ["\u{9b}31m\u{7f}\u{85}", "\u{202e}x\u{2028}", "\x1b[2J\n", "plain ü"] {
+        for text in ["\u{9b}31m\u{7f}\u{85}", "\u{202e}x\u{2028}\u{61c}", "\x1b[2J\n", "plain ü"] {
             for json in [serde_json::to_string(text).unwrap(), serde_json::to_string_pretty(&[text]).unwrap()] {
                 let line = json_line(&json);
                 assert!(!line.contains(|c| is_harmful(c) && c != '\n'), "{line}");

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
+use crate::base::turns_text;
 use crate::compose::links::CLICK_WORD;
 use crate::mail::Recipient;
 
@@ -61,11 +62,12 @@ fn is_printable(c: char) -> bool {
     c == '\n' || c == '\t' || !c.is_control()
 }
 
-/// Control characters and line separators become blanks; characters that turn the direction of text vanish.
+/// Control characters and line separators become blanks; byte order marks, and characters that turn the direction of text,
+/// vanish.
 fn in_header(c: char) -> Option<char> {
     match c {
         '\u{2028}' | '\u{2029}' => Some(' '),
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => None,
+        c if turns_text(c) || c == '\u{feff}' => None,
         c if c.is_control() => Some(' '),
         c => Some(c),
     }

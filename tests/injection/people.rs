@@ -48,7 +48,7 @@ pub const VALUES: &[&str] = &[
     "\u{1b}[2J\u{1b}]0;owned\u{7}",
     "\u{9b}31m\u{9d}0;owned\u{9c}",
     "\u{1b}[8mhidden",
-    "\u{202e}gnp.exe\u{2066}",
+    "\u{202e}gnp.exe\u{2066}\u{61c}\u{200f}",
     "a\u{8}\u{8}b\u{7f}",
     "x\nnext: touch owned",
     // shells, records, paths

@@ -63,7 +63,8 @@ fn commands() -> Vec<Vec<&'static str>> {
 fn check_words(arguments: &[&str], bytes: &[u8]) {
     let text = std::str::from_utf8(bytes).unwrap_or_else(|why| panic!("{arguments:?}: {why}"));
     let is_odd = |c: char| {
-        c.is_control() && !matches!(c, '\n' | '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control() && !matches!(c, '\n' | '\t')
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     if let Some(line) = text.lines().find(|line| line.contains(is_odd)) {
         panic!("{arguments:?} shows {line:?}");

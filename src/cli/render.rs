@@ -49,7 +49,7 @@ pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     if !is_contact {
         desk.note(format!("{to} is no contact: its fields are invented"));
     }
-    let recipient = contact.unwrap_or_else(|| sample(&edition, &template, to.clone()));
+    let recipient = contact.unwrap_or_else(|| sample(&template, to.clone()));
     if arguments.open {
         return show(desk, &edition, &template, &recipient).await;
     }

@@ -244,7 +244,7 @@ impl Targets {
 
     /// Whether the target of this link is the same for everybody; `None` when there is no such link.
     pub fn is_same_for_all(&self, number: u16) -> Option<bool> {
-        self.links.get(usize::from(number)).map(|link| link.fields().is_empty())
+        self.links.get(usize::from(number)).map(|link| link.fields().next().is_none())
     }
 
     /// Where a link leads for this recipient, or for somebody who is no longer known. `None` when there is no such link, or
@@ -384,6 +384,7 @@ mod tests {
             "https://a.example/{{city}}".into(),
             "https://a.example/".into(),
             "{{city}}".into(),
+            "https://a.example/{{lookup this \"city\"}}/{{this.city}}".into(),
         ];
         let targets = Targets::compile(&edition).unwrap();
         let ulm = somebody(serde_json::json!({"city": "Ulm & Bonn"}));
@@ -395,8 +396,9 @@ mod tests {
         assert_eq!(targets.target(1, Some(&hostile)), None);
         assert_eq!(targets.target(2, None).unwrap(), "https://a.example/");
         assert_eq!((targets.is_same_for_all(2), targets.is_same_for_all(1)), (Some(true), Some(false)));
+        assert_eq!((targets.is_same_for_all(4), targets.is_same_for_all(5)), (Some(false), None));
         let script = somebody(serde_json::json!({"city": "javascript:alert(1)"}));
-        assert_eq!((targets.target(3, Some(&script)), targets.target(4, None)), (None, None));
+        assert_eq!((targets.target(3, Some(&script)), targets.target(5, None)), (None, None));
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl Reader<'_> {
         self.links_home();
         self.tracking();
         let somebody = Address::parse("somebody@example.com").expect("a fixed address");
-        let recipient = sample(self.edition, self.template, somebody);
+        let recipient = sample(self.template, somebody);
         let words = match self.template.words(&recipient, &urls()) {
             Ok(words) => words,
             Err(why) => return self.add(Remark::fail("template", why.to_string(), "mend the template")),
@@ -224,8 +224,8 @@ impl Reader<'_> {
                 "send from a domain of your own",
             ));
         }
-        let fields = self.template.fields(Part::FromName);
-        if let Some(field) = fields.iter().find(|field| !matches!(**field, "list" | "campaign")) {
+        let mut fields = self.template.fields_of(Part::FromName);
+        if let Some(field) = fields.find(|field| !matches!(*field, "list" | "campaign")) {
             self.add(Remark::warn(
                 "from",
                 format!("the sender's name contains the recipient's `{field}`"),

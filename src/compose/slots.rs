@@ -30,6 +30,17 @@ enum Via {
     Url,
 }
 
+/// What a text wants a field for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// To show it, or to ask whether it is there.
+    Any,
+    /// A link leads where it says.
+    Link,
+    /// It is written as a date.
+    Date,
+}
+
 /// How a text is printed.
 enum Form {
     Pieces(Vec<Piece>),
@@ -42,7 +53,7 @@ pub(crate) struct Slots {
     context: Context,
     missing: Missing,
     form: Form,
-    fields: Vec<String>,
+    fields: Vec<(String, Use)>,
 }
 
 impl Slots {
@@ -69,9 +80,9 @@ impl Slots {
         self.part
     }
 
-    /// Every field the text names, our own words included, each once.
-    pub(crate) fn fields(&self) -> &[String] {
-        &self.fields
+    /// Every field the text names, our own words included, each once with what it is wanted for.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, Use)> {
+        self.fields.iter().map(|(field, wanted)| (field.as_str(), *wanted))
     }
 
     /// Whether printing needs the values as one object.
@@ -234,7 +245,10 @@ fn slot(call: &HelperTemplate) -> Option<Piece> {
 
 /// The field a parameter names at the top level; `[Last Name]` without its brackets.
 fn field_name(parameter: &Parameter) -> Option<String> {
-    let raw = parameter.as_name()?;
+    plain_name(parameter.as_name()?)
+}
+
+fn plain_name(raw: &str) -> Option<String> {
     let name = raw.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(raw);
     let simple = name.len() < raw.len() || name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
     (simple && name != "this" && !name.contains([']', '['])).then(|| name.to_owned())
@@ -245,7 +259,7 @@ struct Seen {
     part: Part,
     /// Whether everything is in its place.
     whole: bool,
-    fields: Vec<String>,
+    fields: Vec<(String, Use)>,
 }
 
 impl Seen {
@@ -256,7 +270,7 @@ impl Seen {
             match element {
                 TemplateElement::RawString(_) | TemplateElement::Comment(_) => {}
                 TemplateElement::Expression(call) | TemplateElement::HelperBlock(call) if depth < DEPTH_MAX => {
-                    self.call(call, line, depth)?;
+                    self.call(call, Use::Any, line, depth)?;
                 }
                 TemplateElement::Expression(_) | TemplateElement::HelperBlock(_) => {
                     return wrong(format!("blocks lie more than {DEPTH_MAX} deep in each other"));
@@ -274,7 +288,8 @@ impl Seen {
         Ok(())
     }
 
-    fn call(&mut self, call: &HelperTemplate, line: Option<usize>, depth: usize) -> Result<(), Error> {
+    /// `wanted`: what the value of the call is wanted for.
+    fn call(&mut self, call: &HelperTemplate, wanted: Use, line: Option<usize>, depth: usize) -> Result<(), Error> {
         let name = call.name.as_name().unwrap_or_default();
         if call.block || !call.params.is_empty() || !call.hash.is_empty() {
             if !helpers::KNOWN.contains(&name) {
@@ -282,10 +297,20 @@ impl Seen {
                 return Err(Error::Template { part: self.part, line, message });
             }
         } else {
-            self.name(&call.name);
+            self.name(&call.name, wanted);
+        }
+        let wanted = match name {
+            "link" => Use::Link,
+            "date" => Use::Date,
+            _ => wanted,
+        };
+        if let ("lookup", [whose, Parameter::Literal(Value::String(field))]) = (name, call.params.as_slice())
+            && matches!(whose.as_name(), Some("this" | "." | ".." | "@root"))
+        {
+            self.note(field.clone(), wanted);
         }
         for parameter in call.params.iter().chain(call.hash.values()) {
-            self.parameter(parameter, line, depth)?;
+            self.parameter(parameter, wanted, line, depth)?;
         }
         for inner in [&call.template, &call.inverse].into_iter().flatten() {
             self.walk(inner, depth + 1)?;
@@ -293,10 +318,16 @@ impl Seen {
         Ok(())
     }
 
-    fn parameter(&mut self, parameter: &Parameter, line: Option<usize>, depth: usize) -> Result<(), Error> {
+    fn parameter(
+        &mut self,
+        parameter: &Parameter,
+        wanted: Use,
+        line: Option<usize>,
+        depth: usize,
+    ) -> Result<(), Error> {
         match parameter {
             Parameter::Subexpression(inner) => match inner.as_element() {
-                TemplateElement::Expression(call) if depth < DEPTH_MAX => self.call(call, line, depth + 1),
+                TemplateElement::Expression(call) if depth < DEPTH_MAX => self.call(call, wanted, line, depth + 1),
                 _ => {
                     let message = format!("expressions lie more than {DEPTH_MAX} deep in each other");
                     Err(Error::Template { part: self.part, line, message })
@@ -304,15 +335,31 @@ impl Seen {
             },
             Parameter::Literal(_) => Ok(()),
             _ => {
-                self.name(parameter);
+                self.name(parameter, wanted);
                 Ok(())
             }
         }
     }
 
-    fn name(&mut self, parameter: &Parameter) {
-        if let Some(field) = field_name(parameter).filter(|field| !self.fields.contains(field)) {
-            self.fields.push(field);
+    /// Notes the field a parameter names, from whatever depth.
+    fn name(&mut self, parameter: &Parameter, wanted: Use) {
+        let Some(mut path) = parameter.as_name() else { return };
+        while let Some(rest) =
+            ["this.", "this/", "./", "../", "@root.", "@root/"].iter().find_map(|up| path.strip_prefix(up))
+        {
+            path = rest;
+        }
+        if let Some(field) = plain_name(path) {
+            self.note(field, wanted);
+        }
+    }
+
+    /// What a field is wanted for in one place holds for all: a link or a date can be shown as well.
+    fn note(&mut self, field: String, wanted: Use) {
+        match self.fields.iter_mut().find(|(known, _)| *known == field) {
+            Some((_, known)) if *known == Use::Any => *known = wanted,
+            Some(_) => {}
+            None => self.fields.push((field, wanted)),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::compose::headers::{self, Field, Head};
 use crate::compose::links::{self, Marks};
 use crate::compose::mime::Parts;
 use crate::compose::scope::{Context, Scope};
-use crate::compose::slots::Slots;
+use crate::compose::slots::{Slots, Use};
 use crate::compose::{Edition, Error, PrintError, Tracking, Urls};
 use crate::mail::{Envelope, Message, Recipient};
 
@@ -141,9 +141,14 @@ impl Template {
         format!("b.{}@{}", seal.mint(id, Purpose::Bounce, 0), self.bounce_domain)
     }
 
-    /// Every field of a contact that the texts of `part` name, our own words included.
-    pub fn fields(&self, part: Part) -> Vec<&str> {
-        self.slots_of(part).flat_map(Slots::fields).map(String::as_str).collect()
+    /// Every field of a contact that the texts of a part name, our own words included.
+    pub(crate) fn fields_of(&self, part: Part) -> impl Iterator<Item = &str> {
+        self.texts().filter(move |text| text.part() == part).flat_map(Slots::fields).map(|(field, _)| field)
+    }
+
+    /// Every field of a contact that the texts name, our own words included, with what each text wants it for.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, Use)> {
+        self.texts().flat_map(Slots::fields)
     }
 
     /// Prints one copy. The same envelope, recipient and seal give the same bytes.
@@ -184,7 +189,8 @@ impl Template {
     /// The links of one copy; only those that its texts name are sealed, because a seal costs time.
     fn urls(&self, body: &Body, id: EnvelopeId, unsubscribe: &Token, seal: &Seal) -> Urls {
         let base = &self.base_url;
-        let names = |word: &str| [&body.html, &body.text].iter().any(|text| text.fields().iter().any(|f| f == word));
+        let names =
+            |word: &str| [&body.html, &body.text].iter().any(|text| text.fields().any(|(field, _)| field == word));
         let sealed = |word, path, purpose| match names(word) {
             true => format!("{base}/{path}/{}", seal.mint(id, purpose, 0)),
             false => String::new(),
@@ -226,10 +232,6 @@ impl Template {
         let headers = self.headers.iter().map(|(_, slots)| slots);
         let bodies = self.bodies.iter().flat_map(|body| [&body.html, &body.text]);
         [&self.subject, &self.from_name].into_iter().chain(bodies).chain(headers)
-    }
-
-    fn slots_of(&self, part: Part) -> impl Iterator<Item = &Slots> {
-        self.texts().filter(move |slots| slots.part() == part)
     }
 }
 

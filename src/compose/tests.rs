@@ -94,7 +94,7 @@ fn a_files_name_is_a_name_and_its_bytes_are_bytes() {
         edition.attachments.push(asset(None));
         edition.inline.push(asset(Some("logo@example.com")));
         let template = Template::compile(&edition).unwrap();
-        let recipient = sample(&edition, &template, address("a@example.org"));
+        let recipient = sample(&template, address("a@example.org"));
         let mut envelope = crate::mail::Envelope::sketch(recipient.contact, DATE);
         envelope.date = Some(DATE);
         let seal = crate::base::Seal::new(vec![crate::base::SealKey::new('a', &[7; 32]).unwrap()]).unwrap();

@@ -320,7 +320,7 @@ impl Bench {
         let edition = campaign.freeze(self.workspace.folder(), self.workspace.settings())?;
         let template = Template::compile(&edition)?;
         let to = Address::parse("somebody.invented@d7.bench.test").expect("a fixed address");
-        let recipient = sample(&edition, &template, to);
+        let recipient = sample(&template, to);
         let now = machine_clock().now();
         let envelope = Envelope {
             date: Some(now),

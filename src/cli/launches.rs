@@ -68,7 +68,7 @@ pub async fn status(desk: &Desk, campaign: Option<CampaignName>) -> Result<Exit,
         Some(name) => vec![launch_of(&store, name)?],
         None => store.open_launches()?,
     };
-    let (pid, stalled) = match owner(desk).await? {
+    let (pid, stalled) = match sender(desk).await? {
         Some((pid, stalled)) => (pid, stalled),
         None => (None, Vec::new()),
     };
@@ -85,14 +85,14 @@ pub async fn status(desk: &Desk, campaign: Option<CampaignName>) -> Result<Exit,
     Ok(Exit::Done)
 }
 
-/// The process that holds the queue, and what it waits for; its number when it has told it.
-async fn owner(desk: &Desk) -> Result<Option<(Option<u32>, Vec<StallView>)>, Error> {
+/// The process that sends, and what it waits for; its number when it has told it.
+async fn sender(desk: &Desk) -> Result<Option<(Option<u32>, Vec<StallView>)>, Error> {
     match desk.workspace().hold() {
-        Ok(_) => Ok(None),
-        Err(WorkspaceError::Held { pid, .. }) => {
+        Ok(_) | Err(WorkspaceError::Held { sending: false, .. }) => Ok(None),
+        Err(WorkspaceError::Held { pid, sending: true, .. }) => {
             let answer = Client::new(desk.workspace().control_socket()).queue().await;
             Ok(Some(match answer {
-                Ok(view) => (view.sending.then_some(view.pid), view.stalled),
+                Ok(view) => (Some(view.pid), view.stalled),
                 Err(_) => (pid, Vec::new()),
             }))
         }

@@ -20,7 +20,7 @@ use crate::store::{Store, Threads};
 const ASK_EVERY: Duration = Duration::from_millis(300);
 /// How long somebody who holds the queue without sending is waited for: they only look at it, or move something, or end,
 /// which takes no longer than [`GRACE`] and what comes after it.
-const SOON: Duration = Duration::from_secs(40);
+const SOON: Duration = GRACE.saturating_add(Duration::from_secs(10));
 /// After this time it is told who is waited for.
 const TOLD: Duration = Duration::from_secs(2);
 /// How often it is looked whether they have ended.
@@ -58,19 +58,19 @@ enum Holder {
 impl Holder {
     /// Takes the queue in hand, or finds who sends from it. Whoever holds it without sending, or is just beginning or
     /// ending, is waited for.
-    async fn await_queue(desk: &Desk) -> Result<Holder, Error> {
+    async fn await_queue(desk: &Desk, crew: Crew) -> Result<Holder, Error> {
         let start = Instant::now();
         let (until, mut is_told) = (start + SOON, false);
-        let client = Client::new(desk.workspace().control_socket());
+        let (workspace, client) = (desk.workspace(), Client::new(desk.workspace().control_socket()));
         loop {
-            let held = match desk.workspace().hold() {
+            let taken = if crew == Crew::Sending { workspace.hold_to_send() } else { workspace.hold() };
+            let (held, sending) = match taken {
                 Ok(hold) => return Ok(Holder::Us(hold)),
-                Err(held @ WorkspaceError::Held { .. }) => held,
+                Err(held @ WorkspaceError::Held { sending, .. }) => (held, sending),
                 Err(other) => return Err(other.into()),
             };
-            // whoever does not answer must not be waited for beyond that
-            let view = timeout_at(until, client.queue()).await;
-            if view.is_ok_and(|view| view.is_ok_and(|view| view.sending)) {
+            // who is just beginning or ending has no socket; who does not answer must not be waited for beyond that time
+            if sending && timeout_at(until, client.queue()).await.is_ok_and(|view| view.is_ok()) {
                 return Ok(Holder::Sender(client, held));
             }
             if Instant::now() >= until {
@@ -88,13 +88,13 @@ impl Holder {
 impl Owner {
     /// Takes the queue in hand, or finds who holds it. `crew` is who is to be at work when it is this process.
     pub async fn reach(desk: &Desk, store: &Store, crew: Crew) -> Result<Owner, Error> {
-        Owner::of(desk, store, crew, Holder::await_queue(desk).await?).await
+        Owner::of(desk, store, crew, Holder::await_queue(desk, crew).await?).await
     }
 
     /// As [`Owner::reach`], to send. `None` when a signal came while others were waited for; what has begun to start is not
     /// broken off.
     pub async fn reach_or_never(desk: &Desk, store: &Store, interrupt: &mut Interrupt) -> Result<Option<Owner>, Error> {
-        let Some(holder) = interrupt.or_never(Holder::await_queue(desk)).await else { return Ok(None) };
+        let Some(holder) = interrupt.or_never(Holder::await_queue(desk, Crew::Sending)).await else { return Ok(None) };
         let reached = Owner::of(desk, store, Crew::Sending, holder?);
         Ok(Some(interrupt.or_later(desk, reached).await?))
     }
@@ -108,7 +108,7 @@ impl Owner {
 
     /// As [`Owner::reach_or_never`], and refused when another process holds the queue.
     pub async fn become_owner(desk: &Desk, store: &Store, interrupt: &mut Interrupt) -> Result<Option<Here>, Error> {
-        match interrupt.or_never(Holder::await_queue(desk)).await.transpose()? {
+        match interrupt.or_never(Holder::await_queue(desk, Crew::Sending)).await.transpose()? {
             None => Ok(None),
             Some(Holder::Us(hold)) => {
                 Ok(Some(interrupt.or_later(desk, Here::start(desk, store, Crew::Sending, hold)).await?))

@@ -12,12 +12,12 @@ pub async fn run(desk: &Desk, site: &str) -> Result<Exit, Error> {
     // a relay may be named shorter than it is written
     let site = Via::parse(site).map_or_else(|_| site.to_owned(), |via| via.to_string());
     match desk.workspace().hold() {
-        Ok(_) => {
+        Ok(_) | Err(WorkspaceError::Held { sending: false, .. }) => {
             return Err(Error::usage(
                 "nobody is sending: a dialogue is heard while `mailshot serve` or `mailshot send` is at work",
             ));
         }
-        Err(WorkspaceError::Held { .. }) => {}
+        Err(WorkspaceError::Held { sending: true, .. }) => {}
         Err(other) => return Err(other.into()),
     }
     let mut interrupt = Interrupt::listen()?;

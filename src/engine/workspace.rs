@@ -20,6 +20,10 @@ pub const SAMPLE_CAMPAIGN: &str = "welcome";
 /// The selector of the key that a new workspace comes with.
 const FIRST_SELECTOR: &str = "s1";
 
+/// What the owner of the queue says of itself, after its pid.
+const SENDING: &str = "sending";
+const KEEPING: &str = "keeping";
+
 /// The sample files, as they stand in the repository.
 const SAMPLES: &[(&str, &str)] = &[
     ("templates/newsletter.mjml", include_str!("../../templates/newsletter.mjml")),
@@ -53,6 +57,8 @@ pub enum Error {
         folder: PathBuf,
         /// The process, when it has already said.
         pid: Option<u32>,
+        /// Whether it sends; else it only looks at the queue, or moves something, and soon ends.
+        sending: bool,
     },
     /// The settings, shaping.toml or rules.toml cannot be used.
     #[error(transparent)]
@@ -215,8 +221,18 @@ impl Workspace {
         self.folder.join("state/control.sock")
     }
 
-    /// Becomes the owner of the queue for as long as the hold lives; refused, with its pid, while another process is.
+    /// Becomes the owner of the queue for as long as the hold lives, to look at it or to move something; refused, with its
+    /// pid, while another process is.
     pub fn hold(&self) -> Result<Hold, Error> {
+        self.hold_for(KEEPING)
+    }
+
+    /// As [`Workspace::hold`], to send.
+    pub fn hold_to_send(&self) -> Result<Hold, Error> {
+        self.hold_for(SENDING)
+    }
+
+    fn hold_for(&self, purpose: &str) -> Result<Hold, Error> {
         let path = self.folder.join("state/owner.lock");
         let failed = |why| Error::File { path: path.clone(), why };
         fs::create_dir_all(self.folder.join("state")).map_err(failed)?;
@@ -225,12 +241,13 @@ impl Workspace {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::Held { folder: self.folder.clone(), pid: read_pid(&mut file) });
+                let (pid, sending) = read_owner(&mut file);
+                return Err(Error::Held { folder: self.folder.clone(), pid, sending });
             }
             Err(TryLockError::Error(why)) => return Err(failed(why)),
         }
-        let pid = format!("{}\n", std::process::id());
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(pid.as_bytes())).map_err(failed)?;
+        let owner = format!("{} {purpose}\n", std::process::id());
+        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(owner.as_bytes())).map_err(failed)?;
         Ok(Hold { _file: file })
     }
 
@@ -284,10 +301,15 @@ fn read_optional(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-fn read_pid(file: &mut File) -> Option<u32> {
+/// The owner's pid, when it has already said, and whether it sends. One of an older version says its pid alone, and is taken
+/// for one that sends.
+fn read_owner(file: &mut File) -> (Option<u32>, bool) {
     let mut text = String::new();
-    file.take(16).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    // what cannot be read has not been said
+    let _ = file.take(32).read_to_string(&mut text);
+    let mut words = text.split_whitespace();
+    let pid = words.next().and_then(|pid| pid.parse().ok());
+    (pid, pid.is_some() && words.next() != Some(KEEPING))
 }
 
 #[cfg(test)]
@@ -391,15 +413,22 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_has_one_owner_and_the_refused_learns_who() {
+    fn a_queue_has_one_owner_and_the_refused_learns_who_and_whether_it_sends() {
         let folder = tempfile::tempdir().unwrap();
         let workspace = Workspace::with(folder.path(), Settings::default());
-        let hold = workspace.hold().unwrap();
-        match workspace.hold() {
-            Err(Error::Held { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
+        let refused = || match workspace.hold() {
+            Err(Error::Held { pid, sending, .. }) => (pid, sending),
             other => panic!("{other:?}"),
-        }
+        };
+        let me = Some(std::process::id());
+        let hold = workspace.hold_to_send().unwrap();
+        assert_eq!(refused(), (me, true));
         drop(hold);
-        workspace.hold().unwrap();
+        let _hold = workspace.hold().unwrap();
+        assert_eq!(refused(), (me, false));
+        for (said, heard) in [("", (None, false)), ("12\n", (Some(12), true))] {
+            fs::write(folder.path().join("state/owner.lock"), said).unwrap();
+            assert_eq!(refused(), heard, "{said:?}");
+        }
     }
 }

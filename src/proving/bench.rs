@@ -225,7 +225,7 @@ impl Bench {
         let options = LaunchOptions { via: Some(self.via.clone()), limit: Some(messages), ..LaunchOptions::default() };
         let ready = Ready::check(&self.workspace, &self.store, &name, &options)?;
         let before = self.signing.measure()?;
-        let _hold = self.workspace.hold()?;
+        let _hold = self.workspace.hold_to_send()?;
         let (engine, commits) = self.start().await?;
         let handle = engine.handle();
         let launch = ready.launch(&self.store, machine_clock().now()).await?.id;

@@ -161,7 +161,7 @@ impl Demo {
         self.import(&store, &world).await?;
         let name = CampaignName::parse(SAMPLE_CAMPAIGN).expect("the sample has a name");
         let ready = Ready::check(&self.workspace, &store, &name, &LaunchOptions::default())?;
-        let _hold = self.workspace.hold()?;
+        let _hold = self.workspace.hold_to_send()?;
         let launch = ready.launch(&store, world.clock.now()).await?.id;
         let engine = self.start(&store, world).await?;
         let settled = self.follow(&store, engine.handle(), launch, show).await;

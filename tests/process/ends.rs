@@ -1,6 +1,7 @@
 //! Every form of a process's end: told to stop, told twice, out of memory, killed again and again; and a second process where
 //! there is one already.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -183,7 +184,10 @@ fn a_signal_before_the_launch_leaves_nothing_on_record() {
 fn held_up(scene: &Scene, log: &Path) -> Child {
     let top = scene.command(&[], &["queue", "top"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let lock = scene.folder.join("state/owner.lock");
-    wait_until("its hold", log, || std::fs::read_to_string(&lock).is_ok_and(|pid| pid.trim() == top.id().to_string()));
+    let pid = top.id().to_string();
+    wait_until("its hold", log, || {
+        std::fs::read_to_string(&lock).is_ok_and(|said| said.split_whitespace().next() == Some(&pid))
+    });
     signal(&top, "STOP");
     top
 }
@@ -200,6 +204,27 @@ fn whoever_only_looks_at_the_queue_is_waited_for_by_whoever_sends() {
     assert!(top.wait().unwrap().success());
     assert_eq!(ended(child, &log).code(), Some(0), "{}", std::fs::read_to_string(&log).unwrap());
     scene.check_all_once();
+}
+
+#[test]
+fn whoever_only_looks_at_the_queue_is_asked_nothing_and_taken_for_no_sender() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::set(folder.path(), 3);
+    let log = folder.path().join("log");
+    let nobody = scene.command(&[], &["send", "welcome", "--yes", "--via", "smtp://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(nobody.status.code(), Some(4), "all of it waits");
+    let mut lock = std::fs::File::create(folder.path().join("state/owner.lock")).unwrap();
+    lock.lock().unwrap();
+    lock.write_all(b"12 keeping\n").unwrap();
+    let told = String::from_utf8(scene.ran(&["status"]).stdout).unwrap();
+    assert!(told.contains("nobody is sending it now"), "{told}");
+    let socket = std::os::unix::net::UnixListener::bind(folder.path().join("state/control.sock")).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let child = scene.command(&[], &["pause", "welcome"]).stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(socket.accept().is_err(), "it was asked");
+    drop(lock);
+    assert_eq!(ended(child, &log).code(), Some(0));
 }
 
 /// What is made to measure or to show goes with whoever is told to stop: the folder, and the receiver in its own process.

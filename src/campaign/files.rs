@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::campaign::Error;
 use crate::compose::Markup;
+use crate::world::{NotInside, inside};
 
 /// Largest template file, in bytes.
 const TEXT_MAX: u64 = 1024 * 1024;
@@ -24,17 +25,17 @@ impl Homes {
         Homes(all.iter().filter_map(|folder| folder.canonicalize().ok()).collect())
     }
 
-    /// Refuses a file that a link leads to from outside (H-18): what is sent must be meant to be sent.
-    fn admit(&self, path: &Path) -> Result<(), Error> {
-        let place = path.canonicalize().map_err(|why| Error::Read { path: path.to_owned(), why })?;
-        match self.0.iter().any(|home| place.starts_with(home)) {
-            true => Ok(()),
-            false => Err(Error::Folder {
+    /// The place of a file on the disk. One that a link leads to from outside is refused (H-18): what is sent must be meant
+    /// to be sent.
+    fn place_of(&self, path: &Path) -> Result<PathBuf, Error> {
+        inside(path, &self.0).map_err(|why| match why {
+            NotInside::Unseen(why) => Error::Read { path: path.to_owned(), why },
+            NotInside::Elsewhere(place) => Error::Folder {
                 path: path.to_owned(),
                 message: format!("leads out of campaigns/ and templates/, to {}", place.display()),
                 help: "copy the file here if it is meant to be sent".into(),
-            }),
-        }
+            },
+        })
     }
 }
 
@@ -55,9 +56,9 @@ pub(super) fn read_asset(path: &Path, homes: &Homes) -> Result<Vec<u8>, Error> {
 }
 
 fn read(path: &Path, homes: &Homes, most: u64) -> Result<Vec<u8>, Error> {
-    homes.admit(path)?;
+    let place = homes.place_of(path)?;
     let failed = |why| Error::Read { path: path.to_owned(), why };
-    let size = std::fs::metadata(path).map_err(failed)?.len();
+    let size = std::fs::metadata(&place).map_err(failed)?.len();
     if size > most {
         return Err(Error::Folder {
             path: path.to_owned(),
@@ -65,7 +66,7 @@ fn read(path: &Path, homes: &Homes, most: u64) -> Result<Vec<u8>, Error> {
             help: "make it smaller, or put it on the web and link to it".into(),
         });
     }
-    std::fs::read(path).map_err(failed)
+    std::fs::read(place).map_err(failed)
 }
 
 /// The template files of a workspace by name; none when there is no such folder.

@@ -10,6 +10,7 @@ use handlebars::Handlebars;
 use serde::Serialize;
 
 use crate::web::Pages;
+use crate::world::{NotInside, inside};
 
 /// The pages in the binary.
 const BUILT_IN: &[(&str, &str)] = &[
@@ -125,16 +126,15 @@ impl Looks {
     }
 }
 
+/// A file of the folder; `None` when it is not there.
 fn read(path: &Path) -> Result<Option<String>, LooksError> {
     let failed = |why| LooksError::Read { path: path.to_owned(), why };
-    let place = match path.canonicalize() {
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        found => found.map_err(failed)?,
-    };
-    let folder = path.parent().unwrap_or(path).canonicalize().map_err(failed)?;
-    match place.starts_with(folder) {
-        true => std::fs::read_to_string(place).map(Some).map_err(failed),
-        false => Err(LooksError::Elsewhere { path: path.to_owned() }),
+    let home = path.parent().and_then(|folder| folder.canonicalize().ok());
+    match inside(path, home.as_slice()) {
+        Ok(place) => std::fs::read_to_string(place).map(Some).map_err(failed),
+        Err(NotInside::Unseen(why)) if why.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(NotInside::Unseen(why)) => Err(failed(why)),
+        Err(NotInside::Elsewhere(_)) => Err(LooksError::Elsewhere { path: path.to_owned() }),
     }
 }
 

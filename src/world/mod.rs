@@ -1,9 +1,11 @@
 //! The only door to the outside: wall time, names, connections and chance. Handed down, never looked up, so that a
-//! simulated world can stand in for the real one. Waiting is not here: it is always `tokio::time`.
+//! simulated world can stand in for the real one. Waiting is not here: it is always `tokio::time`. Beside that, what holds
+//! for every file that a person names: where its links may lead.
 
 mod clock;
 mod dice;
 mod dns;
+mod files;
 mod guard;
 mod http;
 mod net;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use files::{NotInside, inside};
 pub use guard::is_inward;
 pub use http::{Http, HttpError, HttpReply};
 pub use simulated::{NetTable, SeededDice, SimulatedClock, Zone};

@@ -1,0 +1,57 @@
+//! Where the links of the file system lead.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a file must not be read, or cannot.
+#[derive(Debug)]
+pub enum NotInside {
+    /// It is not there, or cannot be looked at.
+    Unseen(io::Error),
+    /// It lies elsewhere, at this place.
+    Elsewhere(PathBuf),
+}
+
+/// The place on the disk that a path leads to, where that is in one of `homes`: folders as they are on the disk, without
+/// links (H-18). To be read there, and not by its path: that may lead elsewhere a moment later.
+pub fn inside(path: &Path, homes: &[PathBuf]) -> Result<PathBuf, NotInside> {
+    let place = path.canonicalize().map_err(NotInside::Unseen)?;
+    match homes.iter().any(|home| place.starts_with(home)) {
+        true => Ok(place),
+        false => Err(NotInside::Elsewhere(place)),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_link_may_lead_about_its_homes_and_not_out_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().canonicalize().unwrap().join(name);
+        for home in ["own", "shared", "shared-not"] {
+            std::fs::create_dir(at(home)).unwrap();
+            std::fs::write(at(home).join("file"), home).unwrap();
+        }
+        let homes = [at("own"), at("shared"), at("gone")];
+        for (link, target, found) in [
+            ("own/one", "own/file", Some("own/file")),
+            ("own/two", "shared/file", Some("shared/file")),
+            ("own/three", "own/two", Some("shared/file")),
+            ("shared-not/four", "own/file", Some("own/file")),
+            ("own/five", "shared-not/file", None),
+            ("own/six", "own/five", None),
+        ] {
+            symlink(at(target), at(link)).unwrap();
+            assert_eq!(inside(&at(link), &homes).ok(), found.map(at), "{link}");
+        }
+        assert_eq!(inside(&at("own/../shared/file"), &homes).ok(), Some(at("shared/file")));
+        assert!(matches!(inside(&at("own/../shared-not/file"), &homes), Err(NotInside::Elsewhere(_))));
+        assert!(
+            matches!(inside(&at("own/none"), &homes), Err(NotInside::Unseen(why)) if why.kind() == io::ErrorKind::NotFound)
+        );
+    }
+}

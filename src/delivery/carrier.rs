@@ -27,7 +27,7 @@ use crate::delivery::steward::Hatch;
 use crate::delivery::tls_tally::Session;
 use crate::delivery::trouble::{Fault, Judgement, judge_by};
 use crate::mail::{Blame, Channel, Class, HostProof, InDoubt, NoticeKind, Reply, Stage, Standing, Verdict};
-use crate::queue::{Error, Lease, Settlement, Until};
+use crate::queue::{Error, Lease, Settlement};
 use crate::smtp::classify::Reaction;
 use crate::smtp::{Begun, Connection, Copy, CopySource, Ending, Patience, Receipt, TlsFacts, Verified};
 
@@ -39,8 +39,6 @@ const SETTLED_MAX: usize = 64;
 const SETBACKS_MAX: u8 = 2;
 /// Copies after which a connection is worth keeping for its whole idle time; others wait a tenth of it.
 const WORTHY: u32 = 10;
-/// A copy that only a person's mending will help is looked at again after this time.
-const MENDING: Duration = Duration::from_secs(15 * 60);
 
 /// A leased copy on its way.
 pub(super) struct Job {
@@ -409,7 +407,7 @@ impl Carrier {
                 self.kit.road.notices.raise(NoticeKind::Misconfigured, about, &text, None);
                 let reply = Some(Reply { code: 451, enhanced: None, text });
                 let said = Said { stage: Some(Stage::Print), reply, host: None, site, channel: None };
-                entries.again(lease, class, Until::Person(entries.in_about(MENDING)), said)
+                entries.again(lease, class, entries.until_mended(), said)
             }
             Spoilt::Broken => {
                 tracing::error!(copy = %lease.envelope.id, "the press broke down over a copy; this is a bug");

@@ -58,9 +58,6 @@ const ASIDE: Duration = Duration::from_secs(5 * 60);
 /// How often what was learned long ago is forgotten.
 const FORGETTING: Duration = Duration::from_secs(86_400);
 
-/// How long a domain that a person holds rests at a time.
-const HELD: Duration = Duration::from_secs(3600);
-
 /// All that the sending tasks need.
 pub struct Road {
     /// What is to be sent.
@@ -323,7 +320,7 @@ impl Courier {
             }
             Event::Found(found) => self.found(found, stop).await,
             Event::Claimed(Ok(Claimed { domain, .. })) if self.kit.held.holds(&domain) => {
-                self.rest(domain, Until::Person(self.kit.entries.in_about(HELD)));
+                self.rest(domain, self.kit.entries.until_resumed());
             }
             Event::Claimed(Ok(Claimed { domain, launch })) => match self.kit.launches.facts(launch) {
                 Ok(facts) => self.find(&facts, domain, stop).await,

@@ -13,6 +13,10 @@ use crate::world::{Clock, Dice, World};
 
 /// What waits for a person is looked at again after this time: for expired copies, and for what belongs elsewhere.
 pub(super) const RECHECK: Duration = Duration::from_secs(5 * 60);
+/// The same where the person's word itself ends the wait: nothing is found meanwhile.
+const UNTIL_RESUMED: Duration = Duration::from_secs(3600);
+/// The same where nobody says that something is mended.
+const MENDING: Duration = Duration::from_secs(15 * 60);
 
 /// What was said of a copy, by whom, and when in the conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +58,16 @@ impl Entries {
     /// Until a person lets it go, of what stands still till then.
     pub fn for_person(&self) -> Until {
         Until::Person(self.in_about(RECHECK))
+    }
+
+    /// Until a person resumes it, and whatever waits is swept or woken then.
+    pub fn until_resumed(&self) -> Until {
+        Until::Person(self.in_about(UNTIL_RESUMED))
+    }
+
+    /// Until a person has mended what is wrong with it.
+    pub fn until_mended(&self) -> Until {
+        Until::Person(self.in_about(MENDING))
     }
 
     /// Taken by its host.
@@ -101,12 +115,13 @@ impl Entries {
         lease.settle(outcome, Next::Again(until.into()))
     }
 
-    /// Put off because it is stopped at its site. What stood still together does not come back together.
+    /// Put off because it is stopped at its site, at most until its time is over. What stood still together does not come
+    /// back together.
     pub fn stopped(&self, lease: Lease, stop: Stop, site: Arc<str>) -> Settlement {
         let Stop { why, until } = stop;
         let until = match until {
             Some(until) => Until::Time(self.in_about(until.since(self.now()))),
-            None => self.for_person(),
+            None => Until::Person(self.until_resumed().at().min(lease.envelope.expires)),
         };
         self.aside(lease, until, why.to_string(), site)
     }

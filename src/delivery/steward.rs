@@ -34,7 +34,7 @@ pub(super) use crate::delivery::steward::hatch::Hatch;
 use crate::delivery::steward::meter::Meter;
 use crate::delivery::steward::orders::Order;
 use crate::mail::{NoticeKind, Reply};
-use crate::queue::{Error, Lease, Settlement, Until};
+use crate::queue::{Error, Lease, Settlement};
 use crate::smtp::Patience;
 
 /// Most copies leased at once from one domain.
@@ -439,7 +439,7 @@ impl Steward {
         }
         let wall = self.kit.entries.now();
         match self.limits.binds(0, now) {
-            Some(NotNow { binds: Binding::Held(_), .. }) => self.stand_still(Until::Person(wall + RECHECK), now),
+            Some(NotNow { binds: Binding::Held(_), .. }) => self.stand_still(self.kit.entries.for_person(), now),
             Some(NotNow { binds: Binding::Paused(_), wait }) => {
                 self.stand_still((wall + wait.unwrap_or(RECHECK)).into(), now);
             }

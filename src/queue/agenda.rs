@@ -13,6 +13,8 @@ pub(super) struct Standing {
     pub waiting: u32,
     /// The copies out on lease.
     pub leased: BTreeSet<EnvelopeId>,
+    /// The copies that wait for a person, as far as that was said since the start.
+    pub for_person: BTreeSet<EnvelopeId>,
     /// When the next copy is due that is not leased; `None` when there is none, or when it is not known while claimed.
     pub next: Option<Timestamp>,
     /// Nobody may claim it before this time.
@@ -81,9 +83,9 @@ impl Agenda {
     }
 
     /// The domains that may be claimed by `until`, but for those that rest until a person lets them go.
-    pub fn due_by(&self, until: Timestamp) -> impl Iterator<Item = &Domain> {
+    pub fn due_by(&self, until: Timestamp) -> impl Iterator<Item = (&Domain, &Standing)> {
         let by_then = self.due.iter().take_while(move |(at, _)| *at <= until);
-        by_then.map(|(_, domain)| domain).filter(|domain| !self.domains[*domain].is_for_person)
+        by_then.map(|(_, domain)| (domain, &self.domains[domain])).filter(|(_, standing)| !standing.is_for_person)
     }
 
     /// All domains, in order of name.
@@ -129,7 +131,9 @@ mod tests {
         assert_eq!(agenda.first().unwrap().1, domain("a.example"));
         assert!(!agenda.is_quiet());
         agenda.change(&domain("c.example"), |standing| standing.claim = None);
-        let due_by = |agenda: &Agenda, at| agenda.due_by(Timestamp::from_ms(at)).cloned().collect::<Vec<_>>();
+        let due_by = |agenda: &Agenda, at| {
+            agenda.due_by(Timestamp::from_ms(at)).map(|(domain, _)| domain.clone()).collect::<Vec<_>>()
+        };
         assert!(agenda.is_quiet() && due_by(&agenda, 9).is_empty());
         assert_eq!(due_by(&agenda, 30), [domain("c.example"), domain("a.example")]);
         agenda.change(&domain("c.example"), |standing| standing.is_for_person = true);

@@ -104,8 +104,6 @@ pub struct Keeper {
     held: BTreeSet<LaunchId>,
     in_doubt: Box<dyn Fn(LaunchId) -> InDoubt + Send>,
     drops: BTreeMap<EnvelopeId, u8>,
-    /// Copies that wait for a person, as far as that was said since the start.
-    for_person: BTreeSet<EnvelopeId>,
     /// Each with who is to be told once it is written.
     admissions: VecDeque<(Admission, Option<Reply<()>>)>,
     /// When copies were last settled.
@@ -174,7 +172,6 @@ impl Keeper {
             held: opening.held,
             in_doubt: opening.in_doubt,
             drops: BTreeMap::new(),
-            for_person: BTreeSet::new(),
             admissions: VecDeque::new(),
             settled: None,
             claims: VecDeque::new(),
@@ -327,12 +324,7 @@ impl Keeper {
                 let _ = answer.send(Ok(()));
             }
             Request::Wake(answer) => {
-                self.for_person.clear();
-                let now = self.clock.now();
-                let resting = self.agenda.domains().filter(|(_, standing)| standing.rest > now);
-                for domain in resting.map(|(domain, _)| domain.clone()).collect::<Vec<_>>() {
-                    self.wake(&domain, now);
-                }
+                self.wake_all();
                 let _ = answer.send(Ok(()));
             }
             Request::Settle(settlements, answer) => {
@@ -432,10 +424,10 @@ impl Keeper {
 
     fn left(&mut self, domain: &Domain, id: EnvelopeId) {
         self.drops.remove(&id);
-        self.for_person.remove(&id);
         self.intents.settle(id);
         self.agenda.change(domain, |standing| {
             standing.leased.remove(&id);
+            standing.for_person.remove(&id);
             standing.waiting = standing.waiting.saturating_sub(1);
         });
         self.depth.waiting = self.depth.waiting.saturating_sub(1);
@@ -488,7 +480,7 @@ impl Keeper {
                 envelope.due = until.at();
                 self.put_due(&domain, &envelope);
                 if until.is_for_person() {
-                    self.for_person.insert(id);
+                    self.agenda.change(&domain, |standing| standing.for_person.insert(id));
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::base::{Domain, Timestamp};
 use crate::mail::Lane;
+use crate::queue::agenda::Standing;
 use crate::queue::keeper::{Keeper, PAGE};
 use crate::queue::{Error, keys};
 
@@ -11,8 +12,11 @@ impl Keeper {
         if !self.admissions.is_empty() || !self.agenda.is_quiet() {
             return Ok(false);
         }
-        for domain in self.agenda.due_by(until) {
-            if self.for_person.is_empty() || self.has_due(domain, until)? {
+        for (domain, standing) in self.agenda.due_by(until) {
+            // where all are alike, nothing is to be read for it
+            if standing.for_person.len() < standing.waiting as usize
+                && (standing.for_person.is_empty() || self.has_due(domain, standing, until)?)
+            {
                 return Ok(false);
             }
         }
@@ -20,7 +24,7 @@ impl Keeper {
     }
 
     /// Whether a domain has a copy due by `until` that does not wait for a person.
-    fn has_due(&self, domain: &Domain, until: Timestamp) -> Result<bool, Error> {
+    fn has_due(&self, domain: &Domain, standing: &Standing, until: Timestamp) -> Result<bool, Error> {
         for lane in [Lane::Urgent, Lane::Bulk] {
             let prefix = keys::lane_prefix(domain, lane);
             let mut from = Vec::new();
@@ -30,7 +34,7 @@ impl Keeper {
                     page.iter().filter_map(|(key, _)| keys::parse_due(key)).take_while(|(_, due, _)| *due <= until);
                 let mut due = due.map(|(_, _, id)| id).peekable();
                 let is_over = due.peek().is_none();
-                if due.any(|id| !self.for_person.contains(&id)) {
+                if due.any(|id| !standing.for_person.contains(&id)) {
                     return Ok(true);
                 }
                 match page.last() {

@@ -82,8 +82,10 @@ impl Keeper {
             match ready {
                 Some(envelope) if self.held.contains(&envelope.id.launch()) => self.hold(domain, &envelope),
                 Some(envelope) => {
-                    self.for_person.remove(&envelope.id);
-                    self.agenda.change(domain, |standing| standing.leased.insert(envelope.id));
+                    self.agenda.change(domain, |standing| {
+                        standing.for_person.remove(&envelope.id);
+                        standing.leased.insert(envelope.id)
+                    });
                     leases.push(Lease::new(domain.clone(), envelope, self.homes.clone()));
                 }
                 None => {

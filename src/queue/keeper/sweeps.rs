@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::base::{Domain, EnvelopeId, LaunchId, Timestamp};
 use crate::mail::{Envelope, Outcome};
+use crate::queue::agenda::Standing;
 use crate::queue::keeper::{Keeper, PAGE};
 use crate::queue::ledger::Move;
 use crate::queue::{Error, Sweep, Whose, codec, keys};
@@ -137,6 +138,17 @@ impl Keeper {
                 Some((key, _)) if page.len() == PAGE => from = keys::after(key),
                 _ => return Ok(swept),
             }
+        }
+    }
+
+    /// Ends the rest of every domain, and nothing waits for a person any more.
+    pub(super) fn wake_all(&mut self) {
+        let now = self.clock.now();
+        let waits = |standing: &Standing| standing.rest > now || !standing.for_person.is_empty();
+        let waiting = self.agenda.domains().filter(|(_, standing)| waits(standing));
+        for domain in waiting.map(|(domain, _)| domain.clone()).collect::<Vec<_>>() {
+            self.agenda.change(&domain, |standing| standing.for_person.clear());
+            self.wake(&domain, now);
         }
     }
 

@@ -123,7 +123,10 @@ async fn a_launch_stopped_at_a_site_goes_on_everywhere_else_until_a_person_resum
     assert_eq!((&*waiting.text, waiting.tries), ("6.0 % hard bounces", 0));
     let later = sending.world.clock.now() + secs(36_000);
     assert!(sending.queue.is_idle(later).await.unwrap(), "what a person has to resume is not waited for");
+    sending.pass(secs(3000)).await;
+    assert_eq!(sending.outcomes.len(), 60, "what stands still costs no writes");
     sending.stops.lift(launch);
+    sending.queue.sweep(launch, Sweep::Retry).await.unwrap();
     sending.pass(secs(600)).await;
     assert_eq!(a.taken().len(), 30);
 }

@@ -128,13 +128,10 @@ impl Entries {
 
     /// Given up: its time is over. The last answer stands in the entry. One whose answer was lost may have been taken, and
     /// nobody knows: it ends in doubt, and is not sent again for that loss.
-    pub fn expired(&self, mut lease: Lease, said: Said) -> Settlement {
-        let (standing, class) = match lease.envelope.doubtful.checked_sub(1) {
-            Some(again) => {
-                lease.envelope.doubtful = again;
-                (Standing::InDoubt, Class::SoftSystem)
-            }
-            None => (Standing::Failed, Class::SoftExpired),
+    pub fn expired(&self, lease: Lease, said: Said) -> Settlement {
+        let (standing, class) = match lease.envelope.doubtful {
+            0 => (Standing::Failed, Class::SoftExpired),
+            _ => (Standing::InDoubt, Class::SoftSystem),
         };
         let mut outcome = self.outcome(&lease, standing, class, said);
         let last = if outcome.text.is_empty() { "no host was reached" } else { &outcome.text };
@@ -160,9 +157,9 @@ impl Entries {
     /// Its final dot was out when the answer was lost (C-22): sent again, or held, as its launch says.
     pub fn doubtful(&self, mut lease: Lease, mode: InDoubt, said: Said) -> Settlement {
         count(&mut lease);
+        lease.envelope.doubtful = lease.envelope.doubtful.saturating_add(1);
         match mode {
             InDoubt::Resend => {
-                lease.envelope.doubtful = lease.envelope.doubtful.saturating_add(1);
                 let due = self.retry.due(self.now(), lease.envelope.tries, Class::SoftSystem, self.dice.fraction());
                 if due > lease.envelope.expires {
                     return self.expired(lease, said);

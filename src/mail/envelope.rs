@@ -30,7 +30,7 @@ pub struct Envelope {
     pub source: Option<SourceId>,
     /// The Date header, set at its first MAIL and kept over retries (M-05).
     pub date: Option<Timestamp>,
-    /// How often an answer to it was lost after its final dot, so that it is sent again.
+    /// How often an answer to it was lost after its final dot.
     pub doubtful: u8,
     /// Not before this time.
     pub due: Timestamp,

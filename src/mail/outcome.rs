@@ -91,7 +91,7 @@ pub struct Outcome {
     pub channel: Option<Channel>,
     /// Attempts counted so far.
     pub tries: u16,
-    /// How often an answer to it was lost after its final dot; the last time not counted where it ends in doubt.
+    /// How often an answer to it was lost after its final dot.
     pub doubtful: u8,
     /// When.
     pub at: Timestamp,

@@ -195,7 +195,7 @@ pub struct CopyRow {
     pub channel: Option<Channel>,
     /// Attempts.
     pub tries: u16,
-    /// How often an answer to it was lost after its final dot; the last time not counted while it is in doubt.
+    /// How often an answer to it was lost after its final dot, and did not come after all, as a bounce.
     pub doubtful: u8,
     /// How often it was sent again after that: as often, but for the last time where it was not taken since.
     pub again: u8,
@@ -509,7 +509,8 @@ fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite
                 outcome.text,
                 outcome.host.as_ref().map(|host| host.as_str()),
                 outcome.tries,
-                outcome.doubtful,
+                // one that the version before left in the outbox does not count the loss that put it in doubt
+                outcome.doubtful.max(u8::from(state == Standing::InDoubt)),
                 outcome.at.as_ms(),
                 outcome.channel.map_or(0, Channel::to_number),
             ],
@@ -525,9 +526,10 @@ fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite
     }
 }
 
-/// Settles a copy that was or may have been taken as failed when its bounce was there first; gives whether it was.
+/// Settles a copy that was or may have been taken as failed when its bounce was there first; gives whether it was. Of one
+/// in doubt the bounce is the answer that was missed.
 fn settle_bounced(db: &Connection, site: Option<i64>, outcome: &Outcome) -> rusqlite::Result<bool> {
-    let copy = outcome.envelope;
+    let (copy, answered) = (outcome.envelope, u8::from(outcome.state == Standing::InDoubt));
     db.prepare_cached(
         "UPDATE copies SET site = coalesce(?3, site), standing = 3, host = ?4, tries = ?5, doubtful = ?6, at = ?7, channel = ?8 \
          WHERE launch = ?1 AND contact = ?2 AND late = 1",
@@ -538,14 +540,14 @@ fn settle_bounced(db: &Connection, site: Option<i64>, outcome: &Outcome) -> rusq
         site,
         outcome.host.as_ref().map(|host| host.as_str()),
         outcome.tries,
-        outcome.doubtful,
+        outcome.doubtful.saturating_sub(answered),
         outcome.at.as_ms(),
         outcome.channel.map_or(0, Channel::to_number),
     ])
     .map(|changed| changed > 0)
 }
 
-/// Moves a copy that bounced late; gives what that changed.
+/// Moves a copy that bounced late; gives what that changed. Of one in doubt the bounce is the answer that was missed.
 fn record_bounce(db: &Connection, bounce: &LateBounce) -> rusqlite::Result<Late> {
     let copy = bounce.copy;
     let found = db
@@ -554,6 +556,7 @@ fn record_bounce(db: &Connection, bounce: &LateBounce) -> rusqlite::Result<Late>
             Ok((standing(row, 0)?, row.get::<_, bool>(1)?, Timestamp::from_ms(row.get(2)?)))
         })
         .optional()?;
+    let answered = u8::from(matches!(found, Some((Standing::InDoubt, _, _))));
     let (now, late) = match found {
         None => return Ok(Late::Unknown),
         Some((_, true, _)) => return Ok(Late::Known),
@@ -569,7 +572,7 @@ fn record_bounce(db: &Connection, bounce: &LateBounce) -> rusqlite::Result<Late>
     };
     db.prepare_cached(
         "UPDATE copies SET standing = ?3, late = 1, class = ?4, code = ?5, enhanced = ?6, text = ?7, stage = NULL, \
-         cause = NULL WHERE launch = ?1 AND contact = ?2",
+         cause = NULL, doubtful = doubtful - ?8 WHERE launch = ?1 AND contact = ?2",
     )?
     .execute(params![
         copy.launch().0,
@@ -579,6 +582,7 @@ fn record_bounce(db: &Connection, bounce: &LateBounce) -> rusqlite::Result<Late>
         bounce.code,
         bounce.enhanced.map(|code| code.to_string()),
         bounce.text,
+        answered,
     ])?;
     Ok(late)
 }

@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sql/0002_tls_sessions.sql"),
     include_str!("sql/0003_forgetting_and_leases.sql"),
     include_str!("sql/0004_sent_again.sql"),
+    include_str!("sql/0005_every_lost_answer.sql"),
 ];
 
 /// Brings the schema up to date; refuses one that a later version made.
@@ -77,6 +78,38 @@ mod tests {
     }
 
     #[test]
+    fn the_last_loss_of_what_is_in_doubt_is_counted_and_nothing_more_as_sent_again() {
+        let mut db = Connection::open_in_memory().unwrap();
+        MIGRATIONS[..4].iter().for_each(|migration| db.execute_batch(migration).unwrap());
+        db.execute_batch(
+            "PRAGMA user_version = 4; INSERT INTO sites VALUES (1, 'a.example');
+             INSERT INTO copies (launch, contact, position, site, standing, doubtful, late, at) VALUES
+                 (1, 1, 0, 1, 7, 0, 0, 0), (1, 2, 0, 1, 7, 1, 0, 0), (1, 3, 0, 1, 2, 1, 0, 0), (1, 4, 0, 1, 1, 2, 0, 0),
+                 (1, 5, 0, 1, 3, 1, 1, 0), (1, 6, 0, 1, 3, 1, 0, 0)",
+        )
+        .unwrap();
+        let each = |db: &Connection, column: &str| {
+            let sql = format!("SELECT {column} FROM copies ORDER BY contact");
+            let mut rows = db.prepare(&sql).unwrap();
+            rows.query_map([], |row| row.get::<_, u32>(0)).unwrap().collect::<Result<Vec<_>, _>>().unwrap()
+        };
+        let all = |db: &Connection| {
+            let sql = "SELECT standing, sum(copies), sum(again) FROM tallies GROUP BY standing ORDER BY standing";
+            let mut rows = db.prepare(sql).unwrap();
+            let read = |row: &rusqlite::Row<'_>| Ok([row.get::<_, u32>(0)?, row.get(1)?, row.get(2)?]);
+            rows.query_map([], read).unwrap().collect::<Result<Vec<_>, _>>().unwrap()
+        };
+        let (again, tallies) = (each(&db, "again"), all(&db));
+        migrate(&mut db, Path::new("record")).unwrap();
+        assert_eq!(each(&db, "doubtful"), [1, 2, 1, 2, 1, 1]);
+        assert_eq!((each(&db, "again"), all(&db)), (again, tallies));
+        db.execute("UPDATE copies SET standing = 1 WHERE contact = 2", []).unwrap();
+        assert_eq!(all(&db)[0], [1, 2, 2], "taken up again, it has not been sent again yet");
+        db.execute("UPDATE copies SET standing = 2 WHERE contact = 2", []).unwrap();
+        assert_eq!(all(&db)[1], [2, 2, 3]);
+    }
+
+    #[test]
     fn what_has_run_somewhere_is_never_edited() {
         let hash = |text: &str| HEXLOWER.encode(digest(&SHA256, text.as_bytes()).as_ref());
         let hashes: Vec<String> = MIGRATIONS.iter().map(|text| hash(text)).collect();
@@ -85,6 +118,7 @@ mod tests {
             "9c004a4536fdf9d872853d706e13d81e4ae8c2a518d7bf077bc94a5c4aba899a",
             "954852375e38b3242de67c3f32bc38f158f597f2334a0c99a7ee070125374708",
             "6ab488921c49efea1cfb54af702c5fabd8a9020fe7c8532e6701e15f36d67b7c",
+            "f02d55bfe23a6fd91f0f9af0cf3993e1ab01e80dd162c21b6d5051e06856a2e0",
         ];
         assert_eq!(hashes, known, "write another migration instead");
     }

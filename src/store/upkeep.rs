@@ -10,6 +10,7 @@ use super::launches::state_of;
 use super::sqlite::{make_private, mark, set_mark};
 use super::{Error, LaunchState, Store};
 use crate::base::{ContactId, LaunchId, Timestamp};
+use crate::mail::Standing;
 
 /// Numbers that are passed over where a record may have been set back: more than anybody gives out between two backups.
 const PASSED_OVER: i64 = 1 << 24;
@@ -47,7 +48,7 @@ pub struct DoubtRow {
     pub address: String,
     /// Attempts so far.
     pub tries: u16,
-    /// How often it will have been sent after a lost answer.
+    /// How often an answer to it was lost.
     pub doubtful: u8,
 }
 
@@ -120,7 +121,7 @@ impl Store {
 
     /// Makes every copy of a launch that is not final one in doubt, for a person to decide; gives how many there were.
     pub async fn hold_unsettled(&self, launch: LaunchId, why: &'static str, now: Timestamp) -> Result<u64, Error> {
-        self.close_unsettled(launch, 7, why, now).await
+        self.close_unsettled(launch, Standing::InDoubt, why, now).await
     }
 
     /// Takes every copy of a launch that is held in doubt up again, as deferred and sent once more; a launch that was done
@@ -142,16 +143,16 @@ impl Store {
                      WHERE p.launch = ?1 AND p.standing = 7",
                 )?;
                 let doubts = rows.query_map([launch.0], |row| {
-                    let doubtful = row.get::<_, u8>(3)?.saturating_add(1);
-                    Ok(DoubtRow { contact: ContactId(row.get(0)?), address: row.get(1)?, tries: row.get(2)?, doubtful })
+                    let (tries, doubtful) = (row.get(2)?, row.get(3)?);
+                    Ok(DoubtRow { contact: ContactId(row.get(0)?), address: row.get(1)?, tries, doubtful })
                 })?;
                 let doubts: Vec<DoubtRow> = doubts.collect::<Result<_, _>>()?;
                 let mut take_up = db.prepare(
-                    "UPDATE copies SET standing = 1, class = 'soft.system', text = ?3, doubtful = ?4, at = ?5 \
+                    "UPDATE copies SET standing = 1, class = 'soft.system', text = ?3, at = ?4 \
                      WHERE launch = ?1 AND contact = ?2",
                 )?;
                 for doubt in &doubts {
-                    take_up.execute(params![launch.0, doubt.contact.0, why, doubt.doubtful, now.as_ms()])?;
+                    take_up.execute(params![launch.0, doubt.contact.0, why, now.as_ms()])?;
                 }
                 if !doubts.is_empty() {
                     db.execute("UPDATE launches SET state = 0, finished = NULL WHERE id = ?1", [launch.0])?;
@@ -166,7 +167,7 @@ impl Store {
         self.backend
             .write(move |db| {
                 let changed = db.execute(
-                    "UPDATE copies SET standing = 7, text = ?2, doubtful = doubtful - 1, at = ?3 \
+                    "UPDATE copies SET standing = 7, text = ?2, at = ?3 \
                      WHERE launch = ?1 AND standing = 1 AND doubtful > 0",
                     params![launch.0, why, now.as_ms()],
                 )?;
@@ -178,13 +179,13 @@ impl Store {
     /// Bars every copy of a launch that is not final: only for those that are known to be nowhere on the road, because
     /// their contact left between the plan and the queue. Gives how many there were.
     pub async fn bar_strays(&self, launch: LaunchId, why: &'static str, now: Timestamp) -> Result<u64, Error> {
-        self.close_unsettled(launch, 4, why, now).await
+        self.close_unsettled(launch, Standing::Barred, why, now).await
     }
 
     /// Cancels every copy of a cancelled launch that is not final: only for those that are known to be nowhere on the road,
     /// because they were recorded and never admitted. Gives how many there were.
     pub async fn cancel_strays(&self, launch: LaunchId, why: &'static str, now: Timestamp) -> Result<u64, Error> {
-        self.close_unsettled(launch, 6, why, now).await
+        self.close_unsettled(launch, Standing::Cancelled, why, now).await
     }
 
     /// Cancelled launches with copies that are not final.
@@ -198,19 +199,21 @@ impl Store {
         })
     }
 
-    /// `standing` is a number of the table in `copies.rs`.
+    /// What is to be in doubt may have been sent, and its answer lost.
     async fn close_unsettled(
         &self,
         launch: LaunchId,
-        standing: u8,
+        standing: Standing,
         why: &'static str,
         now: Timestamp,
     ) -> Result<u64, Error> {
         self.backend
             .write(move |db| {
+                let lost = u8::from(standing == Standing::InDoubt);
                 let changed = db.execute(
-                    "UPDATE copies SET standing = ?2, text = ?3, at = ?4 WHERE launch = ?1 AND standing IN (0, 1)",
-                    params![launch.0, standing, why, now.as_ms()],
+                    "UPDATE copies SET standing = ?2, text = ?3, doubtful = min(doubtful + ?4, 255), at = ?5 \
+                     WHERE launch = ?1 AND standing IN (0, 1)",
+                    params![launch.0, standing.number(), why, lost, now.as_ms()],
                 )?;
                 Ok(changed as u64)
             })

@@ -164,6 +164,8 @@ async fn a_lost_answer_makes_one_double_with_the_same_face_or_none() {
     sending.pass(secs(3 * 3600)).await;
     assert_eq!((sending.standing(Standing::Delivered), sending.standing(Standing::InDoubt)), (2, 1));
     assert_eq!(host.taken().len(), 3, "never twice");
+    let doubtful: Vec<u8> = sending.last().values().map(|outcome| outcome.doubtful).filter(|d| *d > 0).collect();
+    assert_eq!(doubtful, [1], "the loss is counted where it happens");
     assert_eq!(sending.queue.depth().waiting, 0);
 }
 
@@ -184,7 +186,7 @@ async fn a_copy_whose_answer_was_lost_and_that_is_not_sent_again_in_time_ends_in
         }
         sending.pass(secs(74 * 3600)).await;
         let last = sending.last().into_values().next().unwrap();
-        assert_eq!((last.state, last.doubtful), (Standing::InDoubt, 0), "{first}: {}", last.text);
+        assert_eq!((last.state, last.doubtful), (Standing::InDoubt, 1), "{first}: {}", last.text);
         assert_eq!((host.taken().len(), sending.queue.depth().waiting), (1, 0), "{first}");
     }
 }

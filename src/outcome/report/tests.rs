@@ -264,8 +264,7 @@ async fn only_what_was_sent_again_counts_as_a_possible_double() {
     };
     for (state, class, again) in [
         (Standing::Delivered, Class::Delivered, 1),
-        // once in doubt, sent again, and in doubt once more
-        (Standing::InDoubt, Class::SoftSystem, 1),
+        (Standing::InDoubt, Class::SoftSystem, 0),
         (Standing::Deferred, Class::SoftSystem, 0),
         (Standing::Barred, Class::Unsubscribe, 0),
         (Standing::Cancelled, Class::Undetermined, 0),
@@ -291,6 +290,20 @@ async fn only_what_was_sent_again_counts_as_a_possible_double() {
     store.bounced_late(bounce(launch), Arc::new(Policy::default())).await.unwrap();
     let counts = report(&store, launch).unwrap().unwrap().counts;
     assert_eq!((counts.bounced_late, counts.possible_doubles), (1, 1), "taken twice, for all we know, and bounced");
+    // of one in doubt the bounce is the answer that was missed, whichever is on record first
+    for bounce_first in [false, true] {
+        let (store, launch) = settled(|_| Vec::new()).await;
+        let held = vec![lost_once(launch, 2, Standing::InDoubt, Class::SoftSystem)];
+        if bounce_first {
+            store.bounced_late(bounce(launch), Arc::new(Policy::default())).await.unwrap();
+            store.settle(2, held, Arc::new(Policy::default())).await.unwrap();
+        } else {
+            store.settle(2, held, Arc::new(Policy::default())).await.unwrap();
+            store.bounced_late(bounce(launch), Arc::new(Policy::default())).await.unwrap();
+        }
+        let counts = report(&store, launch).unwrap().unwrap().counts;
+        assert_eq!((counts.bounced_late, counts.possible_doubles), (1, 0), "{bounce_first}: sent once");
+    }
     // a bounce that comes before the second sending is none
     let (store, launch) = settled(|launch| vec![lost_once(launch, 2, Standing::Deferred, Class::SoftSystem)]).await;
     store.bounced_late(bounce(launch), Arc::new(Policy::default())).await.unwrap();

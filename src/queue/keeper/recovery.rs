@@ -69,9 +69,9 @@ fn find_anywhere(ledger: &dyn Ledger, id: EnvelopeId) -> Result<Option<(Domain, 
 
 /// What becomes of a copy whose answer was lost; one to be sent again is due now.
 pub(super) fn doubt(envelope: &mut Envelope, mode: InDoubt, why: &str, now: Timestamp) -> Outcome {
+    envelope.doubtful = envelope.doubtful.saturating_add(1);
     let state = match mode {
         InDoubt::Resend => {
-            envelope.doubtful = envelope.doubtful.saturating_add(1);
             envelope.due = now;
             Standing::Deferred
         }

@@ -102,7 +102,7 @@ async fn a_lease_dropped_after_its_intent_is_in_doubt_and_listed() {
         drop(lease);
         let (_, outcomes) = queue.outbox(9).await.unwrap();
         let listed = (outcomes.len(), outcomes[0].state, outcomes[0].doubtful);
-        assert_eq!(listed, (1, state, waiting as u8), "{mode:?}");
+        assert_eq!(listed, (1, state, 1), "{mode:?}");
         let intent = keys::intent(0);
         assert_eq!((queue.depth().waiting, ledger.value(&intent)), (waiting, Ok(None)), "{mode:?}");
         let again = queue.lease(&claimed, 9).await.unwrap();

@@ -346,7 +346,7 @@ async fn renew(desk: &Desk, yes: bool) -> Result<Exit, Error> {
         return Ok(Exit::Done);
     }
     let world = desk.world()?;
-    let Rebuilt { again, held, knows_sites, kept } = rebuild(desk.workspace(), &store, world.clock).await?;
+    let Rebuilt { again, held, knows_sites, kept } = rebuild(desk.workspace(), &store, &world).await?;
     desk.give(&serde_json::json!({
         "again": again, "held": held, "rebuilt": true, "knows_sites": knows_sites, "kept": kept
     }));

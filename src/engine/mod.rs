@@ -177,7 +177,7 @@ impl Engine {
         let epoch = check_agreement(marks, &store, place, &launches)?;
         if agreement::is_new(marks) && store.epoch()? != 0 {
             // the queue is gone: was the record laid back from a backup?
-            store.pass_over_ids(world.clock.now()).await?;
+            store.pass_over_ids(world.dice.roll()).await?;
         }
         if marks.epoch != 0 {
             // a start that was cut off between queue and record left this to the next one

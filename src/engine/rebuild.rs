@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -15,7 +14,7 @@ use crate::campaign::{Cursor, new_envelope};
 use crate::mail::{InDoubt, Standing};
 use crate::queue::{Admission, Durability, Inventory, Marks, Queue, SledLedger, carry_learned};
 use crate::store::{CopyRow, LaunchRow, Store};
-use crate::world::Clock;
+use crate::world::{Clock, World};
 
 /// Copies read from the record, and admitted, at a time.
 const PAGE: usize = 1000;
@@ -116,13 +115,14 @@ pub struct Rebuilt {
 
 /// Makes a new queue from the record. Until its last step the new queue belongs to nothing, so that a rebuild that was
 /// cut off sends nothing and is simply done again.
-pub async fn rebuild(workspace: &Workspace, store: &Store, clock: Arc<dyn Clock>) -> Result<Rebuilt, Error> {
+pub async fn rebuild(workspace: &Workspace, store: &Store, world: &World) -> Result<Rebuilt, Error> {
+    let clock = world.clock.clone();
     let folder = workspace.queue_folder();
     let kept = set_aside(&folder, clock.now().as_secs())?;
     let mut ledger = open(workspace, &folder)?;
     let knows_sites = kept.as_ref().is_some_and(|old| carry_over(workspace, old, &mut ledger));
     // the record may have been set back
-    store.pass_over_ids(clock.now()).await?;
+    store.pass_over_ids(world.dice.roll()).await?;
     let launches = store.open_launches()?;
     let (queue, keeper) = Queue::open(ledger, opening(clock.clone(), store, &launches)?)?;
     // a person waits for it

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 use super::launches::state_of;
 use super::sqlite::{make_private, mark, set_mark};
@@ -13,7 +13,9 @@ use crate::base::{ContactId, LaunchId, Timestamp};
 use crate::mail::Standing;
 
 /// Numbers that are passed over where a record may have been set back: more than anybody gives out between two backups.
-const PASSED_OVER: i64 = 1 << 24;
+const PASSED_OVER: u32 = 1 << 24;
+/// Numbers that may be used or passed over; the others are kept for those who come.
+const NUMBERS: u32 = u32::MAX / 2;
 
 /// Where a queue lies, as numbers by which a copy of its files is told from them; 0 where one is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,20 +86,29 @@ impl Store {
     }
 
     /// Gives out no number of a contact or a launch for a while that may have been given out before: a record that was set
-    /// back does not know, and whatever comes back to one of its letters must not count for somebody else. Where the same
-    /// record is set back twice, the numbers begin apart by as many as there are seconds between.
-    pub async fn pass_over_ids(&self, now: Timestamp) -> Result<(), Error> {
-        let most = i64::from(u32::MAX / 2);
-        let by = PASSED_OVER + now.as_secs().rem_euclid(PASSED_OVER);
+    /// back does not know, and whatever comes back to one of its letters must not count for somebody else. A whole number of
+    /// ranges is passed over, which `roll` chooses, at most a quarter of those that are left: so where the same record is set
+    /// back twice, both hardly go on in the same range. Once half of all numbers are used or passed over, no more are; that
+    /// is said in the log.
+    pub async fn pass_over_ids(&self, roll: u64) -> Result<(), Error> {
         self.backend
             .write(move |db| {
                 for table in ["contacts", "launches"] {
-                    let raise = "UPDATE sqlite_sequence SET seq = seq + ?2 WHERE name = ?1 AND seq < ?3";
-                    db.execute(raise, params![table, by, most])?;
-                    // a table that never had a row
-                    let begin = "INSERT INTO sqlite_sequence (name, seq) SELECT ?1, ?2 \
-                         WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)";
-                    db.execute(begin, params![table, by])?;
+                    let find = "SELECT seq FROM sqlite_sequence WHERE name = ?1";
+                    let found: Option<u32> = db.query_row(find, [table], |row| row.get(0)).optional()?;
+                    let used = found.unwrap_or(0);
+                    let left = NUMBERS.saturating_sub(used) / PASSED_OVER;
+                    if left == 0 {
+                        tracing::warn!("the numbers of {table} are half used: none are passed over any more");
+                        continue;
+                    }
+                    let ranges = 1 + (roll % u64::from((left / 4).max(1))) as u32;
+                    let go_on = match found {
+                        Some(_) => "UPDATE sqlite_sequence SET seq = ?2 WHERE name = ?1",
+                        // a table that never had a row
+                        None => "INSERT INTO sqlite_sequence (name, seq) VALUES (?1, ?2)",
+                    };
+                    db.execute(go_on, params![table, used + ranges * PASSED_OVER])?;
                 }
                 Ok(())
             })
@@ -257,14 +268,16 @@ mod tests {
             let sum = "SELECT min(seq), max(seq), count(*) FROM sqlite_sequence WHERE name IN ('contacts', 'launches')";
             store.backend.read(|db| db.query_row(sum, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))).unwrap()
         };
-        store.pass_over_ids(Timestamp::from_ms(7000)).await.unwrap();
-        let first: (i64, i64, i64) = (PASSED_OVER + 7, PASSED_OVER + 7, 2);
+        store.pass_over_ids(7).await.unwrap();
+        let first: (u32, u32, u32) = (8 * PASSED_OVER, 8 * PASSED_OVER, 2);
         assert_eq!(next(&store), first, "tables that never had a row as well");
-        store.pass_over_ids(Timestamp::from_ms(9000)).await.unwrap();
-        assert_eq!(next(&store).0, first.0 + PASSED_OVER + 9);
-        for _ in 0..300 {
-            store.pass_over_ids(Timestamp::from_ms(9000)).await.unwrap();
+        store.pass_over_ids(9).await.unwrap();
+        assert_eq!(next(&store).0, first.0 + 10 * PASSED_OVER, "the same record set back twice: two ranges apart");
+        for roll in 0..300 {
+            let before = next(&store);
+            store.pass_over_ids(u64::MAX - roll).await.unwrap();
+            assert!(next(&store).0 > before.0 || before.0 > NUMBERS - PASSED_OVER, "{before:?}");
         }
-        assert!(next(&store).1 < i64::from(u32::MAX) - PASSED_OVER, "there is always room");
+        assert!(next(&store).1 <= NUMBERS, "half of them are left to be given out");
     }
 }

@@ -10,14 +10,13 @@ fn open(workspace: &Workspace) -> SledLedger {
 #[tokio::test]
 async fn a_rebuilt_queue_knows_what_the_old_one_knew_of_sites_and_says_when_it_cannot() {
     let desk = Desk::with(3).await;
-    let clock = desk.world.clock.clone();
     let learned = crate::queue::Move::Put(b"s0outlook".to_vec(), b"held".to_vec());
     open(&desk.workspace).commit(std::slice::from_ref(&learned)).unwrap();
-    let rebuilt = rebuild(&desk.workspace, &desk.store, clock.clone()).await.unwrap();
+    let rebuilt = rebuild(&desk.workspace, &desk.store, &desk.world).await.unwrap();
     assert!(rebuilt.knows_sites && rebuilt.kept.is_some());
     assert_eq!(open(&desk.workspace).value(b"s0outlook"), Ok(Some(b"held".to_vec())));
     std::fs::remove_dir_all(desk.workspace.queue_folder()).unwrap();
-    assert!(!rebuild(&desk.workspace, &desk.store, clock).await.unwrap().knows_sites, "there was none");
+    assert!(!rebuild(&desk.workspace, &desk.store, &desk.world).await.unwrap().knows_sites, "there was none");
 }
 
 #[tokio::test]
@@ -29,7 +28,7 @@ async fn numbers_given_out_since_a_backup_are_not_given_out_again() {
     let newcomer = |name: &str| person(&format!("{name}@d1.example"));
     let lost = desk.store.make_contact(newcomer("lost"), START).await.unwrap();
     desk.store = Store::open("sqlite:backup.db", desk.workspace.folder(), Threads::Inline).unwrap();
-    rebuild(&desk.workspace, &desk.store, desk.world.clock.clone()).await.unwrap();
+    rebuild(&desk.workspace, &desk.store, &desk.world).await.unwrap();
     let next = desk.store.make_contact(newcomer("next"), START).await.unwrap();
     assert!(next.0 > lost.0 + 1000, "{next:?} {lost:?}");
     let to = [Address::parse("me@example.com").unwrap()];

@@ -46,6 +46,13 @@ const VISITED: &str = "EXISTS (SELECT 1 FROM visits v WHERE v.contact = c.id AND
 const REACHED: &str = "EXISTS (SELECT 1 FROM copies d WHERE d.contact = c.id AND d.launch <> ll.launch \
      AND d.standing = 2 AND d.late = 0 AND d.at >= ?6)";
 
+/// Why nothing goes to a contact `c` at the time `?2`: it is suppressed, or rests.
+const BARRED: &str = "coalesce((SELECT s.reason FROM suppressions s WHERE s.address = c.address), \
+     iif(c.paused > ?2, 'paused', NULL))";
+/// Whether a contact `c` is subscribed to one of the lists in the JSON `?1`.
+const SUBSCRIBED: &str = "EXISTS (SELECT 1 FROM memberships m WHERE m.contact = c.id AND m.status = 0 \
+     AND m.list IN (SELECT value FROM json_each(?1)))";
+
 /// Which members are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
@@ -110,12 +117,8 @@ impl Store {
     ) -> Result<(), Error> {
         let lists = serde_json::to_string(lists).expect("numbers are plain JSON");
         self.backend.read(|db| {
-            let mut rows = db.prepare_cached(
-                "SELECT c.address, coalesce(s.reason, iif(c.paused > ?2, 'paused', NULL)) \
-                 FROM contacts c LEFT JOIN suppressions s ON s.address = c.address \
-                 WHERE EXISTS (SELECT 1 FROM memberships m WHERE m.contact = c.id AND m.status = 0 \
-                 AND m.list IN (SELECT value FROM json_each(?1)))",
-            )?;
+            let survey = format!("SELECT c.address, {BARRED} FROM contacts c WHERE {SUBSCRIBED}");
+            let mut rows = db.prepare_cached(&survey)?;
             let mut found = rows.query(params![lists, now.as_ms()])?;
             while let Some(row) = found.next()? {
                 let reason: Option<String> = row.get(1)?;
@@ -128,14 +131,12 @@ impl Store {
     /// How many members of a launch's lists are not planned yet and would get a copy now; `only` those of one domain.
     pub fn unplanned(&self, launch: LaunchId, only: Option<&str>, now: Timestamp) -> Result<u64, Error> {
         self.backend.read(|db| {
-            db.prepare_cached(
-                "SELECT count(*) FROM contacts c WHERE EXISTS (SELECT 1 FROM memberships m WHERE m.contact = c.id \
-                 AND m.status = 0 AND m.list IN (SELECT list FROM launch_lists WHERE launch = ?1)) \
-                 AND NOT EXISTS (SELECT 1 FROM suppressions s WHERE s.address = c.address) \
-                 AND coalesce(c.paused, 0) <= ?2 \
+            db.prepare_cached(&format!(
+                "SELECT count(DISTINCT c.id) FROM launch_lists ll JOIN memberships m ON m.list = ll.list \
+                 JOIN contacts c ON c.id = m.contact WHERE ll.launch = ?1 AND m.status = 0 AND {BARRED} IS NULL \
                  AND NOT EXISTS (SELECT 1 FROM copies p WHERE p.launch = ?1 AND p.contact = c.id) \
-                 AND (?3 IS NULL OR substr(c.address, -1 - length(?3)) = '@' || ?3 COLLATE NOCASE)",
-            )?
+                 AND (?3 IS NULL OR substr(c.address, -1 - length(?3)) = '@' || ?3 COLLATE NOCASE)"
+            ))?
             .query_row(params![launch.0, now.as_ms(), only], |row| row.get(0))
         })
     }
@@ -145,15 +146,10 @@ impl Store {
     pub fn is_recipient(&self, contact: ContactId, lists: &[ListId], now: Timestamp) -> Result<bool, Error> {
         let lists = serde_json::to_string(lists).expect("numbers are plain JSON");
         self.backend.read(|db| {
-            db.prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM memberships m WHERE m.contact = c.id AND m.status = 0 \
-                 AND m.list IN (SELECT value FROM json_each(?2))) \
-                 AND NOT EXISTS (SELECT 1 FROM suppressions s WHERE s.address = c.address) \
-                 AND coalesce(c.paused, 0) <= ?3 FROM contacts c WHERE c.id = ?1",
-            )?
-            .query_row(params![contact.0, lists, now.as_ms()], |row| row.get(0))
-            .optional()
-            .map(|found| found.unwrap_or(false))
+            db.prepare_cached(&format!("SELECT {SUBSCRIBED} AND {BARRED} IS NULL FROM contacts c WHERE c.id = ?3"))?
+                .query_row(params![lists, now.as_ms(), contact.0], |row| row.get(0))
+                .optional()
+                .map(|found| found.unwrap_or(false))
         })
     }
 }

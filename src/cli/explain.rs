@@ -129,7 +129,7 @@ pub async fn run(desk: &Desk, name: &str) -> Result<Exit, Error> {
 }
 
 async fn explain(desk: &Desk, store: &Store, owner: &Owner, name: &str) -> Result<Explained, Error> {
-    let sources = Sources::new(desk.settings(), &host_name());
+    let sources = Sources::unnumbered(desk.settings(), &host_name());
     let case = Case { desk, store, owner, view: owner.queue().await?, sources };
     if name.contains('@') && Via::parse(name).is_err() {
         let address = Address::parse(name).map_err(|why| Error::usage(why.to_string()))?;

@@ -191,18 +191,18 @@ impl Owner {
     }
 
     /// Sends nothing more to a site, nor to the domain of that name.
-    pub async fn suspend(&self, name: &str) -> Result<(), Error> {
+    pub async fn suspend_site(&self, name: &str) -> Result<(), Error> {
         match self {
-            Owner::Here(here) => here.handle().suspend(name).await?,
-            Owner::There(client) => client.suspend(name).await?,
+            Owner::Here(here) => here.handle().suspend_site(name).await?,
+            Owner::There(client) => client.suspend_site(name).await?,
         }
         Ok(())
     }
 
     /// Lets a site, and the domain of that name, go on.
-    pub async fn let_go(&self, name: &str) -> Result<(), Error> {
+    pub async fn resume_site(&self, name: &str) -> Result<(), Error> {
         match self {
-            Owner::Here(here) => here.handle().let_go(name).await?,
+            Owner::Here(here) => here.handle().resume_site(name).await?,
             Owner::There(client) => client.resume_site(name).await?,
         }
         Ok(())

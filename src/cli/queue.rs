@@ -147,8 +147,8 @@ async fn hold(desk: &Desk, name: &str, held: bool) -> Result<Exit, Error> {
     let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
     let before = owner.queue().await;
     let done = match held {
-        true => owner.suspend(name).await,
-        false => owner.let_go(name).await,
+        true => owner.suspend_site(name).await,
+        false => owner.resume_site(name).await,
     };
     let left = owner.leave().await;
     done?;

@@ -41,7 +41,7 @@ impl Beside {
     /// By the settings; routes are remembered as long as it is.
     pub fn new(world: &World, settings: &Settings) -> Result<Beside, String> {
         let shaping = Shaping::new(settings, None).map_err(|why| why.to_string())?;
-        let sources = Sources::new(settings, &host_name());
+        let sources = Sources::unnumbered(settings, &host_name());
         Ok(Beside {
             settings: settings.clone(),
             router: Router::new(world, Live::new(shaping.clone()), settings.smtp_port),

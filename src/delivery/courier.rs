@@ -25,7 +25,7 @@ use crate::delivery::notices::Notices;
 use crate::delivery::press::Press;
 use crate::delivery::relays::{Relays, by_weight};
 use crate::delivery::route::{NoRoute, Route, Router};
-use crate::delivery::sites::{Command, HeldNames, Sites, as_domain, forget, forget_old, hold_on_record};
+use crate::delivery::sites::{Command, HeldNames, Sites, as_domain, forget, forget_old, suspend_on_record};
 use crate::delivery::source::{Source, Sources};
 use crate::delivery::steward::{HANDFUL, Steward, Work};
 use crate::delivery::stops::Stops;
@@ -558,7 +558,7 @@ impl Courier {
             Command::Suspend(site, why, done) => {
                 self.kit.held.suspend(&site, &why);
                 self.tell_site(&site, || Work::Suspend(why.clone())).await;
-                let recorded = hold_on_record(&self.kit.road.queue, &site, &why, self.kit.entries.now()).await;
+                let recorded = suspend_on_record(&self.kit.road.queue, &site, &why, self.kit.entries.now()).await;
                 if let Some(domain) = as_domain(&site) {
                     self.tell_all(|| Work::SetAside(domain.clone())).await;
                 }

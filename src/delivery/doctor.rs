@@ -372,7 +372,7 @@ mod tests {
             let settings: Settings =
                 toml::from_str("[[source]]\nname = \"a\"\naddress = \"192.0.2.7\"\nehlo_name = \"mx7.mailshot.dev\"\n")
                     .unwrap();
-            Clinic { keys, sources: Sources::new(&settings, "mx7.mailshot.dev") }
+            Clinic { keys, sources: Sources::unnumbered(&settings, "mx7.mailshot.dev") }
         }
 
         /// A name service in which everything is as it should be.

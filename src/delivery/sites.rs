@@ -117,13 +117,13 @@ pub fn as_domain(name: &str) -> Option<Domain> {
 }
 
 /// Holds a site and the domain of that name on record: stewards that are not there read it when they start.
-pub async fn hold_on_record(queue: &Queue, name: &str, why: &str, now: Timestamp) -> Result<(), queue::Error> {
+pub async fn suspend_on_record(queue: &Queue, name: &str, why: &str, now: Timestamp) -> Result<(), queue::Error> {
     let held = Learned { held: true, why: why.to_owned(), since: Some(now), ..Learned::default() };
     queue.learn(ANY_SOURCE, name, held.to_bytes(now)).await
 }
 
 /// Lets a site and the domain of that name go on record, whatever held them up, while nobody sends.
-pub async fn let_go_on_record(queue: &Queue, name: &str) -> Result<(), queue::Error> {
+pub async fn resume_on_record(queue: &Queue, name: &str) -> Result<(), queue::Error> {
     forget(queue, name, |_| true).await
 }
 

@@ -12,7 +12,7 @@ use crate::queue::{self, Queue};
 /// One address we send from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// Its number: in the queue that of its name, elsewhere by the order of the settings.
+    /// Its number: the one that the queue keeps for its name; of those that are unnumbered only its place in the settings.
     pub id: SourceId,
     /// Its name in reports and rules.
     pub name: Arc<str>,
@@ -104,8 +104,9 @@ fn mix(number: u64) -> u64 {
 }
 
 impl Sources {
-    /// The addresses of the settings; without any, one that the system chooses. `host_name` is the machine's.
-    pub fn new(settings: &Settings, host_name: &str) -> Sources {
+    /// The addresses of the settings; without any, one that the system chooses. `host_name` is the machine's. Where there is
+    /// no queue: their numbers are only places in the settings.
+    pub fn unnumbered(settings: &Settings, host_name: &str) -> Sources {
         Sources::pooled(settings, listed(settings, host_name))
     }
 
@@ -216,7 +217,7 @@ mod tests {
 
     #[test]
     fn copies_spread_over_the_sources_and_stay_with_theirs() {
-        let sources = Sources::new(
+        let sources = Sources::unnumbered(
             &settings(
                 "[[source]]\nname = \"a\"\naddress = \"192.0.2.1\"\n[[source]]\nname = \"b\"\nehlo_name = \"b.example.com\"\n",
             ),
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_pool_shares_turns_and_copies_by_weight() {
-        let sources = Sources::new(
+        let sources = Sources::unnumbered(
             &settings(
                 "[[source]]\nname = \"a\"\n[[source]]\nname = \"b\"\n[[source]]\nname = \"c\"\n\
                  [[pool]]\nname = \"news\"\nsources = [{ name = \"a\", weight = 3 }, { name = \"c\" }]\n",
@@ -258,7 +259,7 @@ mod tests {
 
     #[test]
     fn without_settings_there_is_one_source_that_reaches_all() {
-        let sources = Sources::new(&Settings::default(), "mx.example.com");
+        let sources = Sources::unnumbered(&Settings::default(), "mx.example.com");
         let source = sources.choose(EnvelopeId::from_u64(7), None, None);
         assert!(source.reaches("2001:db8::1".parse().unwrap()) && source.reaches([192, 0, 2, 1].into()));
         assert!(!source.is_v6());

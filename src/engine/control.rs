@@ -121,8 +121,8 @@ fn short<T>(path: &Path, then: impl FnOnce(&Path) -> io::Result<T>) -> io::Resul
 fn routes(handle: Handle) -> Router {
     Router::new()
         .route("/queue", get(queue))
-        .route("/sites/{site}/suspend", post(suspend))
-        .route("/sites/{site}/resume", post(let_go))
+        .route("/sites/{site}/suspend", post(suspend_site))
+        .route("/sites/{site}/resume", post(resume_site))
         .route("/sites/{site}/trace", get(trace))
         .route("/domains/{domain}", get(domain))
         .route("/copies/{copy}", get(copy))
@@ -199,13 +199,13 @@ async fn settled(
     Ok(Json(Glance { settled: handle.glance(LaunchId(launch), wait).await? }))
 }
 
-async fn suspend(State(handle): State<Handle>, InPath(site): InPath<String>) -> Answer<Moved> {
-    handle.suspend(&site).await?;
+async fn suspend_site(State(handle): State<Handle>, InPath(site): InPath<String>) -> Answer<Moved> {
+    handle.suspend_site(&site).await?;
     Ok(Json(Moved { copies: 0 }))
 }
 
-async fn let_go(State(handle): State<Handle>, InPath(site): InPath<String>) -> Answer<Moved> {
-    handle.let_go(&site).await?;
+async fn resume_site(State(handle): State<Handle>, InPath(site): InPath<String>) -> Answer<Moved> {
+    handle.resume_site(&site).await?;
     Ok(Json(Moved { copies: 0 }))
 }
 
@@ -302,7 +302,7 @@ impl Client {
     }
 
     /// Sends nothing more to a site until it is resumed.
-    pub async fn suspend(&self, site: &str) -> Result<(), AskError> {
+    pub async fn suspend_site(&self, site: &str) -> Result<(), AskError> {
         let _: Moved = self.ask(Method::POST, &format!("/sites/{}/suspend", in_path(site))).await?;
         Ok(())
     }

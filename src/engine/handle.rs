@@ -16,7 +16,7 @@ use super::stop::Alarm;
 use crate::base::{Address, Domain, EnvelopeId, LaunchId, SourceId, Span, Timestamp};
 use crate::campaign::new_envelope;
 use crate::delivery::notices::{About, Notices};
-use crate::delivery::sites::{Sites, hold_on_record, let_go_on_record};
+use crate::delivery::sites::{Sites, resume_on_record, suspend_on_record};
 use crate::delivery::source::Sources;
 use crate::delivery::stops::Stops;
 use crate::mail::{Class, Envelope, NoticeKind, Outcome, Standing};
@@ -91,7 +91,7 @@ pub struct Handle {
     pub(super) expires: Span,
     pub(super) stalls: Stalls,
     /// Held by whoever closes launches, and by whoever has copies between the record and the queue.
-    pub(super) closing: Arc<Mutex<()>>,
+    pub(super) in_between: Arc<Mutex<()>>,
 }
 
 impl Handle {
@@ -186,7 +186,7 @@ impl Handle {
     pub async fn retry_doubts(&self, launch: LaunchId) -> Result<u64, Error> {
         let row = self.launch(launch)?;
         let now = self.clock.now();
-        let _unclosed = self.closing.lock().await;
+        let _in_between = self.in_between.lock().await;
         let doubts = self.store.take_up_doubts(launch, "sent again at a person's word", now).await?;
         if doubts.is_empty() {
             self.may(launch, "retried", &[LaunchState::Running, LaunchState::Done])?;
@@ -218,20 +218,20 @@ impl Handle {
     }
 
     /// Sends nothing more to a site, nor to the domain of that name, until it is resumed; holds over restarts.
-    pub async fn suspend(&self, name: &str) -> Result<(), Error> {
+    pub async fn suspend_site(&self, name: &str) -> Result<(), Error> {
         const WHY: &str = "suspended by hand";
         match &self.sites {
             Some(sites) if sites.suspend(name, WHY).await => Ok(()),
             // nobody sends, or nobody does any more: whoever will finds it on record
-            Some(_) | None => Ok(hold_on_record(&self.queue, name, WHY, self.now()).await?),
+            Some(_) | None => Ok(suspend_on_record(&self.queue, name, WHY, self.now()).await?),
         }
     }
 
     /// Lets a site, and the domain of that name, go on, whatever held it up.
-    pub async fn let_go(&self, name: &str) -> Result<(), Error> {
+    pub async fn resume_site(&self, name: &str) -> Result<(), Error> {
         match &self.sites {
             Some(sites) if sites.resume(name).await => Ok(()),
-            Some(_) | None => Ok(let_go_on_record(&self.queue, name).await?),
+            Some(_) | None => Ok(resume_on_record(&self.queue, name).await?),
         }
     }
 

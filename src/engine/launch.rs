@@ -500,7 +500,7 @@ pub async fn examine(
     way: Way,
 ) -> Result<Vec<Remark>, sign::Error> {
     let settings = workspace.settings();
-    let sources = Sources::new(settings, &host_name());
+    let sources = Sources::unnumbered(settings, &host_name());
     let keyring = workspace.keyring()?;
     let (unsigned, private) = (settings.dkim.unsigned, settings.allow_private);
     let has_own_resolver = !settings.resolver.is_empty();
@@ -512,7 +512,7 @@ pub async fn examine(
 /// Whether the relays of the fixed routes let us in.
 pub async fn examine_relays(workspace: &Workspace, world: &World) -> Result<Vec<Remark>, super::workspace::Error> {
     let (settings, relays, shaping) = (workspace.settings(), workspace.relays()?, workspace.shaping()?);
-    let sources = Sources::new(settings, &host_name());
+    let sources = Sources::unnumbered(settings, &host_name());
     let Some(source) = sources.iter().next() else { return Ok(Vec::new()) };
     Ok(knock::examine_relays(world, settings, &relays, &shaping, source).await)
 }

@@ -211,9 +211,9 @@ impl Engine {
         };
         let expires = workspace.settings().retry.expires;
         let stalls = Stalls::new(queue.clone(), clock.clone());
-        let closing = Arc::default();
+        let in_between = Arc::default();
         let handle =
-            Handle { store, queue, clock, bell, alarm, sites, stops, notices, sources, expires, stalls, closing };
+            Handle { store, queue, clock, bell, alarm, sites, stops, notices, sources, expires, stalls, in_between };
         let warden = (crew == Crew::Sending).then(|| start_warden(&handle, breaker));
         let herald = start_herald(&handle, noticed, alerts, &alert);
         let planner = (crew != Crew::Keeping).then(|| start_planner(&handle, &workspace));
@@ -406,8 +406,8 @@ fn start_herald(handle: &Handle, noticed: mpsc::Receiver<Notice>, alerts: Alerts
 }
 
 fn start_registrar(handle: &Handle) -> Task {
-    let Handle { store, queue, clock, alarm, stalls, closing, .. } = handle.clone();
-    Task::start("registrar", &alarm, |stop| Registrar { store, queue, clock, stalls, closing }.run(stop))
+    let Handle { store, queue, clock, alarm, stalls, in_between, .. } = handle.clone();
+    Task::start("registrar", &alarm, |stop| Registrar { store, queue, clock, stalls, in_between }.run(stop))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub(super) struct Registrar {
     pub clock: Arc<dyn Clock>,
     pub stalls: Stalls,
     /// Held by whoever has copies between the record and the queue: meanwhile nothing is closed.
-    pub closing: Arc<Mutex<()>>,
+    pub in_between: Arc<Mutex<()>>,
 }
 
 impl Registrar {
@@ -50,7 +50,7 @@ impl Registrar {
     /// In this order: a launch that is planned has all its copies in the depth read after it, and what is in no depth has
     /// its outcome in the outbox or on record.
     async fn look(&self) -> Result<(), Error> {
-        let Ok(_closing) = self.closing.try_lock() else { return Ok(()) };
+        let Ok(_closing) = self.in_between.try_lock() else { return Ok(()) };
         let (launches, cancelled) = (self.store.open_launches()?, self.store.cancelled_with_strays()?);
         let depth = self.queue.depth();
         if self.store.last_outcome()? < depth.last_outcome {

@@ -572,10 +572,10 @@ async fn a_site_held_while_the_courier_is_leaving_is_held_on_record_or_the_answe
     let still = async || -> Vec<String> {
         QueueView::of(&handle).await.unwrap().still.into_iter().map(|row| row.name).collect()
     };
-    handle.suspend("google").await.unwrap();
+    handle.suspend_site("google").await.unwrap();
     assert_eq!(still().await, ["google"]);
-    handle.let_go("google").await.unwrap();
+    handle.resume_site("google").await.unwrap();
     assert!(still().await.is_empty());
     engine.stop(Duration::ZERO).await;
-    assert!(handle.suspend("google").await.is_err() && handle.let_go("google").await.is_err());
+    assert!(handle.suspend_site("google").await.is_err() && handle.resume_site("google").await.is_err());
 }

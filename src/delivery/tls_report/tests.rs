@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use super::*;
 use crate::base::{Domain, Span};
-use crate::delivery::sites::{hold_on_record, let_go_on_record};
+use crate::delivery::sites::{resume_on_record, suspend_on_record};
 use crate::mail::InDoubt;
 use crate::queue::{MemoryLedger, Opening};
 use crate::sign::{Algorithm, create_key};
@@ -159,9 +159,9 @@ async fn who_is_barred_gets_none_and_what_stands_still_is_waited_for() {
     let reports = reports(asking(), host(&kept, true), Duration::from_secs(3600), keys.path());
     let clock = reports.world.clock.clone();
     reports.store.add_tls_sessions(vec![row("asks.example", "", 1)]).await.unwrap();
-    hold_on_record(&reports.queue, "reader.example", "by hand", clock.now()).await.unwrap();
+    suspend_on_record(&reports.queue, "reader.example", "by hand", clock.now()).await.unwrap();
     assert_eq!(reports.send_all(DAY + 1).await.unwrap(), Round { failed: 1, ..Round::default() });
-    let_go_on_record(&reports.queue, "reader.example").await.unwrap();
+    resume_on_record(&reports.queue, "reader.example").await.unwrap();
     let (address, reason) = ("Reports@reader.example".to_owned(), Reason::Complaint);
     let bar = SuppressionRow { address, reason, detail: String::new(), since: clock.now() };
     reports.store.suppress(vec![bar]).await.unwrap();

@@ -258,7 +258,7 @@ async fn a_site_that_a_person_holds_is_held_for_a_source_that_comes_later_until_
         let mut sending = yard.open().await;
         let (queue, now) = (sending.queue.clone(), sending.world.clock.now());
         match nobody_sends {
-            true => crate::delivery::sites::hold_on_record(&queue, "google", "by hand", now).await.unwrap(),
+            true => crate::delivery::sites::suspend_on_record(&queue, "google", "by hand", now).await.unwrap(),
             false => {
                 sending.start();
                 sending.sites.suspend("google", "by hand").await;
@@ -292,7 +292,7 @@ async fn what_a_person_holds_is_nothing_that_a_source_has_learned() {
         let (queue, now) = (sending.queue.clone(), sending.world.clock.now());
         let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
         if nobody_sends {
-            crate::delivery::sites::hold_on_record(&queue, "google", "by hand", now).await.unwrap();
+            crate::delivery::sites::suspend_on_record(&queue, "google", "by hand", now).await.unwrap();
         }
         sending.start();
         sending.sites.snapshot().await;

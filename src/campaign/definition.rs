@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use crate::base::{Address, CampaignName, Domain, Rate, shell_word};
 use crate::campaign::Error;
-use crate::campaign::files::{Homes, read_text};
+use crate::campaign::files::{Roots, read_text};
 use crate::compose::{self, Missing, Part};
 use crate::mail::InDoubt;
 
@@ -62,7 +62,7 @@ pub(super) struct Tracking {
 pub struct Campaign {
     name: CampaignName,
     pub(super) folder: PathBuf,
-    pub(super) homes: Homes,
+    pub(super) roots: Roots,
     pub(super) text: String,
     pub(super) definition: Definition,
     pub(super) from: Mailbox,
@@ -83,8 +83,8 @@ impl Campaign {
         if !path.is_file() {
             return Err(none(workspace, name.as_str(), folder));
         }
-        let homes = Homes::of(workspace, &folder);
-        let text = read_text(&path, &homes)?;
+        let roots = Roots::of(workspace, &folder);
+        let text = read_text(&path, &roots)?;
         let definition: Definition = toml::from_str(&text).map_err(|why| Error::Place {
             message: message(why.message()),
             file: named(&path, &text),
@@ -93,7 +93,7 @@ impl Campaign {
         })?;
         let from = mailbox(definition.from.get_ref());
         let from = from.map_err(|why| place(&path, &text, definition.from.span(), why, FROM_HELP))?;
-        let campaign = Campaign { name: name.clone(), folder, homes, text, definition, from };
+        let campaign = Campaign { name: name.clone(), folder, roots, text, definition, from };
         campaign.check()?;
         Ok(campaign)
     }

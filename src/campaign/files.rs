@@ -16,13 +16,13 @@ const PARTS_MAX: usize = 500;
 
 /// The folders that a campaign's files lie in, as they are on the disk: its own, `campaigns/` and `templates/`.
 #[derive(Debug, Clone)]
-pub(super) struct Homes(Vec<PathBuf>);
+pub(super) struct Roots(Vec<PathBuf>);
 
-impl Homes {
+impl Roots {
     /// Those of a campaign in `folder`.
-    pub(super) fn of(workspace: &Path, folder: &Path) -> Homes {
+    pub(super) fn of(workspace: &Path, folder: &Path) -> Roots {
         let all = [folder.to_owned(), workspace.join("campaigns"), workspace.join("templates")];
-        Homes(all.iter().filter_map(|folder| folder.canonicalize().ok()).collect())
+        Roots(all.iter().filter_map(|folder| folder.canonicalize().ok()).collect())
     }
 
     /// The place of a file on the disk. One that a link leads to from outside is refused (H-18): what is sent must be meant
@@ -40,8 +40,8 @@ impl Homes {
 }
 
 /// Reads a text file: UTF-8, a byte order mark taken off.
-pub(super) fn read_text(path: &Path, homes: &Homes) -> Result<String, Error> {
-    let bytes = read(path, homes, TEXT_MAX)?;
+pub(super) fn read_text(path: &Path, roots: &Roots) -> Result<String, Error> {
+    let bytes = read(path, roots, TEXT_MAX)?;
     let text = String::from_utf8(bytes).map_err(|why| Error::Folder {
         path: path.to_owned(),
         message: format!("byte {} is not UTF-8", why.utf8_error().valid_up_to() + 1),
@@ -51,12 +51,12 @@ pub(super) fn read_text(path: &Path, homes: &Homes) -> Result<String, Error> {
 }
 
 /// Reads an attachment or image.
-pub(super) fn read_asset(path: &Path, homes: &Homes) -> Result<Vec<u8>, Error> {
-    read(path, homes, ASSET_MAX)
+pub(super) fn read_asset(path: &Path, roots: &Roots) -> Result<Vec<u8>, Error> {
+    read(path, roots, ASSET_MAX)
 }
 
-fn read(path: &Path, homes: &Homes, most: u64) -> Result<Vec<u8>, Error> {
-    let place = homes.place_of(path)?;
+fn read(path: &Path, roots: &Roots, most: u64) -> Result<Vec<u8>, Error> {
+    let place = roots.place_of(path)?;
     let failed = |why| Error::Read { path: path.to_owned(), why };
     let size = std::fs::metadata(&place).map_err(failed)?.len();
     if size > most {
@@ -70,13 +70,13 @@ fn read(path: &Path, homes: &Homes, most: u64) -> Result<Vec<u8>, Error> {
 }
 
 /// The template files of a workspace by name; none when there is no such folder.
-pub(super) fn templates(folder: &Path, homes: &Homes) -> Result<BTreeMap<String, String>, Error> {
+pub(super) fn templates(folder: &Path, roots: &Roots) -> Result<BTreeMap<String, String>, Error> {
     let Ok(listing) = std::fs::read_dir(folder) else { return Ok(BTreeMap::new()) };
     let mut parts = BTreeMap::new();
     for entry in listing.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if Markup::of(&name).is_some_and(|markup| markup != Markup::Markdown) && entry.path().is_file() {
-            parts.insert(name, read_text(&entry.path(), homes)?);
+            parts.insert(name, read_text(&entry.path(), roots)?);
         }
         if parts.len() > PARTS_MAX {
             return Err(Error::Folder {

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use crate::base::Domain;
 use crate::campaign::definition::{FILE, place};
-use crate::campaign::files::{Homes, media_type, read_asset, read_text, templates};
+use crate::campaign::files::{Roots, media_type, read_asset, read_text, templates};
 use crate::campaign::{Campaign, Error};
 use crate::compose::{self, Asset, Draft, Edition, FromField, Markup, Part, Source, Template, Tracking};
 use crate::config::Settings;
@@ -18,7 +18,7 @@ impl Campaign {
     /// Reads body, layout and files, and freezes them with what the settings add. What could not be printed for anybody
     /// is refused; what should not be sent is for [`compose::proof`] to say.
     pub fn freeze(&self, workspace: &Path, settings: &Settings) -> Result<Edition, Error> {
-        let parts = templates(&workspace.join("templates"), &self.homes)?;
+        let parts = templates(&workspace.join("templates"), &self.roots)?;
         let draft = self.draft(parts)?;
         self.inspect(workspace, &draft)?;
         let expanded = draft.expand().map_err(|why| self.place_layout(workspace, &draft, why))?;
@@ -82,7 +82,7 @@ impl Campaign {
             });
         }
         let by_hand = self.folder.join("body.txt");
-        let text = by_hand.is_file().then(|| source(&by_hand, &self.homes)).transpose()?;
+        let text = by_hand.is_file().then(|| source(&by_hand, &self.roots)).transpose()?;
         let text_layout = layout.as_ref().and_then(|layout| {
             let name = format!("{}.txt", layout.file.rsplit_once('.').map_or("", |(stem, _)| stem));
             Some(Source { markup: Markup::Text, text: parts.get(&name)?.clone(), file: name })
@@ -102,7 +102,7 @@ impl Campaign {
             Err(Error::Folder { path: self.folder.clone(), message: message.into(), help: help.into() })
         };
         match found.as_slice() {
-            [one] => source(one, &self.homes),
+            [one] => source(one, &self.roots),
             [] => wrong("there is no body", "write body.md, body.mjml or body.html"),
             _ => wrong("there is more than one body", "keep one of body.md, body.mjml and body.html"),
         }
@@ -198,7 +198,7 @@ impl Campaign {
             let help = "name a file in the campaign's folder, as in \"programme.pdf\"";
             return Err(self.place(name.span(), format!("there is no file `{}`", name.get_ref()), help));
         }
-        let bytes = read_asset(&path, &self.homes)?;
+        let bytes = read_asset(&path, &self.roots)?;
         let content_id = inline.then(|| {
             let hash = digest::digest(&digest::SHA256, &bytes);
             format!("{}@{}", HEXLOWER.encode(&hash.as_ref()[..10]), self.from.address.domain())
@@ -249,10 +249,10 @@ fn included(draft: &Draft) -> BTreeMap<&str, &str> {
     found
 }
 
-fn source(path: &Path, homes: &Homes) -> Result<Source, Error> {
+fn source(path: &Path, roots: &Roots) -> Result<Source, Error> {
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let markup = Markup::of(&file).expect("bodies have known endings");
-    Ok(Source { file, markup, text: read_text(path, homes)? })
+    Ok(Source { file, markup, text: read_text(path, roots)? })
 }
 
 /// Where a line stands in a text, from 1; all of it when the line is not known.

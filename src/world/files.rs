@@ -12,11 +12,11 @@ pub enum NotInside {
     Elsewhere(PathBuf),
 }
 
-/// The place on the disk that a path leads to, where that is in one of `homes`: folders as they are on the disk, without
+/// The place on the disk that a path leads to, where that is in one of `roots`: folders as they are on the disk, without
 /// links (H-18). To be read there, and not by its path: that may lead elsewhere a moment later.
-pub fn inside(path: &Path, homes: &[PathBuf]) -> Result<PathBuf, NotInside> {
+pub fn inside(path: &Path, roots: &[PathBuf]) -> Result<PathBuf, NotInside> {
     let place = path.canonicalize().map_err(NotInside::Unseen)?;
-    match homes.iter().any(|home| place.starts_with(home)) {
+    match roots.iter().any(|root| place.starts_with(root)) {
         true => Ok(place),
         false => Err(NotInside::Elsewhere(place)),
     }
@@ -29,14 +29,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_may_lead_about_its_homes_and_not_out_of_them() {
+    fn a_link_may_lead_about_its_roots_and_not_out_of_them() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().canonicalize().unwrap().join(name);
-        for home in ["own", "shared", "shared-not"] {
-            std::fs::create_dir(at(home)).unwrap();
-            std::fs::write(at(home).join("file"), home).unwrap();
+        for root in ["own", "shared", "shared-not"] {
+            std::fs::create_dir(at(root)).unwrap();
+            std::fs::write(at(root).join("file"), root).unwrap();
         }
-        let homes = [at("own"), at("shared"), at("gone")];
+        let roots = [at("own"), at("shared"), at("gone")];
         for (link, target, found) in [
             ("own/one", "own/file", Some("own/file")),
             ("own/two", "shared/file", Some("shared/file")),
@@ -46,12 +46,12 @@ mod tests {
             ("own/six", "own/five", None),
         ] {
             symlink(at(target), at(link)).unwrap();
-            assert_eq!(inside(&at(link), &homes).ok(), found.map(at), "{link}");
+            assert_eq!(inside(&at(link), &roots).ok(), found.map(at), "{link}");
         }
-        assert_eq!(inside(&at("own/../shared/file"), &homes).ok(), Some(at("shared/file")));
-        assert!(matches!(inside(&at("own/../shared-not/file"), &homes), Err(NotInside::Elsewhere(_))));
+        assert_eq!(inside(&at("own/../shared/file"), &roots).ok(), Some(at("shared/file")));
+        assert!(matches!(inside(&at("own/../shared-not/file"), &roots), Err(NotInside::Elsewhere(_))));
         assert!(
-            matches!(inside(&at("own/none"), &homes), Err(NotInside::Unseen(why)) if why.kind() == io::ErrorKind::NotFound)
+            matches!(inside(&at("own/none"), &roots), Err(NotInside::Unseen(why)) if why.kind() == io::ErrorKind::NotFound)
         );
     }
 }

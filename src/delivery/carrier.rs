@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::{Domain, EnvelopeId, LaunchId};
 use crate::config::shaping::SiteShape;
-use crate::delivery::courier::Kit;
 use crate::delivery::dial::{Dialled, Trouble};
 use crate::delivery::entry::Said;
+use crate::delivery::kit::Kit;
 use crate::delivery::knock::knock;
 use crate::delivery::launches::Facts;
 use crate::delivery::look::{Look, look};

@@ -8,6 +8,7 @@ pub mod dial;
 pub mod doctor;
 mod entry;
 pub mod forecast;
+pub mod kit;
 pub mod knock;
 mod launches;
 pub mod limits;

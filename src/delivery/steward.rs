@@ -9,6 +9,7 @@ mod hatch;
 mod hearing;
 mod meter;
 mod orders;
+mod serving;
 mod standstill;
 mod warming;
 
@@ -22,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::{Domain, Timestamp};
 use crate::delivery::carrier::{Answer, End, Heard, Job, Word};
-use crate::delivery::courier::{Back, Kit, Post};
 use crate::delivery::entry::{RECHECK, Said};
-use crate::delivery::launches::{Bound, Way};
+use crate::delivery::kit::{Back, Kit, Post};
+use crate::delivery::launches::Way;
 use crate::delivery::limits::{Binding, Learned, Limits, NotNow};
 use crate::delivery::route::Route;
 use crate::delivery::sites::{SiteStatus, in_words};
@@ -41,12 +42,8 @@ use crate::smtp::Patience;
 pub(super) const HANDFUL: usize = 20;
 /// Requests for leases under way at once, per door.
 const LEASING_MAX: usize = 8;
-/// Copies looked through for one whose launch allows it to go.
-const SEARCH_MAX: usize = 64;
 /// Copies kept at hand of a launch whose own rate holds it back, while others have copies too.
 const KEPT: usize = 4;
-/// How long a launch's rate lets a steward sleep: others may have something new.
-const NAP: Duration = Duration::from_secs(1);
 /// Words of carriers that may wait.
 const WORDS_MAX: usize = 256;
 /// How long a steward stays without work, beside the interval of its paces.
@@ -55,8 +52,6 @@ const LINGER: Duration = Duration::from_secs(1);
 const SHOWN: Duration = Duration::from_secs(60);
 /// A turn of the calendar that is further away than this closes the connections meanwhile.
 const COLD_MIN: Duration = Duration::from_secs(30);
-/// A pace that keeps a copy waiting for longer than this leaves the claims to other sources meanwhile.
-const BUSY_MIN: Duration = Duration::from_millis(20);
 
 /// What the courier hands to a steward.
 pub(super) enum Work {
@@ -472,153 +467,6 @@ impl Steward {
             self.orders.push(Order::Learn(record));
         }
         self.idle(now);
-    }
-
-    /// Answers the carriers that ask, in their order.
-    fn serve(&mut self, now: Instant) {
-        let mut surplus = self.lines.len().saturating_sub(usize::from(self.limits.window_size(now)));
-        for _ in 0..self.asks.len() {
-            let Some(ask) = self.asks.pop_front() else { break };
-            if ask.answer.is_closed() {
-                continue;
-            }
-            if surplus > 0 {
-                surplus -= 1;
-                let _ = ask.answer.send(Answer::Close);
-                continue;
-            }
-            match (self.pick(&ask.door, now), ask.patience) {
-                (Some(job), _) => self.give(ask, job),
-                (None, Patience::None) => drop(ask.answer.send(Answer::Nothing)),
-                (None, Patience::Wait) => self.asks.push_back(ask),
-            }
-        }
-    }
-
-    fn give(&mut self, ask: Ask, job: Job) {
-        if let Err(Answer::Job(job)) = ask.answer.send(Answer::Job(Box::new(job)))
-            && let Some(door) = self.doors.get_mut(&ask.door)
-        {
-            // the carrier has given up meanwhile; the pace spent is lost, which errs on the slow side
-            door.stock.push_front(*job);
-        }
-    }
-
-    /// The first copy behind a door that may go now; a yes is spent.
-    fn pick(&mut self, key: &Arc<str>, now: Instant) -> Option<Job> {
-        let Steward { kit, post, doors, limits, is_direct, .. } = self;
-        let door = doors.get_mut(key)?;
-        let mut wait: Option<Duration> = None;
-        for at in 0..door.stock.len().min(SEARCH_MAX) {
-            let Job { lease, facts, .. } = &door.stock[at];
-            let new_domains = if *is_direct { &facts.new_domains[..] } else { &[] };
-            let launch = (new_domains, lease.envelope.id.launch());
-            let by_launch = || facts.may_send(now, || limits.may_send(now));
-            match kit.new_domains.may_send(launch, &post.1, now, by_launch) {
-                Ok(()) => return door.stock.remove(at),
-                Err(Bound::Launch(until)) => {
-                    let until = until.min(NAP);
-                    wait = Some(wait.map_or(until, |known| known.min(until)));
-                }
-                Err(Bound::Site(no)) => {
-                    wait = no.wait;
-                    break;
-                }
-            }
-        }
-        self.wake_in(wait, now);
-        None
-    }
-
-    /// Lets doors in line have a connection, as far as the window goes.
-    fn man(&mut self, now: Instant) {
-        let size = usize::from(self.limits.window_size(now));
-        while let Some(key) = self.unmanned.front() {
-            let reserved = self.manned.iter().filter(|key| self.doors.get(*key).is_some_and(|door| door.lines == 0));
-            if self.lines.len() + reserved.count() < size {
-                self.manned.insert(key.clone());
-                self.unmanned.pop_front();
-            } else {
-                self.close_one_idle();
-                return;
-            }
-        }
-    }
-
-    /// A connection without work makes room for a door that has some.
-    fn close_one_idle(&mut self) {
-        let doors = &self.doors;
-        let idle = |ask: &Ask| {
-            let bare = |door: &Door| door.stock.is_empty() && door.claims.is_empty() && door.leasing == 0;
-            ask.patience == Patience::Wait && doors.get(&ask.door).is_some_and(bare)
-        };
-        if let Some(at) = self.asks.iter().position(idle)
-            && let Some(ask) = self.asks.remove(at)
-        {
-            let _ = ask.answer.send(Answer::Close);
-        }
-    }
-
-    /// Leases for the doors with connections, so that none of them waits: a handful, and at most a second's worth.
-    fn stock_up(&mut self, now: Instant) {
-        let worth = self.limits.per_second().map_or(HANDFUL, |rate| (rate.ceil() as usize).clamp(1, HANDFUL));
-        for key in &self.manned {
-            let Some(door) = self.doors.get_mut(key) else { continue };
-            let low = (door.lines + 1).min(if worth < HANDFUL { worth } else { usize::MAX });
-            let ready = door.ready(&self.kit, now);
-            while door.leasing < LEASING_MAX && ready + door.leasing < low {
-                let Some(domain) = door.claims.pop_front() else { break };
-                door.leasing += 1;
-                self.orders.push(Order::Lease(key.clone(), domain, worth));
-            }
-        }
-    }
-
-    /// Claims that wait behind a pace of ours go back: another source may have room for them now.
-    fn share_out(&mut self, now: Instant) {
-        let wait = self.limits.next_send(now);
-        if wait < BUSY_MIN
-            || self.doors.values().all(|door| door.claims.is_empty() || !self.kit.takes_turns(&door.route))
-        {
-            return;
-        }
-        self.orders.push(Order::Tell(Back::Busy(self.post.clone(), now + wait)));
-        for door in self.doors.values_mut().filter(|door| self.kit.takes_turns(&door.route)) {
-            let pool = door.pool.clone();
-            self.orders.extend(door.claims.drain(..).map(|domain| Order::Tell(Back::Claim(domain, pool.clone()))));
-        }
-    }
-
-    /// Opens connections where more copies lie than carriers come for them.
-    fn open_more(&mut self, now: Instant) {
-        for key in self.manned.clone() {
-            let Some(door) = self.doors.get(&key) else { continue };
-            let coming = self.lines.values().filter(|line| line.door == key && !line.open).count()
-                + self.asks.iter().filter(|ask| ask.door == key).count();
-            let most = if door.lines == 0 { 1 } else { door.stock.len() / 2 };
-            if door.stock.is_empty() || coming >= most {
-                continue;
-            }
-            let open = u16::try_from(self.lines.len()).unwrap_or(u16::MAX);
-            match self.limits.may_open(open, now) {
-                Ok(()) => self.open(&key),
-                Err(no) => {
-                    self.wake_in(no.wait, now);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn open(&mut self, key: &Arc<str>) {
-        let Some(door) = self.doors.get_mut(key) else { return };
-        door.lines += 1;
-        let number = self.next_line;
-        self.next_line += 1;
-        self.lines.insert(number, Line { door: key.clone(), open: false });
-        self.orders.push(Order::Open(number, door.route.clone()));
-        // one at a time; the next round sees whether another is needed
-        self.wake = Some(Instant::now());
     }
 
     /// Forgets doors without work and connections.

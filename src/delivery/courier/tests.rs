@@ -19,14 +19,28 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexS
 use self::host::{Host, Manner, Taken};
 use self::yard::{Sending, Yard, edition};
 use super::*;
-use crate::base::{Address, CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, SealKey, Span};
+use crate::base::{
+    Address, CampaignName, ContactId, EditionId, EnvelopeId, LaunchId, Live, Seal, SealKey, SourceId, Span,
+};
 use crate::compose::{Edition, FromField, sample_edition};
+use crate::config::Settings;
+use crate::config::shaping::Shaping;
+use crate::delivery::notices::Notices;
+use crate::delivery::relays::Relays;
+use crate::delivery::source::Sources;
 use crate::delivery::steward::Hatch;
+use crate::delivery::stops::Stops;
+use crate::delivery::sts::Policies;
+use crate::delivery::tls_tally::Tally;
 use crate::mail::{Class, Envelope, InDoubt, Notice, NoticeKind, Outcome, Standing};
-use crate::queue::{Admission, MemoryLedger, Opening, Sweep};
-use crate::sign::{Algorithm, create_key};
-use crate::store::{LaunchKind, LaunchOptions, LaunchState, NewContact, NewLaunch, Reason, SuppressionRow, Threads};
-use crate::world::{Http, NetTable, Stream, Zone};
+use crate::queue::{Admission, MemoryLedger, Opening, Queue, Sweep};
+use crate::sign::{Algorithm, Keyring, create_key};
+use crate::smtp::TlsClient;
+use crate::smtp::classify::Rules;
+use crate::store::{
+    LaunchKind, LaunchOptions, LaunchState, NewContact, NewLaunch, Reason, Store, SuppressionRow, Threads,
+};
+use crate::world::{Http, NetTable, Stream, World, Zone};
 
 const START: Timestamp = Timestamp::from_ms(1_795_000_000_000);
 

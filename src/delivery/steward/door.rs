@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::base::Domain;
 use crate::delivery::carrier::Job;
-use crate::delivery::courier::Kit;
+use crate::delivery::kit::Kit;
 use crate::delivery::route::Route;
 
 /// Domains behind the same hosts.

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use crate::base::LaunchId;
 use crate::delivery::carrier::Heard;
-use crate::delivery::courier::Back;
 use crate::delivery::dial::Trouble;
 use crate::delivery::entry::Said;
+use crate::delivery::kit::Back;
 use crate::delivery::limits::{Binding, NotNow};
 use crate::delivery::notices::About;
 use crate::delivery::route::NoRoute;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::{Domain, Timestamp};
 use crate::delivery::carrier::{Carrier, Job, Load};
-use crate::delivery::courier::Back;
+use crate::delivery::kit::Back;
 use crate::delivery::new_domains::Chore;
 use crate::delivery::route::Route;
 use crate::delivery::sites::SiteStatus;

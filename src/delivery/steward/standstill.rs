@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::base::Domain;
 use crate::delivery::carrier::Job;
-use crate::delivery::courier::Back;
+use crate::delivery::kit::Back;
 use crate::delivery::steward::door::{Claims, Door};
 use crate::delivery::steward::orders::Order;
 use crate::delivery::steward::{HANDFUL, LEASING_MAX, Steward};

@@ -3,110 +3,21 @@
 //! drives it. It never relays, never stores, and never lets two readings of one input be possible.
 
 mod intake;
+mod offer;
+mod parameters;
 mod request;
 
 use std::sync::Arc;
 
 use self::intake::{Flaw, find_end, flaw, without_dots};
-use self::request::{Parameter, Request, Verb, Wrong, is_xtext};
+pub use self::offer::{Extension, Offer, Protocol};
+use self::parameters::check_utf8;
+use self::request::{Parameter, Request, Verb, Wrong};
 
 /// Longest command line, CR LF included: 512 octets (RFC 5321 §4.5.3.1.4) and what the extensions add to MAIL and RCPT.
 const COMMAND_MAX: usize = 2048;
 /// Room made for each read, in octets.
 const READ_SIZE: usize = 16 * 1024;
-
-/// An extension the host can offer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
-pub enum Extension {
-    /// Commands in groups (RFC 2920).
-    #[serde(rename = "PIPELINING")]
-    Pipelining,
-    /// The size limit, and the size announced (RFC 1870).
-    #[serde(rename = "SIZE")]
-    Size,
-    /// Content of eight bits (RFC 6152).
-    #[serde(rename = "8BITMIME")]
-    EightBitMime,
-    /// Addresses beyond ASCII (RFC 6531).
-    #[serde(rename = "SMTPUTF8")]
-    SmtpUtf8,
-    /// Delivery reports on demand (RFC 3461).
-    #[serde(rename = "DSN")]
-    Dsn,
-    /// Content by BDAT (RFC 3030).
-    #[serde(rename = "CHUNKING")]
-    Chunking,
-    /// Enhanced codes in replies (RFC 2034).
-    #[serde(rename = "ENHANCEDSTATUSCODES")]
-    EnhancedStatusCodes,
-    /// TLS on demand (RFC 3207).
-    #[serde(rename = "STARTTLS")]
-    StartTls,
-}
-
-impl Extension {
-    /// All of them.
-    pub const ALL: [Extension; 8] = [
-        Extension::Pipelining,
-        Extension::Size,
-        Extension::EightBitMime,
-        Extension::SmtpUtf8,
-        Extension::Dsn,
-        Extension::Chunking,
-        Extension::EnhancedStatusCodes,
-        Extension::StartTls,
-    ];
-}
-
-/// Which protocol is spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// SMTP: one reply for the message.
-    Smtp,
-    /// LMTP (RFC 2033): one reply for each recipient.
-    Lmtp,
-}
-
-/// What the host says about itself, and the limits it holds.
-#[derive(Debug, Clone)]
-pub struct Offer {
-    /// The name in greeting and EHLO reply.
-    pub host: String,
-    /// Which protocol is spoken.
-    pub protocol: Protocol,
-    /// The extensions offered; the others are refused.
-    pub extensions: Vec<Extension>,
-    /// What stands behind LIMITS in the EHLO reply (RFC 9422), as in `MAILMAX=20`; only told, not held.
-    pub limits: Option<String>,
-    /// Largest message, in octets.
-    pub size_max: usize,
-    /// Longest line of a message, CR LF included, in octets.
-    pub line_max: usize,
-    /// Most recipients of one message.
-    pub recipients_max: usize,
-    /// Refused commands until the connection is closed.
-    pub errors_max: u16,
-}
-
-impl Offer {
-    /// A host that offers everything, with the limits of RFC 5321 §4.5.3 and messages of 10 MiB.
-    pub fn new(host: impl Into<String>) -> Offer {
-        Offer {
-            host: host.into(),
-            protocol: Protocol::Smtp,
-            extensions: Extension::ALL.to_vec(),
-            limits: None,
-            size_max: 10 << 20,
-            line_max: 1000,
-            recipients_max: 100,
-            errors_max: 20,
-        }
-    }
-
-    fn has(&self, extension: Extension) -> bool {
-        self.extensions.contains(&extension)
-    }
-}
 
 /// What happens next, as the driver sees it. All but the last two are questions: each is to be answered by
 /// [`Server::answer`] before anything goes on.
@@ -449,31 +360,9 @@ impl Server {
         if self.transaction.is_some() {
             return Err(Wrong(503, "5.5.1", "one message at a time: RSET forgets this one"));
         }
-        let mut is_utf8 = false;
-        for Parameter { keyword, value } in parameters {
-            let value = value.as_deref();
-            match (keyword.as_str(), value) {
-                ("SIZE", Some(size)) if self.offer.has(Extension::Size) => self.check_size(size)?,
-                ("BODY", Some(body)) if self.offer.has(Extension::EightBitMime) => {
-                    check_word(body, &["7BIT", "8BITMIME"])?
-                }
-                ("SMTPUTF8", None) if self.offer.has(Extension::SmtpUtf8) => is_utf8 = true,
-                ("RET", Some(ret)) if self.offer.has(Extension::Dsn) => check_word(ret, &["FULL", "HDRS"])?,
-                ("ENVID", Some(id)) if self.offer.has(Extension::Dsn) => check_xtext(id, 100)?,
-                _ => return Err(Wrong(555, "5.5.4", "this parameter is not known here")),
-            }
-        }
+        let is_utf8 = self.offer.check_mail(parameters)?;
         check_utf8(&sender, is_utf8)?;
         Ok(Transaction { sender, is_utf8, ..Transaction::default() })
-    }
-
-    fn check_size(&self, size: &str) -> Result<(), Wrong> {
-        let fits = size.len() <= 20 && size.bytes().all(|b| b.is_ascii_digit());
-        match size.parse::<u128>() {
-            Ok(octets) if fits && octets <= self.offer.size_max as u128 => Ok(()),
-            Ok(_) if fits => Err(TOO_LARGE),
-            _ => Err(Wrong(501, "5.5.4", "SIZE is a number of octets")),
-        }
     }
 
     fn check_recipient(&self, path: &str, parameters: &[Parameter]) -> Result<(), Wrong> {
@@ -481,16 +370,7 @@ impl Server {
         if transaction.chunks.is_some() {
             return Err(Wrong(503, "5.5.1", "the message has begun"));
         }
-        for Parameter { keyword, value } in parameters {
-            match (keyword.as_str(), value.as_deref()) {
-                ("NOTIFY", Some(when)) if self.offer.has(Extension::Dsn) => check_notify(when)?,
-                ("ORCPT", Some(original)) if self.offer.has(Extension::Dsn) => {
-                    let address = original.split_once(';').map(|(_, address)| address);
-                    check_xtext(address.ok_or(Wrong(501, "5.5.4", "ORCPT is TYPE;ADDRESS"))?, 500)?;
-                }
-                _ => return Err(Wrong(555, "5.5.4", "this parameter is not known here")),
-            }
-        }
+        self.offer.check_rcpt(parameters)?;
         check_utf8(path, transaction.is_utf8)?;
         match transaction.recipients.len() < self.offer.recipients_max {
             true => Ok(()),
@@ -689,30 +569,6 @@ impl Server {
 }
 
 const TOO_LARGE: Wrong = Wrong(552, "5.3.4", "this message is too large");
-
-fn check_word(value: &str, words: &[&str]) -> Result<(), Wrong> {
-    let known = words.iter().any(|word| value.eq_ignore_ascii_case(word));
-    known.then_some(()).ok_or(Wrong(501, "5.5.4", "this parameter cannot have that value"))
-}
-
-fn check_xtext(value: &str, longest: usize) -> Result<(), Wrong> {
-    let fits = value.len() <= longest && is_xtext(value);
-    fits.then_some(()).ok_or(Wrong(501, "5.5.4", "this is no xtext, or too long"))
-}
-
-fn check_notify(when: &str) -> Result<(), Wrong> {
-    match when.eq_ignore_ascii_case("NEVER") {
-        true => Ok(()),
-        false => when.split(',').try_for_each(|word| check_word(word, &["SUCCESS", "FAILURE", "DELAY"])),
-    }
-}
-
-fn check_utf8(path: &str, allowed: bool) -> Result<(), Wrong> {
-    match path.is_ascii() || allowed {
-        true => Ok(()),
-        false => Err(Wrong(553, "5.6.7", "an address beyond ASCII needs SMTPUTF8")),
-    }
-}
 
 #[cfg(test)]
 mod tests;

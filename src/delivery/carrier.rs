@@ -18,7 +18,7 @@ use crate::delivery::entry::Said;
 use crate::delivery::kit::Kit;
 use crate::delivery::knock::knock;
 use crate::delivery::launches::Facts;
-use crate::delivery::look::{Look, look};
+use crate::delivery::look::{Look, look, look_at_recipient};
 use crate::delivery::notices::About;
 use crate::delivery::press::{Printed, Slot, Spoilt};
 use crate::delivery::route::Route;
@@ -335,25 +335,15 @@ impl Carrier {
         None
     }
 
-    /// Prints a copy, and then looks for the last time whether it may go: printing takes a while. One that may not go is
-    /// turned away also where it could not be printed.
+    /// Looks for the last time whether a copy may go, and prints it: nothing but the printing comes between.
     fn copy_of(&self, job: &Job, slot: &Slot<'_>) -> Result<Copy, NoCopy> {
-        let (store, envelope) = (&self.kit.road.store, &job.lease.envelope);
-        let id = envelope.id;
-        let printed = match store.recipient(id.contact())? {
-            Some(recipient) => Some((slot.print(envelope, &recipient), recipient.address)),
-            None => None,
-        };
-        match (look(store, id, self.kit.entries.now())?, printed) {
-            (Look::Go, Some((printed, to))) => {
-                let Printed { message, return_path } = printed?;
-                // one in doubt before, or that must never come twice, waits until its recipient is taken
-                let early = envelope.doubtful == 0 && job.facts.in_doubt == InDoubt::Resend;
-                Ok(Copy { id, return_path, to, message, early })
-            }
-            (Look::Go, None) => Err(NoCopy::TurnedAway(Look::Barred("the contact was erased".to_owned()))),
-            (other, _) => Err(NoCopy::TurnedAway(other)),
-        }
+        let envelope = &job.lease.envelope;
+        let looked = look_at_recipient(&self.kit.road.store, envelope.id, self.kit.entries.now())?;
+        let recipient = looked.map_err(NoCopy::TurnedAway)?;
+        let Printed { message, return_path } = slot.print(envelope, &recipient)?;
+        // one in doubt before, or that must never come twice, waits until its recipient is taken
+        let early = envelope.doubtful == 0 && job.facts.in_doubt == InDoubt::Resend;
+        Ok(Copy { id: envelope.id, return_path, to: recipient.address, message, early })
     }
 
     /// The last look again, for a copy whose MAIL waited for its intent: a disk may take hours over it. Settles one that may

@@ -2,6 +2,7 @@
 //! one look to the next, because the promise is about now.
 
 use crate::base::{EnvelopeId, Timestamp};
+use crate::mail::Recipient;
 use crate::store::{Error, LaunchState, LookRow, Store};
 
 /// What the record says about a copy now.
@@ -17,9 +18,21 @@ pub enum Look {
     Cancelled,
 }
 
+const ERASED: &str = "the contact was erased";
+
 /// Looks a copy up.
 pub fn look(store: &Store, copy: EnvelopeId, now: Timestamp) -> Result<Look, Error> {
     store.look(copy).map(|row| decide(row, now))
+}
+
+/// The same, with whom it goes to; no copy may go that has nobody.
+pub fn look_at_recipient(store: &Store, copy: EnvelopeId, now: Timestamp) -> Result<Result<Recipient, Look>, Error> {
+    let (row, recipient) = store.look_at_recipient(copy)?;
+    Ok(match (decide(row, now), recipient) {
+        (Look::Go, Some(recipient)) => Ok(recipient),
+        (Look::Go, None) => Err(Look::Barred(ERASED.to_owned())),
+        (look, _) => Err(look),
+    })
 }
 
 /// A bar counts before everything else: it is final, a pause is not.
@@ -29,7 +42,7 @@ fn decide(row: LookRow, now: Timestamp) -> Look {
     match (launch, suppressed) {
         (None | Some(LaunchState::Cancelled), _) => Look::Cancelled,
         (Some(_), Some(reason)) => Look::Barred(format!("suppressed: {}", reason.word())),
-        (Some(_), None) if !known => Look::Barred("the contact was erased".to_owned()),
+        (Some(_), None) if !known => Look::Barred(ERASED.to_owned()),
         (Some(_), None) if !subscribed => Look::Barred("unsubscribed from the list".to_owned()),
         (Some(_), None) if rests_until.is_some() => Look::Barred("rests by their own wish".to_owned()),
         (Some(LaunchState::Paused), None) => Look::Home,

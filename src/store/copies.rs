@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::people::note_of;
+use super::people::{note_of, recipient_of};
 use super::road::review;
 use super::sqlite::{mark, set_mark};
 use super::suppressions::suppress;
 use super::{Error, Reason, Store, SuppressionRow};
 use crate::base::{ContactId, EnvelopeId, LaunchId, Timestamp};
-use crate::mail::{Channel, Class, EnhancedCode, Outcome, Stage, Standing};
+use crate::mail::{Channel, Class, EnhancedCode, Outcome, Recipient, Stage, Standing};
 
 /// A delivery report that comes later than this after the delivery no longer changes what is on record (B-12).
 const LATE_MAX: Duration = Duration::from_secs(30 * 86_400);
@@ -34,8 +34,8 @@ pub struct PlannedRow {
     pub site: Arc<str>,
 }
 
-/// What the last look needs, as the record has it now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the last look needs, as the record has it now. By default there is no such launch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LookRow {
     /// Where the launch stands; `None` when there is no such launch.
     pub launch: Option<super::LaunchState>,
@@ -239,34 +239,44 @@ impl Store {
 
     /// The last look at a copy, right before MAIL: one indexed read.
     pub fn look(&self, copy: EnvelopeId) -> Result<LookRow, Error> {
+        self.look_with(copy, |_| Ok(())).map(|(look, ())| look)
+    }
+
+    /// The same, with whom it goes to, both of one instant; `None` when the contact or the launch is no longer on record.
+    pub fn look_at_recipient(&self, copy: EnvelopeId) -> Result<(LookRow, Option<Recipient>), Error> {
+        self.look_with(copy, |row| {
+            let is_known: bool = row.get(1)?;
+            is_known.then(|| recipient_of(row, 5, copy.contact())).transpose()
+        })
+    }
+
+    /// One look; `more` is read from the same row, where there is one.
+    fn look_with<T: Default>(
+        &self,
+        copy: EnvelopeId,
+        more: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<(LookRow, T), Error> {
         self.backend.read(|db| {
             db.prepare_cached(
                 "SELECT l.state, c.id IS NOT NULL, s.reason, iif(l.kind = 0, c.paused, NULL), \
                  NOT EXISTS (SELECT 1 FROM launch_lists ll WHERE ll.launch = l.id) \
                  OR EXISTS (SELECT 1 FROM launch_lists ll JOIN memberships m ON m.contact = ?2 AND m.list = ll.list \
-                 WHERE ll.launch = l.id AND m.status = 0) \
+                 WHERE ll.launch = l.id AND m.status = 0), c.address, c.name, c.fields, c.consent \
                  FROM launches l LEFT JOIN contacts c ON c.id = ?2 LEFT JOIN suppressions s ON s.address = c.address \
                  WHERE l.id = ?1",
             )?
             .query_row(params![copy.launch().0, copy.contact().0], |row| {
-                Ok(LookRow {
+                let look = LookRow {
                     launch: Some(super::LaunchState::of(row.get(0)?)?),
                     known: row.get(1)?,
                     suppressed: row.get::<_, Option<String>>(2)?.map(|word| Reason::of(&word)),
                     paused: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_ms),
                     subscribed: row.get(4)?,
-                })
+                };
+                Ok((look, more(row)?))
             })
             .optional()
-            .map(|found| {
-                found.unwrap_or(LookRow {
-                    launch: None,
-                    known: false,
-                    suppressed: None,
-                    subscribed: false,
-                    paused: None,
-                })
-            })
+            .map(Option::unwrap_or_default)
         })
     }
 

@@ -197,16 +197,7 @@ impl Store {
     pub fn recipient(&self, contact: ContactId) -> Result<Option<Recipient>, Error> {
         self.backend.read(|db| {
             db.prepare_cached("SELECT address, name, fields, consent FROM contacts WHERE id = ?1")?
-                .query_row([contact.0], |row| {
-                    let address: String = row.get(0)?;
-                    Ok(Recipient {
-                        contact,
-                        address: Address::parse(&address).map_err(|why| unreadable(0, why))?,
-                        name: row.get(1)?,
-                        fields: fields(row, 2)?,
-                        consent: consent_of(row.get(3)?),
-                    })
-                })
+                .query_row([contact.0], |row| recipient_of(row, 0, contact))
                 .optional()
         })
     }
@@ -363,6 +354,18 @@ pub(super) fn consent_of(bits: u8) -> Consent {
 pub(super) fn consent_bits(consent: Consent) -> u8 {
     let bit = |said: Option<bool>, (yes, no)| said.map_or(0, |said| if said { yes } else { no });
     bit(consent.opens, OPENS) | bit(consent.clicks, CLICKS)
+}
+
+/// Whom a copy goes to, from the address, the name, the fields and the consent in four columns from `first` on.
+pub(super) fn recipient_of(row: &Row<'_>, first: usize, contact: ContactId) -> rusqlite::Result<Recipient> {
+    let address = row.get_ref(first)?.as_str()?;
+    Ok(Recipient {
+        contact,
+        address: Address::parse(address).map_err(|why| unreadable(first, why))?,
+        name: row.get(first + 1)?,
+        fields: fields(row, first + 2)?,
+        consent: consent_of(row.get(first + 3)?),
+    })
 }
 
 fn contact_row(row: &Row<'_>) -> rusqlite::Result<ContactRow> {

@@ -32,8 +32,25 @@ const STATEMENTS_MAX: usize = 64;
 
 /// Work inside the writer's transaction, or the reason why there is none; gives what is to be done once the commit has
 /// succeeded or failed, and why the work failed.
-type Job = Box<dyn FnOnce(Result<&Connection, Error>) -> (Answer, Option<Error>) + Send>;
+type Job = Box<dyn FnOnce(Result<Turn, Error>) -> (Answer, Option<Error>) + Send>;
 type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+/// A job's turn in the writer's transaction.
+#[derive(Clone, Copy)]
+struct Turn<'a> {
+    db: &'a Connection,
+    /// Nothing of others is in the transaction yet.
+    is_first: bool,
+}
+
+impl Turn<'_> {
+    /// Does the work; where it fails nothing of it is left, and all that was before is. Whoever comes first takes the
+    /// transaction along, and so is spared a copy of every page it changes.
+    fn take<T>(self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        let Turn { db, is_first } = self;
+        if is_first { work(db).inspect_err(|_| undo(db)) } else { in_savepoint(db, work) }
+    }
+}
 
 /// What the writer is asked to do.
 enum Task {
@@ -126,8 +143,8 @@ impl Backend {
         };
         let (answer, answered) = oneshot::channel();
         let path = self.path.clone();
-        let job: Job = Box::new(move |db| {
-            let done = db.and_then(|db| in_savepoint(db, work).map_err(|error| told(&path, &error)));
+        let job: Job = Box::new(move |turn| {
+            let done = turn.and_then(|turn| turn.take(work).map_err(|error| told(&path, &error)));
             let failed = done.as_ref().err().cloned();
             let answer: Answer =
                 Box::new(move |committed| drop(answer.send(done.and_then(|value| committed.map(|()| value)))));
@@ -228,10 +245,10 @@ fn write_group(db: &Connection, first: Job, waiting: &mut mpsc::Receiver<Task>, 
     let (mut answers, mut alone, mut next) = (Vec::new(), None, Some(first));
     let mut undone = None;
     while let Some(job) = next.take() {
-        let (answer, failed) = job(begun.clone().map(|()| db));
+        let (answer, failed) = job(begun.clone().map(|()| Turn { db, is_first: answers.is_empty() }));
         answers.push(answer);
         if begun.is_ok() && db.is_autocommit() {
-            // a full or failing disk undoes the whole transaction, not only the statement it was met by
+            // the first one failed; or a disk that is full or failing undid the whole, not only what it was met by
             undone = failed.or(Some(Error::Statement { path: path.to_owned(), why: "undone by its disk".to_owned() }));
             break;
         }
@@ -245,8 +262,8 @@ fn write_group(db: &Connection, first: Job, waiting: &mut mpsc::Receiver<Task>, 
         Some(error) => Err(error),
         None => begun.and_then(|()| db.execute_batch("COMMIT").map_err(|error| told(path, &error))),
     };
-    if committed.is_err() && !db.is_autocommit() {
-        let _ = db.execute_batch("ROLLBACK");
+    if committed.is_err() {
+        undo(db);
     }
     for answer in answers {
         answer(committed.clone());
@@ -257,10 +274,17 @@ fn write_group(db: &Connection, first: Job, waiting: &mut mpsc::Receiver<Task>, 
 fn in_transaction<T>(db: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     db.execute_batch("BEGIN IMMEDIATE")?;
     let done = work(db).and_then(|value| db.execute_batch("COMMIT").map(|()| value));
-    if done.is_err() && !db.is_autocommit() {
-        let _ = db.execute_batch("ROLLBACK");
+    if done.is_err() {
+        undo(db);
     }
     done
+}
+
+/// Undoes the transaction, unless that is done already.
+fn undo(db: &Connection) {
+    if !db.is_autocommit() {
+        let _ = db.execute_batch("ROLLBACK");
+    }
 }
 
 fn in_savepoint<T>(db: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
@@ -340,6 +364,36 @@ mod tests {
             assert!(matches!(error, Error::Full(_)), "{error:?}");
         }
         assert!(!kept.is_empty() && kept.len() < 300, "{}", kept.len());
+    }
+
+    #[tokio::test]
+    async fn work_that_fails_leaves_nothing_behind_and_takes_nobody_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = Backend::open(folder.path().join("store.db"), Threads::Own).unwrap();
+        backend.write(|db| db.execute_batch("CREATE TABLE notes (number INTEGER PRIMARY KEY)")).await.unwrap();
+        let put = |db: &Connection, number: u32| db.execute("INSERT INTO notes VALUES (?1)", [number]).map(drop);
+        // every second one fails over its second note, the first among them
+        let note = |number: u32| {
+            backend.write(move |db| {
+                put(db, number)?;
+                if number % 2 == 0 { put(db, number) } else { Ok(()) }
+            })
+        };
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let busy = backend.write_alone(move |_| {
+            let _ = wait.recv();
+            Ok(())
+        });
+        let notes = futures_util::future::join_all((0..9).map(note));
+        // all wait for the writer by the time it is free
+        let go = async move { drop(go) };
+        let (busy, told, ()) = tokio::join!(biased; busy, notes, go);
+        busy.unwrap();
+        let kept: Vec<u32> = backend
+            .read(|db| db.prepare("SELECT number FROM notes ORDER BY 1")?.query_map([], |row| row.get(0))?.collect())
+            .unwrap();
+        assert_eq!(kept, [1, 3, 5, 7]);
+        assert!(told.iter().enumerate().all(|(number, told)| told.is_ok() == (number % 2 == 1)), "{told:?}");
     }
 
     #[test]

@@ -57,7 +57,7 @@ const SLICE: usize = 100;
 const OPEN: [LaunchState; 2] = [LaunchState::Running, LaunchState::Paused];
 
 /// The outcome of copies that are called off; id and tries are those of each.
-fn called_off(why: &str, now: Timestamp) -> Outcome {
+pub(super) fn called_off(why: &str, now: Timestamp) -> Outcome {
     Outcome {
         envelope: EnvelopeId::from_u64(0),
         state: Standing::Cancelled,
@@ -356,7 +356,11 @@ impl Handle {
         match row.state {
             LaunchState::Done => Ok(Some(Settled::Final)),
             LaunchState::Paused => Ok(Some(Settled::Paused)),
-            LaunchState::Cancelled => Ok(self.is_drained()?.then_some(Settled::Cancelled)),
+            LaunchState::Cancelled => {
+                // what is being planned of it is admitted first, and called back then
+                self.bell.ring_and_wait().await;
+                Ok(self.is_drained()?.then_some(Settled::Cancelled))
+            }
             LaunchState::Running => match wait {
                 Wait::All => Ok(None),
                 Wait::UpTo(span) => Ok(self.is_at_rest(&row, span).await?.then_some(Settled::Deferred)),

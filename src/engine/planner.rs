@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::bell::Bell;
+use super::handle::called_off;
 use super::stalls::Stalls;
 use crate::base::{Address, ContactId, LaunchId, Span, Timestamp};
 use crate::campaign::{BUCKETS, Cursor, Plan, Step, new_envelope};
 use crate::mail::Standing;
-use crate::queue::{Admission, Queue};
+use crate::queue::{Admission, Queue, Sweep};
 use crate::store::{self, LaunchKind, LaunchRow, LaunchState, Store};
 use crate::world::Clock;
 
@@ -132,16 +133,31 @@ impl Planner {
     async fn look_around(&mut self) -> Result<(), Error> {
         let is_due = |launch: &LaunchRow| launch.state == LaunchState::Running && !launch.planned;
         let due: Vec<LaunchRow> = self.store.open_launches()?.into_iter().filter(is_due).collect();
-        self.plans.by_launch.retain(|id, _| due.iter().any(|launch| launch.id == *id));
+        let is_over = |id: &LaunchId, _: &mut Plan| due.iter().all(|launch| launch.id != *id);
+        let over: Vec<LaunchId> = self.plans.by_launch.extract_if(.., is_over).map(|(id, _)| id).collect();
+        for launch in over {
+            self.take_back(launch).await?;
+        }
         for launch in due {
             match launch.kind {
-                LaunchKind::Test | LaunchKind::Confirmation => self.admit_tests(&launch).await?,
+                LaunchKind::Test | LaunchKind::Confirmation => {
+                    self.admit_tests(&launch).await?;
+                    self.take_back(launch.id).await?;
+                }
                 LaunchKind::Campaign if self.plans.by_launch.contains_key(&launch.id) => {}
                 LaunchKind::Campaign => {
                     let plan = self.resume(&launch).await?;
                     self.plans.by_launch.insert(launch.id, plan);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Calls back what was admitted of a launch behind the sweep of whoever cancelled it meanwhile.
+    async fn take_back(&self, launch: LaunchId) -> Result<(), Error> {
+        if self.store.launch(launch)?.is_some_and(|row| row.state == LaunchState::Cancelled) {
+            self.queue.sweep(launch, Sweep::Cancel(called_off("cancelled", self.clock.now()))).await?;
         }
         Ok(())
     }

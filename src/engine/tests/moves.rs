@@ -54,6 +54,23 @@ async fn a_cancel_while_doubts_are_taken_up_is_the_last_word() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cancel_while_a_launch_is_planned_leaves_nothing_on_the_road() {
+    let desk = Desk::with(2500).await;
+    let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
+    let handle = engine.handle();
+    handle.bell.ring_and_wait().await;
+    let launch = desk.launch(&LaunchOptions::default()).await.id;
+    desk.ledger.fail_after(Some(0));
+    handle.take_up(launch);
+    handle.queue().stalled().await;
+    assert!(matches!(handle.cancel(launch).await, Err(Error::Waits(_))));
+    desk.ledger.fail_after(None);
+    assert_eq!(handle.settled(launch, Wait::All).await, Ok(Settled::Cancelled));
+    assert_eq!((handle.depth().waiting, desk.store.unsettled(launch).unwrap()), (0, 0));
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pause_while_doubts_are_taken_up_holds_all_of_them() {
     let (desk, engine, launch) = in_doubt(250).await;
     let handle = engine.handle();

@@ -23,10 +23,35 @@ pub(crate) enum Context {
 impl Context {
     /// Appends `value`, cleaned and escaped for this place.
     pub(crate) fn push(self, value: &str, to: &mut String) {
-        match self {
-            Context::Html => push_html(value, to),
-            Context::Text => to.extend(value.chars().filter(|c| is_printable(*c))),
-            Context::Header => to.extend(value.chars().filter_map(in_header)),
+        let (mut written, mut at) = (0, 0);
+        while let Some(plain) = value.as_bytes()[at..].iter().position(|byte| !IS_PLAIN[usize::from(*byte)]) {
+            at += plain;
+            let Some(c) = value[at..].chars().next() else { break };
+            if let Some(instead) = self.instead_of(c) {
+                to.push_str(&value[written..at]);
+                to.push_str(instead);
+                written = at + c.len_utf8();
+            }
+            at += c.len_utf8();
+        }
+        to.push_str(&value[written..]);
+    }
+
+    /// What is written in place of a character; `None`: the character itself. In text and HTML control characters vanish,
+    /// but for line feed and tab. In headers they and line separators become blanks; byte order marks, and characters that
+    /// turn the direction of text, vanish.
+    fn instead_of(self, c: char) -> Option<&'static str> {
+        match (self, c) {
+            (Context::Html, '&') => Some("&amp;"),
+            (Context::Html, '<') => Some("&lt;"),
+            (Context::Html, '>') => Some("&gt;"),
+            (Context::Html, '"') => Some("&quot;"),
+            (Context::Html, '\'') => Some("&#39;"),
+            (Context::Html | Context::Text, '\n' | '\t') => None,
+            (Context::Html | Context::Text, c) => c.is_control().then_some(""),
+            (Context::Header, '\u{2028}' | '\u{2029}') => Some(" "),
+            (Context::Header, c) if turns_text(c) || c == '\u{feff}' => Some(""),
+            (Context::Header, c) => c.is_control().then_some(" "),
         }
     }
 
@@ -38,40 +63,16 @@ impl Context {
     }
 }
 
-fn push_html(value: &str, to: &mut String) {
-    let mut plain = 0;
-    for (at, c) in value.char_indices() {
-        let instead = match c {
-            '&' => "&amp;",
-            '<' => "&lt;",
-            '>' => "&gt;",
-            '"' => "&quot;",
-            '\'' => "&#39;",
-            c if is_printable(c) => continue,
-            _ => "",
-        };
-        to.push_str(&value[plain..at]);
-        to.push_str(instead);
-        plain = at + c.len_utf8();
+/// The octets that stand as they are wherever they come: most of all values, passed over without a look at each character.
+const IS_PLAIN: [bool; 256] = {
+    let mut is_plain = [false; 256];
+    let mut octet = b' ';
+    while octet < 0x7f {
+        is_plain[octet as usize] = !matches!(octet, b'&' | b'<' | b'>' | b'"' | b'\'');
+        octet += 1;
     }
-    to.push_str(&value[plain..]);
-}
-
-/// Line feed and tab, and everything that is no control character.
-fn is_printable(c: char) -> bool {
-    c == '\n' || c == '\t' || !c.is_control()
-}
-
-/// Control characters and line separators become blanks; byte order marks, and characters that turn the direction of text,
-/// vanish.
-fn in_header(c: char) -> Option<char> {
-    match c {
-        '\u{2028}' | '\u{2029}' => Some(' '),
-        c if turns_text(c) || c == '\u{feff}' => None,
-        c if c.is_control() => Some(' '),
-        c => Some(c),
-    }
-}
+    is_plain
+};
 
 /// Where the links of one copy lead that are ours: sealed, and so different in every copy. Empty ones do not exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

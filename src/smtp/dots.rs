@@ -43,11 +43,14 @@ impl Body {
         if let Some(at) = memchr::memchr(0, &bytes) {
             return Err(Unfit::Nul(at));
         }
-        let dots = line_dots(&bytes)?;
-        match bare_cr(&bytes) {
-            Some(at) => Err(Unfit::BareCr(at)),
-            None => Ok(Body { bytes, dots }),
+        let (line_ends, dots) = line_dots(&bytes)?;
+        // each LF has a CR before it by now, so that no CR is left over where they are as many; counting is fast
+        if memchr::memchr_iter(b'\r', &bytes).count() > line_ends
+            && let Some(at) = bare_cr(&bytes)
+        {
+            return Err(Unfit::BareCr(at));
         }
+        Ok(Body { bytes, dots })
     }
 
     /// Octets as SIZE counts them: line ends included, without stuffing and terminator (RFC 1870 §3).
@@ -103,9 +106,9 @@ impl Body {
     }
 }
 
-/// Where lines begin with a dot; fails on a bare LF and on a line that is too long.
-fn line_dots(bytes: &[u8]) -> Result<Vec<usize>, Unfit> {
-    let mut dots = Vec::new();
+/// How many lines end, and where lines begin with a dot; fails on a bare LF and on a line that is too long.
+fn line_dots(bytes: &[u8]) -> Result<(usize, Vec<usize>), Unfit> {
+    let (mut line_ends, mut dots) = (0, Vec::new());
     let mut start = 0;
     for at in memchr::memchr_iter(b'\n', bytes) {
         if at == 0 || bytes[at - 1] != b'\r' {
@@ -113,9 +116,10 @@ fn line_dots(bytes: &[u8]) -> Result<Vec<usize>, Unfit> {
         }
         note_line(bytes, start, at - 1, &mut dots)?;
         start = at + 1;
+        line_ends += 1;
     }
     note_line(bytes, start, bytes.len(), &mut dots)?;
-    Ok(dots)
+    Ok((line_ends, dots))
 }
 
 fn note_line(bytes: &[u8], start: usize, end: usize, dots: &mut Vec<usize>) -> Result<(), Unfit> {

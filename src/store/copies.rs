@@ -499,40 +499,43 @@ fn insert_planned(
 fn settle_one(db: &Connection, sites: &mut Sites, outcome: &Outcome) -> rusqlite::Result<Option<Finding>> {
     let site = outcome.site.as_ref().map(|name| sites.number(db, name)).transpose()?;
     let Outcome { state, class: why, stage, .. } = *outcome;
-    let cause = db
+    let copy = outcome.envelope;
+    let moved = db
         .prepare_cached(
             "UPDATE copies SET site = coalesce(?3, site), standing = ?4, class = ?5, code = ?6, enhanced = ?7, \
              stage = ?8, text = ?9, host = ?10, tries = ?11, doubtful = ?12, at = ?13, channel = ?14, \
              cause = iif(?5 = 'soft.expired', class, NULL) \
-             WHERE launch = ?1 AND contact = ?2 AND NOT (late = 1 AND ?4 IN (2, 7)) RETURNING cause",
+             WHERE launch = ?1 AND contact = ?2 AND NOT (late = 1 AND ?4 IN (2, 7))",
         )?
-        .query_row(
-            params![
-                outcome.envelope.launch().0,
-                outcome.envelope.contact().0,
-                site,
-                outcome.state.number(),
-                outcome.class.word(),
-                outcome.code,
-                outcome.enhanced.map(|code| code.to_string()),
-                outcome.stage.map(Stage::number),
-                outcome.text,
-                outcome.host.as_ref().map(|host| host.as_str()),
-                outcome.tries,
-                // one that the version before left in the outbox does not count the loss that put it in doubt
-                outcome.doubtful.max(u8::from(state == Standing::InDoubt)),
-                outcome.at.as_ms(),
-                outcome.channel.map_or(0, Channel::to_number),
-            ],
-            |row| class(row, 0),
-        )
-        .optional()?;
-    match cause {
-        Some(cause) => Ok(Some(Finding { standing: state, class: why, cause, stage, late: false })),
-        None if matches!(state, Standing::Delivered | Standing::InDoubt) && settle_bounced(db, site, outcome)? => {
-            Ok(Some(Finding { standing: state, class: why, cause: None, stage, late: true }))
-        }
-        None => Ok(None),
+        .execute(params![
+            copy.launch().0,
+            copy.contact().0,
+            site,
+            outcome.state.number(),
+            outcome.class.word(),
+            outcome.code,
+            outcome.enhanced.map(|code| code.to_string()),
+            outcome.stage.map(Stage::number),
+            outcome.text,
+            outcome.host.as_ref().map(|host| host.as_str()),
+            outcome.tries,
+            // one that the version before left in the outbox does not count the loss that put it in doubt
+            outcome.doubtful.max(u8::from(state == Standing::InDoubt)),
+            outcome.at.as_ms(),
+            outcome.channel.map_or(0, Channel::to_number),
+        ])?;
+    let found = |cause, late| Some(Finding { standing: state, class: why, cause, stage, late });
+    // asked by itself where there is one: RETURNING would open a table of its own for every copy
+    let cause = || match why {
+        Class::SoftExpired => db
+            .prepare_cached("SELECT cause FROM copies WHERE launch = ?1 AND contact = ?2")?
+            .query_row(params![copy.launch().0, copy.contact().0], |row| class(row, 0)),
+        _ => Ok(None),
+    };
+    match (moved, state) {
+        (1.., _) => Ok(found(cause()?, false)),
+        (0, Standing::Delivered | Standing::InDoubt) if settle_bounced(db, site, outcome)? => Ok(found(None, true)),
+        (0, _) => Ok(None),
     }
 }
 

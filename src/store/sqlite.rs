@@ -376,7 +376,7 @@ mod tests {
         let note = |number: u32| {
             backend.write(move |db| {
                 put(db, number)?;
-                if number % 2 == 0 { put(db, number) } else { Ok(()) }
+                if number.is_multiple_of(2) { put(db, number) } else { Ok(()) }
             })
         };
         let (go, wait) = std::sync::mpsc::channel::<()>();

@@ -99,7 +99,8 @@ pub async fn run(desk: &Desk, args: SendArgs) -> Result<Exit, Error> {
     send(desk, &store, ready, wait, audience.recipients).await
 }
 
-async fn send(desk: &Desk, store: &Store, ready: Ready, wait: Wait, expected: u64) -> Result<Exit, Error> {
+/// Launches what is ready, or goes on with it, and reports. `expected` is how many copies that are.
+pub async fn send(desk: &Desk, store: &Store, ready: Ready, wait: Wait, expected: u64) -> Result<Exit, Error> {
     let mut interrupt = Interrupt::listen()?;
     let (running, campaign) = (ready.running.as_ref().map(|launch| launch.id), ready.campaign.name().clone());
     let typed = typed(&ready);
@@ -127,7 +128,7 @@ async fn send(desk: &Desk, store: &Store, ready: Ready, wait: Wait, expected: u6
 }
 
 /// What is said when a signal came before there was a launch.
-pub fn unlaunched(desk: &Desk, campaign: &CampaignName, next: impl AsRef<str>) -> Exit {
+fn unlaunched(desk: &Desk, campaign: &CampaignName, next: impl AsRef<str>) -> Exit {
     desk.give(&serde_json::json!({"campaign": campaign, "launched": false}));
     desk.say("stopped before the launch: nothing was sent");
     desk.next(next);
@@ -135,7 +136,7 @@ pub fn unlaunched(desk: &Desk, campaign: &CampaignName, next: impl AsRef<str>) -
 }
 
 /// What is on the road when a launch is waited for no longer although copies of it are left.
-pub async fn left_behind(owner: &Owner, ended: &Result<Option<Settled>, Error>) -> Option<QueueView> {
+async fn left_behind(owner: &Owner, ended: &Result<Option<Settled>, Error>) -> Option<QueueView> {
     match ended {
         Ok(Some(Settled::Deferred)) => owner.queue().await.ok(),
         Ok(Some(Settled::Final | Settled::Paused | Settled::Cancelled) | None) | Err(_) => None,
@@ -161,7 +162,7 @@ async fn launch(
 }
 
 /// Shows how it goes until the launch has settled; `None` when a signal ended that.
-pub async fn follow(
+async fn follow(
     desk: &Desk,
     store: &Store,
     owner: &Owner,
@@ -248,7 +249,7 @@ impl Show {
 
 /// The report, and what it means for the exit code. `ended` is how the launch settled, `None` after a signal; `left` what
 /// was on the road when it was deferred; `is_here` whether this process sent.
-pub fn finish(
+fn finish(
     desk: &Desk,
     store: &Store,
     launch: LaunchId,
@@ -327,13 +328,14 @@ fn exit(counts: &Counts, ended: Option<Settled>) -> Exit {
     }
 }
 
-/// The `send` that would go out as shown: with the options of a new launch; those of one under way are on record.
+/// The command that would send what is ready: with the options of a new launch; those of one under way are on record.
 pub fn typed(ready: &Ready) -> String {
-    let words = match ready.running {
-        Some(_) => String::new(),
-        None => options_as_typed(&ready.options, None),
-    };
-    format!("send {}{words} --yes", ready.campaign.name())
+    let (name, words) = (ready.campaign.name(), options_as_typed(&ready.options, None));
+    match (&ready.running, ready.to.as_slice()) {
+        (Some(_), _) => format!("send {name} --yes"),
+        (None, []) => format!("send {name}{words} --yes"),
+        (None, _) => format!("test {name} --to ADDRESS{words}"),
+    }
 }
 
 #[cfg(test)]

@@ -200,6 +200,8 @@ pub struct Ready {
     pub options: LaunchOptions,
     /// The launch that goes on.
     pub running: Option<LaunchRow>,
+    /// Whom test copies go to, named by hand: a launch of its own. Empty: to the lists.
+    pub to: Vec<Address>,
 }
 
 impl Ready {
@@ -247,10 +249,28 @@ impl Ready {
                     return Err(LaunchError::Edited(name.clone()));
                 }
                 let options = launch.options.clone();
-                Ok(Ready { campaign, edition, lists, options, running: Some(launch) })
+                Ok(Ready { campaign, edition, lists, options, running: Some(launch), to: Vec::new() })
             }
-            None => Ok(Ready { campaign, edition, lists, options, running: None }),
+            None => Ok(Ready { campaign, edition, lists, options, running: None, to: Vec::new() }),
         }
+    }
+
+    /// Reads, freezes and checks a campaign for a round of test copies.
+    pub fn check_test(
+        workspace: &Workspace,
+        name: &CampaignName,
+        to: Vec<Address>,
+        via: Option<String>,
+    ) -> Result<Ready, LaunchError> {
+        if to.is_empty() || to.len() > TESTS_MAX {
+            return Err(LaunchError::Tests(to.len()));
+        }
+        let options = plain(&LaunchOptions { via, ..LaunchOptions::default() })?;
+        let campaign = workspace.campaign(name)?;
+        let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
+        may_be_sent(workspace, &campaign, &edition)?;
+        may_log_in(workspace, &options)?;
+        Ok(Ready { campaign, edition, lists: Vec::new(), options, running: None, to })
     }
 
     /// Refuses a new launch that goes to the recipients' own hosts while the name service says that they would not take
@@ -264,86 +284,35 @@ impl Ready {
 
     /// Puts the launch on record, or finds the one that goes on.
     pub async fn launch(self, store: &Store, now: Timestamp) -> Result<LaunchRow, LaunchError> {
-        if let Some(running) = self.running {
+        let Ready { campaign, edition, lists, options, running, to } = self;
+        if let Some(running) = running {
             return Ok(running);
         }
-        let new = new_launch(&self.campaign, &self.edition, store, now).await?;
-        let id = store.create_launch(NewLaunch { options: self.options, lists: self.lists, ..new }, now).await?;
+        let rows = planned(to, store, now).await?;
+        let kind = if rows.is_empty() { LaunchKind::Campaign } else { LaunchKind::Test };
+        let edition = store.put_edition(edition.hash(), campaign.name(), edition.to_bytes(), now).await?;
+        let (campaign, in_doubt) = (campaign.name().clone(), campaign.in_doubt());
+        let new = NewLaunch { campaign, kind, edition, in_doubt, options, lists };
+        let id = match rows.is_empty() {
+            true => store.create_launch(new, now).await?,
+            // at once: a planner that finds the launch admits what is on record of it
+            false => store.create_launch_to(new, rows, now).await?,
+        };
         Ok(store.launch(id)?.expect("a launch just recorded is there"))
     }
 }
 
-/// A round of test copies that passed every check: a launch of its own, to addresses named by hand. Nothing has been
-/// written yet.
-#[derive(Debug)]
-pub struct ReadyTest {
-    campaign: Campaign,
-    edition: Edition,
-    options: LaunchOptions,
-    to: Vec<Address>,
-}
-
-impl ReadyTest {
-    /// Reads, freezes and checks a campaign.
-    pub fn check(
-        workspace: &Workspace,
-        name: &CampaignName,
-        to: Vec<Address>,
-        via: Option<String>,
-    ) -> Result<ReadyTest, LaunchError> {
-        if to.is_empty() || to.len() > TESTS_MAX {
-            return Err(LaunchError::Tests(to.len()));
-        }
-        let options = plain(&LaunchOptions { via, ..LaunchOptions::default() })?;
-        let campaign = workspace.campaign(name)?;
-        let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
-        may_be_sent(workspace, &campaign, &edition)?;
-        may_log_in(workspace, &options)?;
-        Ok(ReadyTest { campaign, edition, options, to })
+/// The contacts that these addresses are. Those that are none yet become contacts of no list.
+async fn planned(to: Vec<Address>, store: &Store, now: Timestamp) -> Result<Vec<PlannedRow>, store::Error> {
+    let mut rows = Vec::new();
+    for address in to {
+        let domain = address.domain().clone();
+        let (name, fields) = (String::new(), serde_json::Map::new());
+        let contact = NewContact { bucket: bucket(&domain), address, name, fields };
+        let contact = store.make_contact(contact, now).await?;
+        rows.push(PlannedRow { contact, standing: Standing::Waiting, barred: None, site: domain.as_str().into() });
     }
-
-    /// As [`Ready::examine`].
-    pub async fn examine(&self, workspace: &Workspace, world: &World) -> Result<(), LaunchError> {
-        match self.options.via {
-            None => may_go_direct(workspace, world, &self.campaign, &self.edition).await,
-            Some(_) => Ok(()),
-        }
-    }
-
-    /// Puts the launch on record. Addresses that are no contacts yet become contacts of no list.
-    pub async fn launch(self, store: &Store, now: Timestamp) -> Result<LaunchRow, LaunchError> {
-        let mut rows = Vec::new();
-        for address in self.to {
-            let domain = address.domain().clone();
-            let (name, fields) = (String::new(), serde_json::Map::new());
-            let contact = NewContact { bucket: bucket(&domain), address, name, fields };
-            let contact = store.make_contact(contact, now).await?;
-            rows.push(PlannedRow { contact, standing: Standing::Waiting, barred: None, site: domain.as_str().into() });
-        }
-        let new = new_launch(&self.campaign, &self.edition, store, now).await?;
-        let new = NewLaunch { kind: LaunchKind::Test, options: self.options, ..new };
-        // at once: a planner that finds the launch admits what is on record of it
-        let id = store.create_launch_to(new, rows, now).await?;
-        Ok(store.launch(id)?.expect("a launch just recorded is there"))
-    }
-}
-
-/// Records the edition, and gives a launch of it without lists or options.
-async fn new_launch(
-    campaign: &Campaign,
-    edition: &Edition,
-    store: &Store,
-    now: Timestamp,
-) -> Result<NewLaunch, store::Error> {
-    let number = store.put_edition(edition.hash(), campaign.name(), edition.to_bytes(), now).await?;
-    Ok(NewLaunch {
-        campaign: campaign.name().clone(),
-        kind: LaunchKind::Campaign,
-        edition: number,
-        in_doubt: campaign.in_doubt(),
-        options: LaunchOptions::default(),
-        lists: Vec::new(),
-    })
+    Ok(rows)
 }
 
 /// Recipients whose fields are looked at before a launch.

@@ -49,7 +49,7 @@ use crate::world::{Clock, Http, World};
 pub use agreement::Disagreement;
 pub use control::{AskError, Client, Control};
 pub use handle::{Handle, Settled, Wait};
-pub use launch::{LaunchError, Ready, ReadyTest, Remedy, examine, examine_relays, lacking, login};
+pub use launch::{LaunchError, Ready, Remedy, examine, examine_relays, lacking, login};
 pub use rebuild::{Rebuilt, Verified, rebuild, verify};
 use reload::Watchman;
 pub use status::{CopyView, DomainView, QueueView, SiteView, StallView, StillView};

@@ -71,7 +71,7 @@ impl Desk {
 
     /// Test copies to these.
     async fn launch_test(&self, to: &[Address]) -> Result<LaunchRow, LaunchError> {
-        let ready = ReadyTest::check(&self.workspace, &campaign(), to.to_vec(), None)?;
+        let ready = Ready::check_test(&self.workspace, &campaign(), to.to_vec(), None)?;
         ready.examine(&self.workspace, &self.world).await?;
         ready.launch(&self.store, START).await
     }

@@ -263,15 +263,18 @@ fn a_signal_ends_the_wait_for_another_process() {
     let scene = Scene::set(folder.path(), 3);
     let (log, answer) = (folder.path().join("log"), folder.path().join("answer"));
     let out = |path: &Path| std::fs::File::create(path).unwrap();
-    let mut top = held_up(&scene, &log);
+    let (mut top, relay) = (held_up(&scene, &log), "smtp://127.0.0.1:1");
     let said = |path: &Path| std::fs::read_to_string(path).unwrap();
     for (arguments, code, told) in [
-        (["send", "welcome", "--yes", "--via", "smtp://127.0.0.1:1"].as_slice(), 4, "\"launched\":false"),
-        (&["test", "welcome", "--to", "me@d1.example", "--via", "smtp://127.0.0.1:1"], 4, "\"launched\":false"),
+        (["send", "welcome", "--yes", "--via", relay].as_slice(), 4, "send welcome --via smtp://127.0.0.1:1 --yes"),
+        (
+            &["test", "welcome", "--to", "me@d1.example", "--via", relay],
+            4,
+            "test welcome --to ADDRESS --via smtp://127.0.0.1:1",
+        ),
         (&["serve"], 0, ""),
     ] {
-        let mut command = scene.command(&[], &["--json"]);
-        let child = command.args(arguments).stdout(out(&answer)).stderr(out(&log)).spawn().unwrap();
+        let child = scene.command(&[], arguments).stdout(out(&answer)).stderr(out(&log)).spawn().unwrap();
         wait_until("its word", &log, || said(&log).contains("waiting for it to end"));
         signal(&child, "INT");
         let since = Instant::now();

@@ -338,8 +338,7 @@ async fn a_queue_without_room_is_shown_to_whoever_asks_and_moves_are_carried_out
     let told: Vec<_> =
         told.iter().map(|notice| (notice.kind, notice.text.contains("the queue cannot be written"))).collect();
     assert_eq!(told, [(NoticeKind::Stalled, true)], "once, however long it lasts");
-    desk.ledger.fail_after(None);
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    mended(&desk).await;
     let view = QueueView::of(&handle).await.unwrap();
     assert_eq!((view.stalled, view.waiting, view.held), (vec![], 0, 20));
     engine.stop(Duration::ZERO).await;
@@ -354,11 +353,18 @@ async fn planned(people: u32) -> (Desk, Engine, LaunchId) {
     (desk, engine, launch)
 }
 
-/// A write that shows that the disk takes nothing.
-async fn write_in_vain(handle: &Handle) {
+/// From now on the queue's disk takes nothing, and a write has shown it.
+async fn stalled(desk: &Desk, handle: &Handle) {
+    desk.ledger.fail_after(Some(0));
     let queue = handle.queue().clone();
     tokio::spawn(async move { queue.learn(SourceId(1), "a.example", vec![1]).await });
     handle.queue().stalled().await;
+}
+
+/// The disk takes everything again, and what waited for it has been done.
+async fn mended(desk: &Desk) {
+    desk.ledger.fail_after(None);
+    tokio::time::sleep(Duration::from_secs(20)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,12 +373,10 @@ async fn a_launch_that_a_breaker_stopped_and_a_person_resumed_during_a_stall_goe
     let handle = engine.handle();
     handle.stop(launch, None, "too many bounces").await.unwrap();
     assert_eq!(handle.depth().held, 20);
-    desk.ledger.fail_after(Some(0));
-    write_in_vain(&handle).await;
+    stalled(&desk, &handle).await;
     assert!(matches!(handle.resume(launch).await, Err(Error::Waits(_))));
     assert_eq!(desk.store.launch(launch).unwrap().unwrap().state, LaunchState::Running);
-    desk.ledger.fail_after(None);
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    mended(&desk).await;
     assert_eq!((handle.depth().waiting, handle.depth().held), (20, 0));
     engine.stop(Duration::ZERO).await;
 }
@@ -381,16 +385,14 @@ async fn a_launch_that_a_breaker_stopped_and_a_person_resumed_during_a_stall_goe
 async fn a_pause_is_not_lost_where_many_wait_for_the_queue_and_whoever_asked_goes() {
     let (desk, engine, launch) = planned(20).await;
     let handle = engine.handle();
-    desk.ledger.fail_after(Some(0));
-    write_in_vain(&handle).await;
+    stalled(&desk, &handle).await;
     for _ in 0..2000 {
         let queue = handle.queue().clone();
         tokio::spawn(async move { queue.epoch().await });
     }
     tokio::task::yield_now().await;
     assert!(matches!(handle.pause(launch).await, Err(Error::Waits(_))));
-    desk.ledger.fail_after(None);
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    mended(&desk).await;
     assert_eq!((handle.depth().waiting, handle.depth().held), (0, 20));
     engine.stop(Duration::ZERO).await;
 }
@@ -399,13 +401,11 @@ async fn a_pause_is_not_lost_where_many_wait_for_the_queue_and_whoever_asked_goe
 async fn a_stall_keeps_no_launch_of_a_sender_from_being_stopped_with_the_others() {
     let (desk, engine, launch) = planned(20).await;
     let handle = engine.handle();
-    desk.ledger.fail_after(Some(0));
-    write_in_vain(&handle).await;
+    stalled(&desk, &handle).await;
     // the warden goes on to the next launch only after a yes
     assert_eq!(handle.stop(launch, None, "too many complaints").await, Ok(true));
     assert_eq!(desk.store.launch(launch).unwrap().unwrap().state, LaunchState::Paused);
-    desk.ledger.fail_after(None);
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    mended(&desk).await;
     assert_eq!((handle.depth().waiting, handle.depth().held), (0, 20));
     engine.stop(Duration::ZERO).await;
 }

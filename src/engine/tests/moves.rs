@@ -104,13 +104,11 @@ async fn doubts_of_a_launch_that_is_done_are_taken_up_and_it_ends_once_more() {
 async fn the_queue_follows_the_last_of_two_moves_whichever_reaches_it_first() {
     let (desk, engine, launch) = planned(20).await;
     let handle = engine.handle();
-    desk.ledger.fail_after(Some(0));
-    write_in_vain(&handle).await;
+    stalled(&desk, &handle).await;
     assert!(matches!(handle.pause(launch).await, Err(Error::Waits(_))));
     // resumed by somebody whose word has reached the queue already
     desk.store.move_launch(launch, &[LaunchState::Paused], LaunchState::Running, START).await.unwrap();
-    desk.ledger.fail_after(None);
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    mended(&desk).await;
     assert_eq!((handle.depth().waiting, handle.depth().held), (20, 0));
     engine.stop(Duration::ZERO).await;
 }

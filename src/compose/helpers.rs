@@ -13,6 +13,11 @@ pub(crate) const KNOWN: &[&str] = &[
     "gt", "gte", "lt", "lte", "and", "or", "not", "len",
 ];
 
+/// Whether handlebars has a helper of that name; besides those that templates may call there is `raw`.
+pub(crate) fn is_helper(name: &str) -> bool {
+    KNOWN.contains(&name) || name == "raw"
+}
+
 /// Puts our helpers into a registry, and takes out the one that writes to the log.
 pub(crate) fn register(registry: &mut Handlebars<'_>) {
     registry.unregister_helper("log");

@@ -2,7 +2,7 @@
 //! The only file that knows handlebars' inner form of a template.
 
 use handlebars::template::{HelperTemplate, Parameter, Template as Parsed, TemplateElement};
-use handlebars::{Context as Data, Handlebars, RenderError, RenderErrorReason, TemplateErrorReason};
+use handlebars::{Context as Data, Handlebars, Path, RenderError, RenderErrorReason, TemplateErrorReason};
 use serde_json::Value;
 
 use crate::compose::helpers;
@@ -65,9 +65,10 @@ impl Slots {
         constants: &[(&'static str, String)],
     ) -> Result<Slots, Error> {
         let context = part.context();
-        let parsed = parse(part, source)?;
+        let mut parsed = parse(part, source)?;
         let mut seen = Seen { part, whole: true, fields: Vec::new() };
         seen.walk(&parsed, 0)?;
+        name_fields(&mut parsed);
         let form = match pieces(&parsed, context, constants) {
             Some(pieces) => Form::Pieces(pieces),
             None => Form::Handlebars(Box::new(registry(parsed, context, missing))),
@@ -143,7 +144,8 @@ impl Slots {
     fn rule(&self, why: &RenderError) -> PrintError {
         match why.reason() {
             RenderErrorReason::MissingVariable(field) => {
-                PrintError::MissingField { part: self.part, field: field.clone().unwrap_or_else(|| "?".into()) }
+                let field = field.as_deref().map(|raw| plain_name(raw).unwrap_or_else(|| raw.to_owned()));
+                PrintError::MissingField { part: self.part, field: field.unwrap_or_else(|| "?".into()) }
             }
             RenderErrorReason::IOError(_) => PrintError::TooLong { part: self.part },
             other => PrintError::Render { part: self.part, message: other.to_string() },
@@ -167,6 +169,25 @@ fn parse(part: Part, source: &str) -> Result<Parsed, Error> {
         };
         Error::Template { part, line: why.pos().map(|(line, _)| line), message }
     })
+}
+
+/// Puts brackets around fields that stand alone and have the name of a helper (`{{url}}` becomes `{{[url]}}`): handlebars would
+/// call the helper, and with nothing.
+fn name_fields(parsed: &mut Parsed) {
+    for element in &mut parsed.elements {
+        match element {
+            TemplateElement::Expression(call) if call.params.is_empty() && call.hash.is_empty() => {
+                let name = call.name.as_name().filter(|name| helpers::is_helper(name));
+                if let Some(field) = name.and_then(|name| Path::parse(&format!("[{name}]")).ok()) {
+                    call.name = Parameter::Path(field);
+                }
+            }
+            TemplateElement::HelperBlock(call) => {
+                [&mut call.template, &mut call.inverse].into_iter().flatten().for_each(name_fields);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The one name templates have in their registry.

@@ -164,6 +164,31 @@ fn pieces_and_handlebars_print_alike() {
 }
 
 #[test]
+fn a_column_with_the_name_of_a_helper_is_a_column() {
+    for name in crate::compose::helpers::KNOWN.iter().copied().chain(["raw", "log", "Last Name"]) {
+        let mut ada = recipient("Ada", "Köln");
+        ada.fields.insert(name.into(), json!("its value"));
+        ada.fields.insert("empty".into(), json!(false));
+        let field = if name.contains(' ') { format!("[{name}]") } else { name.to_owned() };
+        for (template, printed) in [
+            (format!("{{{{{field}}}}} {{{{upper name}}}}"), "its value ADA"),
+            (format!("{{{{~{field}~}}}}{{{{#if {field}}}}}, {{{{{field}}}}}{{{{/if}}}}"), "its value, its value"),
+            (format!("{{{{#unless empty}}}}{{{{{field}}}}}{{{{/unless}}}}"), "its value"),
+            (format!("{{{{#if empty}}}}x{{{{else if {field}}}}}{{{{{field}}}}}{{{{/if}}}}"), "its value"),
+            (format!("{{{{upper (lower {field})}}}}"), "ITS VALUE"),
+        ] {
+            assert_eq!(html(&template, &ada).as_deref(), Ok(printed), "{template}");
+        }
+        let template = format!("{{{{{field}}}}} {{{{upper name}}}}");
+        let missing = PrintError::MissingField { part: Part::Html, field: name.into() };
+        assert_eq!(html(&template, &Recipient { fields: Default::default(), ..ada.clone() }), Err(missing));
+    }
+    let mut ada = recipient("Ada", "Köln");
+    ada.fields.insert("url".into(), json!("https://w.example/"));
+    assert_eq!(html("<a href={{url}}>{{upper name}}", &ada).as_deref(), Ok("<a href=\"https://w.example/\">ADA"));
+}
+
+#[test]
 fn a_contact_cannot_put_markup_or_scripts_into_html() {
     let mut evil = recipient("\"><img src=x onerror=alert(1)>", "a&b=c d");
     assert_eq!(html("{{name}}", &evil).unwrap(), "&quot;&gt;&lt;img src=x onerror=alert(1)&gt;");

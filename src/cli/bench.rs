@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 
 use crate::base::Span;
 use crate::cli::bench::page::{Bar, page};
+use crate::cli::draft::Draft;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::owner::raise_file_limit;
 use crate::cli::{Desk, Error, Exit};
@@ -72,6 +73,13 @@ pub struct Arguments {
     /// Write the figures as a page with charts.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// The file it is to write.
+    pub(super) fn written(&self) -> Option<&Path> {
+        self.html.as_deref()
+    }
 }
 
 /// What `--json` prints.
@@ -165,7 +173,7 @@ async fn measure(desk: &Desk, folder: &Path, arguments: &Arguments) -> Result<Ex
     show(desk, &about, &rows);
     show_peers(desk, &peers);
     if let Some(file) = &arguments.html {
-        fs::write(file, page(&about, &rows, &charts(&runs, &peers))).map_err(Error::failed)?;
+        Draft::begin(Some(file))?.fill(&page(&about, &rows, &charts(&runs, &peers)))?;
         desk.note(format!("written to {}", file.display()));
     }
     desk.next("mailshot bench --key none, to see everything but the signature");

@@ -1,5 +1,8 @@
 //! `contacts`: look at contacts; show, export or erase one.
 
+use std::path::Path;
+
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -26,11 +29,21 @@ pub struct Arguments {
     #[arg(long, value_name = "LIST")]
     list: Option<String>,
     /// At most so many.
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     limit: usize,
     /// Those after this number, as shown.
     #[arg(long, value_name = "ID", default_value_t = 0)]
     after: u32,
+}
+
+impl Arguments {
+    /// The file it is to write.
+    pub(super) fn written(&self) -> Option<&Path> {
+        match &self.what {
+            Some(What::Export { output, .. }) => output.file(),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -149,7 +162,7 @@ pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
 fn page(desk: &Desk, list: Option<&str>, limit: usize, after: ContactId) -> Result<Exit, Error> {
     let store = desk.store()?;
     let list = list.map(|name| find_list(&store, name)).transpose()?;
-    let limit = limit.clamp(1, 100_000);
+    let limit = limit.min(100_000);
     let mut contacts = store.contacts(list, after, limit + 1)?;
     let next = (contacts.len() > limit).then(|| contacts[limit - 1].id);
     contacts.truncate(limit);
@@ -341,4 +354,22 @@ async fn erase(desk: &Desk, address: &str, yes: bool) -> Result<Exit, Error> {
     desk.next(format!("mailshot contacts show {}", shell_argument(&address)));
     desk.give(&Erasure { address, known, erased: true });
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::Cli;
+
+    #[test]
+    fn a_page_shows_at_least_one() {
+        for words in ["contacts", "suppress list"] {
+            let limited = |limit: &str| {
+                let words = ["mailshot"].into_iter().chain(words.split(' ')).chain(["--limit", limit]);
+                Cli::try_parse_from(words).is_ok()
+            };
+            assert!(limited("1") && !limited("0"), "{words}");
+        }
+    }
 }

@@ -162,7 +162,7 @@ pub(super) fn addressed(folder: &Path, words: &str, mark: &str) -> String {
     typed
 }
 
-fn is_workspace(folder: &Path) -> bool {
+pub(super) fn is_workspace(folder: &Path) -> bool {
     ["mailshot.toml", "campaigns", "state"].iter().any(|part| folder.join(part).exists())
 }
 

@@ -36,6 +36,16 @@ pub struct Contacts {
     output: Output,
 }
 
+impl Export {
+    /// The file it is to write.
+    pub(super) fn written(&self) -> Option<&Path> {
+        match self {
+            Export::Contacts(contacts) => contacts.output.file(),
+            Export::Outcomes(outcomes) => outcomes.to.as_deref(),
+        }
+    }
+}
+
 /// Where a table goes, and how.
 #[derive(Debug, Args)]
 pub struct Output {

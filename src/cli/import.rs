@@ -57,6 +57,13 @@ pub struct Arguments {
     allow_literal: bool,
 }
 
+impl Arguments {
+    /// The file it is to write.
+    pub(super) fn written(&self) -> Option<&Path> {
+        self.rejects.as_deref()
+    }
+}
+
 /// What becomes of contacts that are known.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Conflict {

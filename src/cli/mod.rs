@@ -20,6 +20,7 @@ mod init;
 mod interrupt;
 mod launches;
 mod lists;
+mod outward;
 mod owner;
 mod plan;
 mod queue;
@@ -33,7 +34,7 @@ mod suppress;
 mod test;
 mod trace;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -206,6 +207,24 @@ enum Command {
     Config,
 }
 
+impl Command {
+    /// The files and folders that it was told to write.
+    fn written(&self) -> Vec<&Path> {
+        let named = match self {
+            Command::Import(arguments) => vec![arguments.written()],
+            Command::Contacts(arguments) => vec![arguments.written()],
+            Command::Send(arguments) => vec![arguments.written()],
+            Command::Report(arguments) => arguments.written().to_vec(),
+            Command::Suppress(arguments) => vec![arguments.written()],
+            Command::Export(what) => vec![what.written()],
+            Command::Sink(arguments) => arguments.written().to_vec(),
+            Command::Bench(arguments) => vec![arguments.written()],
+            _ => Vec::new(),
+        };
+        named.into_iter().flatten().collect()
+    }
+}
+
 /// Runs the command named by the arguments of this process. Errors are shown on standard error; the exit code is 0 done,
 /// 1 failed, 2 usage or input, 3 refused by a check, 4 finished with failures or doubts to look at.
 pub fn run() -> ExitCode {
@@ -225,6 +244,7 @@ pub fn run() -> ExitCode {
 
 async fn dispatch(cli: Cli) -> Result<Exit, Error> {
     let Cli { workspace, json, command } = cli;
+    command.written().into_iter().try_for_each(|file| outward::refuse_own(&workspace, file))?;
     let desk = || Desk::open(&workspace, json);
     match command {
         Command::Init { dir } => init::run(&Desk::bare(dir.as_deref().unwrap_or(&workspace), json)),

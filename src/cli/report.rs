@@ -1,6 +1,6 @@
 //! `report`: what became of a campaign.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -22,6 +22,13 @@ pub struct Report {
     /// Also write a page with charts: one file that needs nothing else.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+}
+
+impl Report {
+    /// The files it is to write.
+    pub(super) fn written(&self) -> [Option<&Path>; 2] {
+        [self.csv.as_deref(), self.html.as_deref()]
+    }
 }
 
 /// Prints the report of a campaign, and writes it as table and page where asked.

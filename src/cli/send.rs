@@ -1,6 +1,6 @@
 //! `send`: shows the plan; with `--yes` launches the campaign, or goes on with it, and reports.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -51,6 +51,13 @@ pub struct SendArgs {
     /// Write every message as an .eml file into this folder instead of sending it.
     #[arg(long, value_name = "DIR")]
     dry_run: Option<PathBuf>,
+}
+
+impl SendArgs {
+    /// The folder it is to write.
+    pub(super) fn written(&self) -> Option<&Path> {
+        self.dry_run.as_deref()
+    }
 }
 
 /// A campaign's name on the command line.

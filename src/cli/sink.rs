@@ -1,12 +1,13 @@
 //! `sink`: the test receiver as a server of its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::draft::Draft;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::{Desk, Error, Exit};
 use crate::engine::Workspace;
@@ -41,6 +42,13 @@ pub struct Sink {
     /// Print the built-in script, with every key explained, and end.
     #[arg(long)]
     print_script: bool,
+}
+
+impl Sink {
+    /// The file and the folder it is to write.
+    pub(super) fn written(&self) -> [Option<&Path>; 2] {
+        [self.certificate.as_deref(), self.save.as_deref()]
+    }
 }
 
 /// Listens until Ctrl-C, then gives the counts.
@@ -94,8 +102,7 @@ fn set_up(desk: &Desk, sink: &Sink) -> Result<Receiver, Error> {
         false => desk.note("signatures are not checked: -C names a workspace whose keys are known"),
     }
     if let Some(path) = &sink.certificate {
-        let written = std::fs::write(path, receiver.certificate());
-        written.map_err(|why| failed(&why, format!("{}: {why}", path.display())))?;
+        Draft::begin(Some(path))?.fill(receiver.certificate())?;
     }
     Ok(receiver)
 }

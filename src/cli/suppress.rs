@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
@@ -20,6 +21,16 @@ const PAGE: usize = 2000;
 pub struct Arguments {
     #[command(subcommand)]
     what: What,
+}
+
+impl Arguments {
+    /// The file it is to write.
+    pub(super) fn written(&self) -> Option<&Path> {
+        match &self.what {
+            What::Export { output } => output.file(),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,7 +75,7 @@ enum What {
     /// Show suppressed addresses, in order of address.
     List {
         /// At most so many.
-        #[arg(long, value_name = "N", default_value_t = 20)]
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
         limit: usize,
         /// Those after this address.
         #[arg(long, value_name = "ADDRESS", default_value = "")]
@@ -254,7 +265,7 @@ fn each(store: &Store, mut see: impl FnMut(&SuppressionRow) -> Result<(), Error>
 }
 
 fn list(desk: &Desk, limit: usize, after: &str) -> Result<Exit, Error> {
-    let limit = limit.clamp(1, 100_000);
+    let limit = limit.min(100_000);
     let mut rows = desk.store()?.suppressions(after, limit + 1)?;
     let next = (rows.len() > limit).then(|| rows[limit - 1].address.clone());
     rows.truncate(limit);

@@ -4,6 +4,7 @@ mod disk;
 mod doubt;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
@@ -287,6 +288,48 @@ async fn whoever_waits_for_a_queue_does_not_wait_for_what_waits_for_a_person() {
         assert_eq!(queue.is_idle(later).await, Ok(false), "a person may have let them go");
     })
     .await;
+}
+
+/// A ledger that counts its scans.
+struct Counting(MemoryLedger, Arc<AtomicUsize>);
+
+impl Ledger for Counting {
+    fn commit(&mut self, moves: &[Move]) -> Result<(), Error> {
+        self.0.commit(moves)
+    }
+
+    fn scan(&self, prefix: &[u8], from: &[u8], most: usize) -> Result<Vec<Pair>, Error> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.scan(prefix, from, most)
+    }
+
+    fn last(&self, prefix: &[u8]) -> Result<Option<Pair>, Error> {
+        self.0.last(prefix)
+    }
+
+    fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.0.value(key)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn domains_whose_copies_all_wait_for_a_person_are_not_read_to_see_whether_a_queue_is_idle() {
+    let (scans, clock) = (Arc::<AtomicUsize>::default(), clock());
+    let queue = start(Counting(MemoryLedger::default(), scans.clone()), &clock, InDoubt::Resend);
+    let (soon, later) = (clock.now() + Duration::from_secs(300), clock.now() + Duration::from_secs(600));
+    let copies = (1..=9).map(|number| (domain("a.example"), copy(number, Lane::Bulk, clock.now())));
+    admit(&queue, copies.collect()).await;
+    let claimed = queue.claim().await.unwrap().domain;
+    let put_off = |lease: Lease| {
+        let waits = outcome(&lease, Standing::Waiting);
+        lease.settle(waits, Next::Again(Until::Person(soon)))
+    };
+    let leases = queue.lease(&claimed, 20).await.unwrap();
+    queue.settle(leases.into_iter().map(put_off).collect()).await.unwrap();
+    let before = scans.load(Ordering::Relaxed);
+    assert_eq!((queue.is_idle(later).await, scans.load(Ordering::Relaxed)), (Ok(true), before));
+    queue.wake().await.unwrap();
+    assert_eq!(queue.is_idle(later).await, Ok(false));
 }
 
 #[tokio::test(start_paused = true)]

@@ -132,6 +132,22 @@ fn deferred_at(relay: &str) -> tempfile::TempDir {
 }
 
 #[test]
+fn a_key_that_cannot_be_used_stops_sending_and_nothing_else() {
+    let folder = deferred_at("smtp://127.0.0.1:1");
+    let at = folder.path();
+    let key = at.join("state/keys/example.com/s1.rsa.pem");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    check(at, &["send", "welcome", "--yes"], 2, &["s1.rsa.pem: others can read this", "chmod 600"]);
+    check(at, &["serve"], 2, &["others can read this", "chmod 600"]);
+    check(at, &["queue", "explain", "welcome"], 0, &[]);
+    check(at, &["pause", "welcome"], 0, &["paused"]);
+    std::fs::write(&key, [0xff, 0, 0xfe]).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    check(at, &["dkim", "records"], 2, &["s1.rsa.pem: this is no text"]);
+    check(at, &["cancel", "welcome"], 0, &["cancelled"]);
+}
+
+#[test]
 fn a_campaign_is_held_back_by_what_is_held_where_it_goes_and_by_nothing_else() {
     let relay = "smtp://127.0.0.1:1";
     let folder = deferred_at(relay);

@@ -280,7 +280,7 @@ impl From<crate::engine::Error> for Error {
             | Engine::Start { .. }
             | Engine::Files { .. }
             | Engine::Ended(_) => Exit::Failed,
-            Engine::NoLaunch(_) => Exit::Usage,
+            Engine::NoLaunch(_) | Engine::Unusable { .. } => Exit::Usage,
             Engine::Disagree { .. } | Engine::State { .. } => Exit::Refused,
         };
         Error { exit, report: miette::Report::new(error) }

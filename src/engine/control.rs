@@ -150,6 +150,7 @@ impl IntoResponse for Error {
             | Error::Waits(_)
             | Error::Store(_)
             | Error::Disagree { .. }
+            | Error::Unusable { .. }
             | Error::Start { .. }
             | Error::Files { .. }
             | Error::Ended(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use miette::Diagnostic as _;
 use tokio::sync::mpsc;
 
 use crate::base::{CampaignName, LaunchId, Live, Timestamp, bucket};
@@ -41,7 +42,7 @@ use crate::delivery::tls_tally::Tally;
 use crate::mail::{InDoubt, Notice};
 use crate::outcome::{Clerk, Policy};
 use crate::queue::{self, Keeper, Ledger, Marks, Opening, Queue, SledLedger};
-use crate::sign::Keyring;
+use crate::sign::{self, Keyring};
 use crate::smtp::TlsClient;
 use crate::store::{self, LaunchRow, LaunchState, QueuePlace, Store, Threads};
 use crate::world::{Clock, Http, World};
@@ -102,6 +103,15 @@ pub enum Error {
         /// What was asked.
         verb: &'static str,
     },
+    /// What is written in the workspace cannot be used: keys, tables, routes.
+    #[error("{why}")]
+    Unusable {
+        /// The file, and what is wrong with it.
+        why: String,
+        /// What to do about it.
+        #[help]
+        help: Option<String>,
+    },
     /// A thread cannot be started.
     #[error("cannot start the {what}: {why}")]
     Start {
@@ -123,6 +133,21 @@ pub enum Error {
         "the {0} has ended, which is a bug of mailshot; everything admitted is on disk, and the next `send` goes on"
     )]
     Ended(&'static str),
+}
+
+impl From<WorkspaceError> for Error {
+    fn from(why: WorkspaceError) -> Error {
+        if why.is_failure() {
+            return Error::Start { what: "engine", why: why.to_string() };
+        }
+        Error::Unusable { help: why.help().map(|help| help.to_string()), why: why.to_string() }
+    }
+}
+
+impl From<sign::Error> for Error {
+    fn from(why: sign::Error) -> Error {
+        WorkspaceError::from(why).into()
+    }
 }
 
 /// The word for where a launch stands.
@@ -196,7 +221,7 @@ impl Engine {
         let clock = world.clock.clone();
         let (notices, noticed) = Notices::new(clock.clone());
         let stops = recall_stops(&store)?;
-        let alerts = Alerts::new(workspace.settings(), &world, open_keyring(&workspace)?);
+        let alerts = Alerts::new(workspace.settings(), &world, keys_to_tell_with(&workspace, crew)?);
         let breaker = workspace.settings().breaker.clone();
         let alert = workspace.settings().alert.clone();
         let (watchman, courier, sites, reporter) = match crew {
@@ -316,10 +341,9 @@ fn start_courier(
     (notices, stops, sources, policies, tally): (&Notices, &Stops, &Arc<Sources>, Policies, Option<Tally>),
 ) -> Result<(Option<Task>, Task, Sites), Error> {
     let settings = workspace.settings();
-    let failed = |why: String| Error::Start { what: "courier", why };
-    let tls = TlsClient::new(settings.tls_ca.as_deref()).map_err(|why| failed(why.to_string()))?;
-    let shaping = Live::new(workspace.shaping().map_err(|why| failed(why.to_string()))?);
-    let rules = Live::new(workspace.rules().map_err(|why| failed(why.to_string()))?);
+    let tls = TlsClient::new(settings.tls_ca.as_deref());
+    let tls = tls.map_err(|why| Error::Start { what: "courier", why: why.to_string() })?;
+    let (shaping, rules) = (Live::new(workspace.shaping()?), Live::new(workspace.rules()?));
     let road = Road {
         queue: queue.clone(),
         store: store.clone(),
@@ -327,10 +351,10 @@ fn start_courier(
         settings: Arc::new(settings.clone()),
         shaping: shaping.clone(),
         rules: rules.clone(),
-        relays: workspace.relays().map_err(|why| failed(why.to_string()))?,
+        relays: workspace.relays()?,
         sources: sources.clone(),
-        keyring: Arc::new(workspace.keyring().map_err(|why| failed(why.to_string()))?),
-        seal: Arc::new(workspace.seal().map_err(|why| failed(why.to_string()))?),
+        keyring: Arc::new(workspace.keyring()?),
+        seal: Arc::new(workspace.seal()?),
         policies: Some(policies),
         tally,
         tls: Arc::new(tls),
@@ -362,8 +386,7 @@ fn start_reporter(
     world: &World,
     policies: &Policies,
 ) -> Result<Option<(Task, Tally)>, Error> {
-    let keyring = open_keyring(workspace)?;
-    let reports = TlsReports::new(workspace.settings(), world, keyring, store.clone(), queue.clone());
+    let reports = TlsReports::new(workspace.settings(), world, workspace.keyring()?, store.clone(), queue.clone());
     let Some(reports) = reports else { return Ok(None) };
     let tally = Tally::new(policies.clone(), world.clock.clone());
     let reporter = Reporter::new(tally.clone(), reports, store.clone(), world.clock.clone(), &*world.dice);
@@ -381,8 +404,16 @@ fn start_clerk(handle: &Handle, workspace: &Workspace) -> Task {
     })
 }
 
-fn open_keyring(workspace: &Workspace) -> Result<Keyring, Error> {
-    workspace.keyring().map_err(|why| Error::Start { what: "herald", why: why.to_string() })
+/// The keys that alerts are signed with. A key that cannot be used keeps nobody from stopping what is under way: whoever
+/// does not send goes without.
+fn keys_to_tell_with(workspace: &Workspace, crew: Crew) -> Result<Keyring, Error> {
+    match workspace.keyring() {
+        Err(why) if crew != Crew::Sending => {
+            tracing::warn!(%why, "alerts are not signed");
+            Ok(Keyring::default())
+        }
+        opened => Ok(opened?),
+    }
 }
 
 /// Where launches were stopped before this start.

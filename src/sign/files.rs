@@ -38,7 +38,9 @@ pub(super) fn read_private(path: &Path) -> Result<String, Error> {
     if is_exposed(&meta) {
         return Err(Error::Exposed { path: path.to_owned() });
     }
-    fs::read_to_string(path).map_err(failed)
+    let bytes = fs::read(path).map_err(failed)?;
+    let no_text = |_| Error::Key { path: path.to_owned(), why: "this is no text, so it holds no key".to_owned() };
+    String::from_utf8(bytes).map_err(no_text)
 }
 
 /// Writes a new private file, durably; an existing one is never touched.

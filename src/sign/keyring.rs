@@ -15,7 +15,8 @@ const ENDINGS: [(Algorithm, &str); 2] = [(Algorithm::Rsa, ".rsa.pem"), (Algorith
 /// What a key's name ends in while its record is being published.
 const WAITING: &str = ".waiting";
 
-/// All keys of a workspace, parsed once.
+/// All keys of a workspace, parsed once. By default none.
+#[derive(Default)]
 pub struct Keyring {
     /// Keys that sign, RSA before Ed25519.
     signing: BTreeMap<Domain, Vec<Signer>>,
@@ -34,7 +35,7 @@ impl Keyring {
     /// Reads every key below `keys`, the folder `state/keys` of a workspace. Signatures hold for `expires`. A folder
     /// that is not there holds no keys.
     pub fn open(keys: &Path, expires: Span) -> Result<Keyring, Error> {
-        let mut ring = Keyring { signing: BTreeMap::new(), waiting: Vec::new() };
+        let mut ring = Keyring::default();
         for folder in entries(keys)?.into_iter().filter(|path| path.is_dir()) {
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let Ok(domain) = Domain::parse(&name) else { continue };

@@ -435,7 +435,10 @@ fn show(desk: &Desk, found: &Explained) {
             None if matches!(standing, Standing::Waiting | Standing::Deferred) => "; not in the queue".to_owned(),
             None => String::new(),
             Some(place) if place.leased => "; in the hands of a connection".to_owned(),
-            Some(place) => format!("; due {}, {} tries, given up {}", place.due, place.tries, place.expires),
+            Some(CopyView { due, expires: None, .. }) => format!("; due {due}, not tried yet"),
+            Some(CopyView { due, tries, expires: Some(expires), .. }) => {
+                format!("; due {due}, {tries} tries, given up {expires}")
+            }
         };
         desk.say(format!("  copy of {campaign}: {} since {since}{due}{}", standing.word(), said(text)));
     }

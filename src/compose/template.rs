@@ -154,7 +154,7 @@ impl Template {
     /// Prints one copy. The same envelope, recipient and seal give the same bytes.
     ///
     /// # Panics
-    /// When `envelope.date` is not set: it is set at the first MAIL, before the first printing, and kept (M-05).
+    /// When `envelope.date` is not set: it is set at the first attempt, before the first printing, and kept (M-05).
     pub fn print(&self, envelope: &Envelope, recipient: &Recipient, seal: &Seal) -> Result<Message, PrintError> {
         let date = envelope.date.expect("the date of a copy is set before it is first printed");
         let unsubscribe = seal.mint(envelope.id, Purpose::Unsubscribe, 0);

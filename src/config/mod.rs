@@ -176,7 +176,7 @@ section! {
         longest: Span = Span::secs(4 * 3600),
         /// The first delay after a greylisting reply, when shorter than `first`.
         greylist: Span = Span::secs(7 * 60),
-        /// Given up after this time since planning.
+        /// Given up after this time since its first attempt.
         expires: Span = Span::secs(72 * 3600),
     }
 }

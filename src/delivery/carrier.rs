@@ -320,9 +320,8 @@ impl Carrier {
     /// The copy at hand as it goes to the session; `None`: it is not to be sent, and settled.
     fn make_ready(&mut self, slot: &Slot<'_>) -> Option<Copy> {
         let Coming::Here(mut job) = std::mem::take(&mut self.load.coming) else { return None };
-        // set at the first MAIL, and kept
         job.lease.envelope.source = Some(self.source.id);
-        job.lease.envelope.date.get_or_insert(self.kit.entries.now());
+        self.kit.entries.begin(&mut job.lease);
         match self.copy_of(&job, slot) {
             Ok(copy) => {
                 self.load.open.push(*job);

@@ -70,6 +70,16 @@ impl Entries {
         Until::Person(self.in_about(MENDING))
     }
 
+    /// It is tried: its date is that of its first attempt, and from there counts the time after which it is given up. What
+    /// kept it waiting before, a rate, a pause or a process that was stopped, is no fault of its host.
+    pub fn begin(&self, lease: &mut Lease) {
+        let (now, envelope) = (self.now(), &mut lease.envelope);
+        if envelope.date.is_none() {
+            envelope.date = Some(now);
+            envelope.expires = now + self.retry.expires.duration();
+        }
+    }
+
     /// Taken by its host.
     pub fn delivered(&self, mut lease: Lease, said: Said) -> Settlement {
         count(&mut lease);
@@ -86,6 +96,7 @@ impl Entries {
 
     /// To be tried again, not before `after` where that is given; a try that counts. Given up when it would come too late.
     pub fn deferred(&self, mut lease: Lease, class: Class, after: Option<Duration>, said: Said) -> Settlement {
+        self.begin(&mut lease);
         count(&mut lease);
         let (now, tries) = (self.now(), lease.envelope.tries);
         let due = self.retry.due(now, tries, class, self.dice.fraction());
@@ -98,7 +109,8 @@ impl Entries {
     }
 
     /// To be tried again at a time, without counting a try: the trouble was not its own.
-    pub fn again(&self, lease: Lease, class: Class, until: impl Into<Until>, said: Said) -> Settlement {
+    pub fn again(&self, mut lease: Lease, class: Class, until: impl Into<Until>, said: Said) -> Settlement {
+        self.begin(&mut lease);
         let until = until.into();
         if until.at() > lease.envelope.expires {
             return self.expired(lease, said);
@@ -115,13 +127,12 @@ impl Entries {
         lease.settle(outcome, Next::Again(until.into()))
     }
 
-    /// Put off because it is stopped at its site, at most until its time is over. What stood still together does not come
-    /// back together.
+    /// Put off because it is stopped at its site. What stood still together does not come back together.
     pub fn stopped(&self, lease: Lease, stop: Stop, site: Arc<str>) -> Settlement {
         let Stop { why, until } = stop;
         let until = match until {
             Some(until) => Until::Time(self.in_about(until.since(self.now()))),
-            None => Until::Person(self.until_resumed().at().min(lease.envelope.expires)),
+            None => self.until_resumed(),
         };
         self.aside(lease, until, why.to_string(), site)
     }

@@ -106,7 +106,7 @@ pub struct Learned {
     pub deaths: u8,
     /// Rounds of trouble without a success between, short of its death.
     pub failed: u8,
-    /// Since when it stands still.
+    /// When it first stood still after its last success.
     pub since: Option<Timestamp>,
     /// Why it stands still, in the host's words, cut.
     pub why: String,
@@ -272,7 +272,7 @@ impl Limits {
         self.count(judgement, now);
         self.window.heard(trouble);
         if trouble.is_none() && judgement.ruling.verdict == Verdict::Delivered {
-            self.deaths = 0;
+            (self.deaths, self.stands) = (0, None);
         }
         match judgement.reaction {
             Reaction::None => {}
@@ -304,6 +304,11 @@ impl Limits {
             self.deaths += 1;
             self.pause(rest, words, now);
         }
+    }
+
+    /// How long ago the site first stood still after its last success: dead, throttled or held by what was heard.
+    pub fn stands_for(&self, now: Instant) -> Duration {
+        self.stands.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// The host closed, in words or silently, after so many messages: the next connections stop short of that (C-21).
@@ -359,7 +364,7 @@ impl Limits {
             session_max: self.session.filter(|(_, until)| *until > now).map(|(most, _)| most),
             deaths: self.deaths.min(u8::MAX.into()) as u8,
             failed: self.window.failed().min(u8::MAX.into()) as u8,
-            since: self.stands.filter(|_| self.held.is_some() || pause.is_some()).map(|since| {
+            since: self.stands.map(|since| {
                 Timestamp::from_ms(wall.as_ms() - now.saturating_duration_since(since).as_millis() as i64)
             }),
             why: self.held.clone().or(pause.map(|(_, why)| why.clone())).unwrap_or_default(),
@@ -399,7 +404,7 @@ impl Limits {
                 let wait = Some(until.saturating_duration_since(now));
                 return Err(NotNow { binds: Binding::Paused(why.clone()), wait });
             }
-            (self.pause, self.stands) = (None, None);
+            self.pause = None;
             self.window.probe();
         }
         Ok(())

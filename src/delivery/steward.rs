@@ -362,16 +362,19 @@ impl Steward {
         }
     }
 
-    /// A lease that came: into the stock, on to its own way, or given up because its time is over. The time of a copy that
-    /// only a warm-up has kept waiting begins anew.
+    /// A lease that came: into the stock, on to its own way, or given up because its time is over. One whose turn came too
+    /// late for other reasons than its site's has an attempt left.
     fn take_in(&mut self, key: &Arc<str>, mut lease: Lease, batch: &mut Vec<Settlement>) {
-        if lease.envelope.expires <= self.kit.entries.now() && self.waited_for_warmup(&lease) {
-            lease.envelope.expires = self.kit.entries.now() + self.kit.road.settings.retry.expires.duration();
+        let (now, life) = (self.kit.entries.now(), self.kit.road.settings.retry.expires.duration());
+        let mut is_over = lease.envelope.expires <= now;
+        if is_over && self.waited_for_warmup(&lease) {
+            (lease.envelope.expires, is_over) = (now + life, false);
         }
+        is_over &= self.limits.stands_for(Instant::now()) >= life;
         let Some(door) = self.doors.get_mut(key) else { return lease.home() };
         let entries = &self.kit.entries;
         let site = self.kit.counted_under(&door.route, lease.domain());
-        if lease.envelope.expires <= entries.now() {
+        if is_over {
             let last = self.last_reply.clone().map(|text| Reply { code: 451, enhanced: None, text });
             return batch
                 .push(entries.expired(lease, Said { stage: None, reply: last, host: None, site, channel: None }));

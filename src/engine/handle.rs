@@ -308,7 +308,7 @@ impl Handle {
         let found = self.queue.find(address.domain(), copy).await?;
         Ok(found.map(|found| CopyView {
             due: found.envelope.due.rfc3339(),
-            expires: found.envelope.expires.rfc3339(),
+            expires: found.envelope.date.map(|_| found.envelope.expires.rfc3339()),
             tries: found.envelope.tries,
             leased: found.leased,
             held: found.held,

@@ -146,8 +146,8 @@ pub struct DomainView {
 pub struct CopyView {
     /// When it is due (RFC 3339).
     pub due: String,
-    /// When it is given up.
-    pub expires: String,
+    /// When it is given up (RFC 3339); null before its first attempt, from which that counts.
+    pub expires: Option<String>,
     /// Attempts so far.
     pub tries: u16,
     /// Whether it is in the hands of a connection.

@@ -28,13 +28,13 @@ pub struct Envelope {
     pub tries: u16,
     /// The source address of its first MAIL, kept over retries for greylisting (C-51).
     pub source: Option<SourceId>,
-    /// The Date header, set at its first MAIL and kept over retries (M-05).
+    /// The Date header: when it was first tried, kept over retries (M-05). `None`: it never was.
     pub date: Option<Timestamp>,
     /// How often an answer to it was lost after its final dot.
     pub doubtful: u8,
     /// Not before this time.
     pub due: Timestamp,
-    /// Given up after this time.
+    /// Given up after this time, which counts from the first attempt.
     pub expires: Timestamp,
 }
 

@@ -183,26 +183,37 @@ async fn a_lost_answer_makes_one_double_with_the_same_face_or_none() {
     assert_eq!(sending.queue.depth().waiting, 0);
 }
 
+/// A copy whose answer was lost, to be tried again after `first`, a minute later.
+async fn unanswered(first: &str) -> (Sending, Host) {
+    let (mut yard, host) = Yard::new().domain("a.google.com", Manner::LosesAnswers(1));
+    yard.overlay = "[[site]]\nsite = \"google\"\nshape.tls = \"opportunistic\"\n".into();
+    yard.settings = toml::from_str(&format!("[retry]\nfirst = \"{first}\"\nlongest = \"160h\"\n")).unwrap();
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    sending.admit(launch, "a.google.com", 1).await;
+    sending.start();
+    sending.pass(secs(60)).await;
+    (sending, host)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_copy_whose_answer_was_lost_and_that_is_not_sent_again_in_time_ends_in_doubt() {
-    // too late at once, and too late because its site stands still
-    for (first, is_held) in [("160h", false), ("30m", true)] {
-        let (mut yard, host) = Yard::new().domain("a.google.com", Manner::LosesAnswers(1));
-        yard.overlay = "[[site]]\nsite = \"google\"\nshape.tls = \"opportunistic\"\n".into();
-        yard.settings = toml::from_str(&format!("[retry]\nfirst = \"{first}\"\nlongest = \"160h\"\n")).unwrap();
-        let mut sending = yard.open().await;
-        let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
-        sending.admit(launch, "a.google.com", 1).await;
-        sending.start();
-        sending.pass(secs(60)).await;
-        if is_held {
-            sending.sites.suspend("google", "by hand").await;
-        }
-        sending.pass(secs(74 * 3600)).await;
-        let last = sending.last().into_values().next().unwrap();
-        assert_eq!((last.state, last.doubtful), (Standing::InDoubt, 1), "{first}: {}", last.text);
-        assert_eq!((host.taken().len(), sending.queue.depth().waiting), (1, 0), "{first}");
-    }
+    let (mut sending, host) = unanswered("160h").await;
+    sending.pass(secs(74 * 3600)).await;
+    let last = sending.last().into_values().next().unwrap();
+    assert_eq!((last.state, last.doubtful), (Standing::InDoubt, 1), "{}", last.text);
+    assert_eq!((host.taken().len(), sending.queue.depth().waiting), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_person_holds_beyond_its_time_has_an_attempt_left() {
+    let (mut sending, host) = unanswered("30m").await;
+    sending.sites.suspend("google", "by hand").await;
+    sending.pass(secs(100 * 3600)).await;
+    assert_eq!((sending.standing(Standing::Deferred), host.taken().len()), (1, 1));
+    sending.sites.resume("google").await;
+    sending.pass(secs(3600)).await;
+    assert_eq!((sending.standing(Standing::Delivered), host.taken().len()), (1, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -253,6 +264,42 @@ async fn rates_are_kept_exactly_that_of_a_site_and_that_of_a_launch() {
     assert!(in_a_minute <= 30 && last < secs(182), "{in_a_minute}, {last:?}");
     let (in_a_second, last) = most(&b, secs(1));
     assert!(in_a_second <= 10 && last < secs(32), "{in_a_second}, {last:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_slower_than_the_time_a_copy_has_gives_nobody_up() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Greylists);
+    yard.settings = toml::from_str("[retry]\nexpires = \"2h\"\n").unwrap();
+    let mut sending = yard.open().await;
+    let slow = LaunchOptions { rate: Some("30/h".into()), ..LaunchOptions::default() };
+    let slow = sending.launch(slow, InDoubt::Resend).await;
+    sending.admit(slow, "a.example", 90).await;
+    sending.start();
+    sending.pass(secs(9 * 3600)).await;
+    assert_eq!(sending.standing(Standing::Delivered), 90, "{:?}", sending.last());
+    assert!(host.taken().last().unwrap().at > secs(4 * 3600));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_a_copy_has_counts_from_its_first_attempt_and_that_of_a_dead_site_from_its_death() {
+    let (mut yard, host) = Yard::new().domain("a.example", Manner::Greylists);
+    let gone = domain("mx.gone.example");
+    yard.zone = yard.zone.mx(&domain("gone.example"), 1, Some(&gone)).address(&gone, [203, 0, 113, 9].into());
+    let mut sending = yard.open().await;
+    let launch = sending.launch(LaunchOptions::default(), InDoubt::Resend).await;
+    for at in ["a.example", "gone.example"] {
+        sending.admit(launch, at, 20).await;
+    }
+    // nobody sends for longer than a copy has
+    sending.pass(secs(5 * 86_400)).await;
+    sending.start();
+    sending.pass(secs(86_400)).await;
+    assert_eq!((sending.standing(Standing::Delivered), host.taken().len()), (20, 20));
+    assert_eq!(sending.standing(Standing::Failed), 0, "{:?}", sending.outcomes.last());
+    sending.pass(secs(4 * 86_400)).await;
+    assert_eq!(sending.standing(Standing::Failed), 20);
+    let expired = |outcome: &&Outcome| outcome.class == Class::SoftExpired;
+    assert_eq!(sending.last().values().filter(expired).count(), 20);
 }
 
 #[tokio::test(start_paused = true)]

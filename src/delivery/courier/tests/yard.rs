@@ -60,7 +60,7 @@ impl Yard {
             bucket: |_| 0,
             held: BTreeSet::new(),
         };
-        let ledger = self.ledger;
+        let (ledger, life) = (self.ledger, self.settings.retry.expires.duration());
         let (queue, keeper) = Queue::open(ledger.clone(), opening).unwrap();
         tokio::spawn(keeper.run());
         let shaping = Live::new(Shaping::new(&self.settings, Some(&self.overlay)).unwrap());
@@ -97,6 +97,7 @@ impl Yard {
             world,
             shaping,
             edition,
+            life,
             launches: 0,
             stop: CancellationToken::new(),
             task: None,
@@ -124,6 +125,8 @@ pub(super) struct Sending {
     pub(super) world: World,
     pub(super) shaping: Live<Shaping>,
     pub(super) edition: EditionId,
+    /// The time a copy has.
+    pub(super) life: Duration,
     pub(super) launches: u32,
     pub(super) stop: CancellationToken,
     pub(super) task: Option<tokio::task::JoinHandle<Result<(), Error>>>,
@@ -164,7 +167,7 @@ impl Sending {
             let person = NewContact { address, name: String::new(), fields: Default::default(), bucket: 0 };
             let contact = self.store.make_contact(person, START).await.unwrap();
             let now = self.world.clock.now();
-            let envelope = Envelope::new(EnvelopeId::new(launch, contact), self.edition, now, now + secs(72 * 3600));
+            let envelope = Envelope::new(EnvelopeId::new(launch, contact), self.edition, now, now + self.life);
             copies.push((at, envelope));
         }
         let contacts = copies.iter().map(|(_, envelope)| envelope.id.contact()).collect();

@@ -128,7 +128,8 @@ pub async fn import<E: From<Error>>(
     let (reader, mut runs, empties) = Reader::start(source, &options)?;
     let file = found.file.clone();
     let counts = ImportCounts::default();
-    let mut writing = Writing { store, file, list: list.clone(), options: &options, now, begun: None, counts, done: 0 };
+    let mut writing =
+        Writing { store, file, list: list.clone(), options: &options, now, begun: None, counts, done: 0, erased: 0 };
     let mut known = 0;
     while let Some(Run { batch, refused, mut progress }) = runs.recv().await {
         refused.iter().try_for_each(|row| told(News::Refused(row)))?;
@@ -140,10 +141,11 @@ pub async fn import<E: From<Error>>(
         };
         // the reader may have ended already
         let _ = empties.try_send(empty);
-        progress.rows = writing.done + progress.refused;
+        progress.rows = writing.done + writing.erased + progress.refused;
         told(News::Progress(progress))?;
     }
-    let rejects = reader.join().expect("the reader does not panic")?;
+    let mut rejects = reader.join().expect("the reader does not panic")?;
+    rejects.add_erased(writing.erased);
     writing.finish().await?;
     let refused = rejects.count();
     let (refusals, first_refused) = rejects.into_parts();
@@ -175,6 +177,8 @@ struct Writing<'a> {
     counts: ImportCounts,
     /// Rows written, or tried.
     done: u64,
+    /// Rows left out because their address was erased while the file was read.
+    erased: u64,
 }
 
 impl Writing<'_> {
@@ -189,10 +193,13 @@ impl Writing<'_> {
             None => self.begin().await.map_err(failed)?,
         };
         let rows = batch.len() as u64;
-        let run = self.store.import_run(batch, list, import, self.options.on_conflict, self.now).await;
+        let (on_conflict, erasures) = (self.options.on_conflict, self.options.forgotten.later());
+        let run = self.store.import_run(batch, list, import, on_conflict, self.now, erasures).await;
         let (counts, empty) = run.map_err(failed)?;
+        let taken = counts.added + counts.updated + counts.unchanged;
         self.counts += counts;
-        self.done += rows;
+        self.done += taken;
+        self.erased += rows - taken;
         Ok(empty)
     }
 

@@ -66,7 +66,7 @@ pub struct Refusal {
     pub reason: &'static str,
     /// How many rows.
     pub count: u64,
-    /// The line of the first one.
+    /// The line of the first one; 0 where it is not known.
     pub first_line: u64,
     /// What was wrong with it.
     pub sample: String,
@@ -123,6 +123,15 @@ impl Rejects {
             sample: row.why.clone(),
         });
         kind.count += 1;
+    }
+
+    /// Counts rows that were read before their address was erased; their lines are not known any more.
+    pub(super) fn add_erased(&mut self, rows: u64) {
+        let why = Why::Forgotten;
+        let none = |reason| Refusal { reason, count: 0, first_line: 0, sample: why.sentence() };
+        if rows > 0 {
+            self.kinds.entry(why.word()).or_insert_with_key(|reason| none(reason)).count += rows;
+        }
     }
 
     pub(super) fn count(&self) -> u64 {

@@ -1,5 +1,8 @@
 //! Imports: contacts written and put on a list by the batch, without bringing back anybody who left.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use rusqlite::{CachedStatement, Connection, params};
 use serde_json::{Map, Value};
 
@@ -188,6 +191,29 @@ impl std::ops::AddAssign for ImportCounts {
     }
 }
 
+/// The hashes that an address may leave when it is erased.
+pub type Traces = Arc<dyn Fn(&str) -> Vec<Vec<u8>> + Send + Sync>;
+
+/// How those are recognised who are erased while an import reads its file.
+#[derive(Clone)]
+pub struct Erasures {
+    /// Whoever was erased before is known to the import.
+    pub since: Timestamp,
+    /// What would be left of an address.
+    pub traces: Traces,
+}
+
+impl Erasures {
+    /// Whether an address is among those erased since.
+    fn among(self, db: &Connection) -> rusqlite::Result<impl Fn(&str) -> bool + use<>> {
+        let mut rows = db.prepare_cached("SELECT hash FROM erased WHERE since >= ?1")?;
+        let erased = rows.query_map([self.since.as_ms()], |row| row.get(0))?;
+        let erased: BTreeSet<Vec<u8>> = erased.collect::<rusqlite::Result<_>>()?;
+        let traces = self.traces;
+        Ok(move |address: &str| !erased.is_empty() && traces(address).iter().any(|trace| erased.contains(trace)))
+    }
+}
+
 /// Who joins: the list, where it came from, and since when.
 #[derive(Debug, Clone, Copy)]
 struct Joining {
@@ -235,10 +261,10 @@ impl Store {
         on_conflict: OnConflict,
         now: Timestamp,
     ) -> Result<ImportCounts, Error> {
-        self.import_run(batch.into(), list, import, on_conflict, now).await.map(|(counts, _)| counts)
+        self.import_run(batch.into(), list, import, on_conflict, now, None).await.map(|(counts, _)| counts)
     }
 
-    /// As [`Store::import_batch`]; gives the batch back, emptied, to be filled again.
+    /// As [`Store::import_batch`], without those who were erased meanwhile; gives the batch back, emptied, to be filled again.
     pub async fn import_run(
         &self,
         batch: ImportBatch,
@@ -246,13 +272,17 @@ impl Store {
         import: i64,
         on_conflict: OnConflict,
         now: Timestamp,
+        erasures: Option<Erasures>,
     ) -> Result<(ImportCounts, ImportBatch), Error> {
         let joining = Joining { list, source: import, now };
         self.backend
             .write_alone(move |db| {
                 let mut importing = Importing::new(db, joining, on_conflict)?;
+                let erased = erasures.map(|erasures| erasures.among(db)).transpose()?;
                 for row in batch.iter() {
-                    importing.take(&row)?;
+                    if erased.as_ref().is_none_or(|was_erased| !was_erased(row.address)) {
+                        importing.take(&row)?;
+                    }
                 }
                 let counts = importing.counts;
                 drop(importing);

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 pub use candidates::{Candidate, Page, Tier};
 pub use copies::{CopyRow, Figure, LookRow, PlannedRow};
-pub use imports::{ImportBatch, ImportCounts, ImportRow, OnConflict};
+pub use imports::{Erasures, ImportBatch, ImportCounts, ImportRow, OnConflict, Traces};
 pub use launches::{EditionRow, LaunchKind, LaunchOptions, LaunchRow, LaunchState, NewLaunch};
 pub use people::{ContactRow, EventRow, ListRow, MembershipRow, MembershipStatus, NewContact};
 pub use retention::Faded;

@@ -173,10 +173,23 @@ async fn who_was_forgotten_stays_forgotten() {
     let store = store();
     let seal = Seal::parse(&format!("a {}", "0f".repeat(32))).unwrap();
     store.erase("ada@example.org".into(), seal.trace("ada@example.org").to_vec(), NOW).await.unwrap();
-    let forgotten = Forgotten::load(&store, || Ok::<_, store::Error>(seal)).unwrap();
+    let forgotten = Forgotten::load(&store, || Ok::<_, store::Error>(seal), NOW).unwrap();
     let text = "email\nADA@example.org\nbob@example.org\n";
     let report = import_text(&store, text, ImportOptions { forgotten, ..options() }).await.unwrap();
     assert_eq!((counts(&report).added, report.refusals[0].reason), (1, "erased"));
+    assert_eq!(store.contact("ada@example.org").unwrap(), None);
+}
+
+#[tokio::test]
+async fn who_is_forgotten_while_an_import_reads_its_file_is_left_out_of_it() {
+    let store = store();
+    let seal = || Seal::parse(&format!("a {}", "0f".repeat(32))).unwrap();
+    let forgotten = Forgotten::load(&store, || Ok::<_, store::Error>(seal()), NOW).unwrap();
+    store.erase("ada@example.org".into(), seal().trace("ada@example.org").to_vec(), NOW).await.unwrap();
+    let text = "email\nADA@example.org\nbob@example.org\n";
+    let report = import_text(&store, text, ImportOptions { forgotten, ..options() }).await.unwrap();
+    assert_eq!((report.rows, report.refused, counts(&report).added), (2, 1, 1));
+    assert_eq!((report.refusals[0].reason, report.refusals[0].count), ("erased", 1));
     assert_eq!(store.contact("ada@example.org").unwrap(), None);
 }
 

@@ -117,7 +117,8 @@ impl Ready {
         }
     }
 
-    /// Puts the launch on record, or finds the one that goes on.
+    /// Puts the launch on record, or finds the one that goes on. Refuses one that somebody else has put on record since it
+    /// was looked at, if that would not go on as asked.
     pub async fn launch(self, store: &Store, now: Timestamp) -> Result<LaunchRow, LaunchError> {
         let Ready { campaign, edition, lists, options, running, to } = self;
         if let Some(running) = running {
@@ -127,13 +128,18 @@ impl Ready {
         let kind = if rows.is_empty() { LaunchKind::Campaign } else { LaunchKind::Test };
         let edition = store.put_edition(edition.hash(), campaign.name(), edition.to_bytes(), now).await?;
         let (campaign, in_doubt) = (campaign.name().clone(), campaign.in_doubt());
-        let new = NewLaunch { campaign, kind, edition, in_doubt, options, lists };
+        let new = NewLaunch { campaign, kind, edition, in_doubt, options: options.clone(), lists };
         let id = match rows.is_empty() {
             true => store.create_launch(new, now).await?,
             // at once: a planner that finds the launch admits what is on record of it
             false => store.create_launch_to(new, rows, now).await?,
         };
-        Ok(store.launch(id)?.expect("a launch just recorded is there"))
+        let launch = store.launch(id)?.expect("a launch just recorded is there");
+        if launch.edition != edition {
+            return Err(LaunchError::Edited(launch.campaign));
+        }
+        may_go_on(&launch, &options)?;
+        Ok(launch)
     }
 }
 

@@ -77,6 +77,17 @@ impl Desk {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_launches_what_somebody_has_just_launched_goes_on_with_that_or_is_told_why_not() {
+    let desk = Desk::with(3).await;
+    let options = |limit| LaunchOptions { limit, ..LaunchOptions::default() };
+    let [first, same, other] = [None, None, Some(1)].map(|limit| desk.ready(&options(limit)).unwrap());
+    let launch = first.launch(&desk.store, START).await.unwrap();
+    assert_eq!(same.launch(&desk.store, START).await.unwrap(), launch);
+    let told = other.launch(&desk.store, START).await.unwrap_err();
+    assert!(matches!(told, LaunchError::Differs { option: "--limit", .. }), "{told}");
+}
+
 /// Sends what is due as a courier would, and says what becomes of each copy; until nothing is due for a second.
 async fn send(queue: &Queue, next: impl Fn(u32) -> Standing) -> Vec<u32> {
     let mut sent = Vec::new();

@@ -171,9 +171,18 @@ impl Store {
         })
     }
 
-    /// Records a launch, running and not yet planned. A campaign has one launch: a second one of kind `Campaign` fails.
+    /// Records a launch, running and not yet planned. A campaign has one launch: where there is one of kind `Campaign`
+    /// already, it is given, and nothing is recorded.
     pub async fn create_launch(&self, launch: NewLaunch, now: Timestamp) -> Result<LaunchId, Error> {
-        self.backend.write(move |db| insert_launch(db, &launch, now)).await
+        self.backend
+            .write(move |db| match launch.kind {
+                LaunchKind::Campaign => match find_launch_of(db, &launch.campaign)? {
+                    Some(known) => Ok(known.id),
+                    None => insert_launch(db, &launch, now),
+                },
+                LaunchKind::Test | LaunchKind::Confirmation => insert_launch(db, &launch, now),
+            })
+            .await
     }
 
     /// As [`Store::create_launch`], with all its copies: whoever finds the launch finds them.
@@ -201,11 +210,7 @@ impl Store {
 
     /// The launch of a campaign, if it was launched.
     pub fn launch_of(&self, campaign: &CampaignName) -> Result<Option<LaunchRow>, Error> {
-        self.backend.read(|db| {
-            db.prepare_cached(&format!("{LAUNCH} WHERE campaign = ?1 AND kind = 0"))?
-                .query_row([campaign.as_str()], launch_row)
-                .optional()
-        })
+        self.backend.read(|db| find_launch_of(db, campaign))
     }
 
     /// All launches that are neither done nor cancelled, oldest first.
@@ -250,6 +255,12 @@ impl Store {
 pub(super) fn state_of(db: &Connection, launch: LaunchId) -> rusqlite::Result<Option<LaunchState>> {
     let mut state = db.prepare_cached("SELECT state FROM launches WHERE id = ?1")?;
     state.query_row([launch.0], |row| LaunchState::of(row.get(0)?)).optional()
+}
+
+fn find_launch_of(db: &Connection, campaign: &CampaignName) -> rusqlite::Result<Option<LaunchRow>> {
+    db.prepare_cached(&format!("{LAUNCH} WHERE campaign = ?1 AND kind = 0"))?
+        .query_row([campaign.as_str()], launch_row)
+        .optional()
 }
 
 pub(super) fn insert_launch(db: &Connection, launch: &NewLaunch, now: Timestamp) -> rusqlite::Result<LaunchId> {

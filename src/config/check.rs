@@ -64,7 +64,11 @@ impl Settings {
         }
         let url = &self.links.base_url;
         if !is_base_url(url) {
-            return wrong("links.base_url", url, "write \"https://HOST\" without a final slash");
+            return wrong(
+                "links.base_url",
+                url,
+                "write \"https://HOST\", with a path where there is one, and nothing behind it",
+            );
         }
         Ok(())
     }
@@ -84,6 +88,13 @@ impl Settings {
         if self.relay.connection_limit == 0 {
             return wrong("relay.connection_limit", 0, "must be 1 or more; to stop sending use `mailshot pause`");
         }
+        let per_connection = [
+            ("relay.max_deliveries_per_connection", self.relay.max_deliveries_per_connection),
+            ("shape.max_deliveries_per_connection", self.shape.max_deliveries_per_connection),
+        ];
+        if let Some((key, _)) = per_connection.into_iter().find(|(_, most)| *most == Some(0)) {
+            return wrong(key, 0, "must be 1 or more: leave it out for as many as the host takes");
+        }
         if self.shape.connection_limit == Some(0) {
             return wrong("shape.connection_limit", 0, "must be 1 or more; to stop sending use `mailshot pause`");
         }
@@ -92,6 +103,20 @@ impl Settings {
                 "retry.first",
                 self.retry.first,
                 "must be longer than zero, or a refused copy would be sent without pause",
+            );
+        }
+        if self.retry.expires < self.retry.first {
+            return wrong(
+                "retry.expires",
+                self.retry.expires,
+                "must be as long as retry.first, or no copy is tried twice",
+            );
+        }
+        if self.dkim.expires < self.retry.expires {
+            return wrong(
+                "dkim.expires",
+                self.dkim.expires,
+                "must be as long as retry.expires, or the last attempts bear a signature that is over",
             );
         }
         if !self.store.url.starts_with("sqlite:") {
@@ -119,8 +144,13 @@ impl Settings {
                 if let Some(user) = relay.user.as_ref().filter(|user| user.contains(char::is_control)) {
                     return wrong("route.relays", user, NO_CONTROL);
                 }
-                if relay.weight == 0 || relay.connection_limit == 0 {
-                    return wrong("route.relays", &relay.url, "weight and connection_limit must be 1 or more");
+                let per_connection = relay.max_deliveries_per_connection;
+                if relay.weight == 0 || relay.connection_limit == 0 || per_connection == Some(0) {
+                    return wrong(
+                        "route.relays",
+                        &relay.url,
+                        "weight, connection_limit and max_deliveries_per_connection must be 1 or more",
+                    );
                 }
                 if relay.user.is_some() && relay.password.is_none() && relay.token_file.is_none() {
                     return wrong(
@@ -321,10 +351,11 @@ fn check_oauth(oauth: &MailboxOauth) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// A web address that can stand in a header between angle brackets, and in an attribute: ASCII without what ends either.
+/// A web address that can stand in a header between angle brackets, and in an attribute, and that goes on behind its end:
+/// ASCII without what ends any of these, nor a login.
 fn is_base_url(url: &str) -> bool {
     let rest = url.strip_prefix("https://").or(url.strip_prefix("http://")).unwrap_or_default();
-    let is_fit = |b: u8| b.is_ascii_graphic() && !b"<>\"'\\`{}|^,".contains(&b);
+    let is_fit = |b: u8| b.is_ascii_graphic() && !b"<>\"'\\`{}|^,?#@".contains(&b);
     !rest.is_empty() && !rest.starts_with('/') && !rest.ends_with('/') && rest.bytes().all(is_fit)
 }
 

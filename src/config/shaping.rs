@@ -47,8 +47,8 @@ pub enum ShapingError {
         /// What is wrong with it.
         why: String,
     },
-    /// A limit of zero would stop the site for good.
-    #[error("{file}: `{row}`: `{key}` must be 1 or more; to stop a site use `mailshot queue suspend`")]
+    /// A limit or a time of zero would stop the site for good.
+    #[error("{file}: `{row}`: `{key}` must be more than zero; to stop a site use `mailshot queue suspend`")]
     Zero {
         /// The file.
         file: String,
@@ -448,7 +448,22 @@ fn check_row(name: &str, row: &Row) -> Result<(), ShapingError> {
     if row.max_deliveries_per_connection == Some(0) {
         return zero("max_deliveries_per_connection");
     }
-    Ok(())
+    let timeouts = [
+        ("connect_timeout", row.connect_timeout),
+        ("banner_timeout", row.banner_timeout),
+        ("ehlo_timeout", row.ehlo_timeout),
+        ("starttls_timeout", row.starttls_timeout),
+        ("auth_timeout", row.auth_timeout),
+        ("mail_from_timeout", row.mail_from_timeout),
+        ("rcpt_to_timeout", row.rcpt_to_timeout),
+        ("data_timeout", row.data_timeout),
+        ("data_block_timeout", row.data_block_timeout),
+        ("data_dot_timeout", row.data_dot_timeout),
+    ];
+    match timeouts.into_iter().find(|(_, span)| span.is_some_and(|span| span.duration().is_zero())) {
+        Some((key, _)) => zero(key),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -525,6 +540,7 @@ mod tests {
             ("[[provider]]\nname = \"x\"\nmx_suffix = [\".example.com.\"]\n", ".example.com."),
             ("[[provider]]\nname = \"yahoo\"\nmx_suffix = [\".l.google.com\"]\n", "never matches"),
             ("[[site]]\nsite = \"x\"\nshape.connection_limit = 0\n", "connection_limit"),
+            ("[[site]]\nsite = \"x\"\nshape.data_dot_timeout = \"0s\"\n", "data_dot_timeout"),
             ("[[site]]\nsite = \"x\"\nshape.conection_limit = 1\n", "conection_limit"),
             ("[[site]]\nsite = \"x\"\nshape.max_message_rate = \"0/s\"\n", "0/s"),
         ] {

@@ -380,7 +380,7 @@ mod tests {
                 "shaping.toml",
                 "[[site]]\nsite = \"x\"\nshape.connection_limit = 0\n",
                 "connection_limit",
-                "1 or more",
+                "more than zero",
                 "",
             ),
             ("shaping.toml", "[[provider]]\nname = \"x\"\n", "\"x\"", "mx_suffix", "mx_suffix"),

@@ -1,13 +1,16 @@
-//! Ctrl-C and SIGTERM: the first ends in order, the second at once. Everything admitted is on disk either way.
+//! Ctrl-C, SIGTERM and a terminal that is gone (SIGHUP): the first ends in order, the second at once. Everything admitted is
+//! on disk either way.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{Desk, Error};
 
-/// The process's ears for both signals.
+/// The process's ears for these signals.
 pub struct Interrupt {
     ctrl_c: Signal,
     terminate: Signal,
+    /// `None`: whoever started the process wants it to outlive its terminal, as `nohup` does.
+    hang_up: Option<Signal>,
     /// A signal came that nobody has heard of yet.
     is_pending: bool,
 }
@@ -17,10 +20,11 @@ impl Interrupt {
     pub fn listen() -> Result<Interrupt, Error> {
         let open = |kind| signal(kind).map_err(Error::failed);
         let (ctrl_c, terminate) = (open(SignalKind::interrupt())?, open(SignalKind::terminate())?);
-        Ok(Interrupt { ctrl_c, terminate, is_pending: false })
+        let hang_up = (!is_ignored(SignalKind::hangup())).then(|| open(SignalKind::hangup())).transpose()?;
+        Ok(Interrupt { ctrl_c, terminate, hang_up, is_pending: false })
     }
 
-    /// Waits for either.
+    /// Waits for one of them.
     pub async fn heard(&mut self) {
         if std::mem::take(&mut self.is_pending) {
             return;
@@ -29,6 +33,7 @@ impl Interrupt {
             biased;
             _ = self.ctrl_c.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = or_for_ever(&mut self.hang_up) => {}
         }
     }
 
@@ -62,9 +67,26 @@ impl Interrupt {
             biased;
             ended = end => ended,
             () = self.heard() => {
-                desk.note("stopped at once; what was on the wire is in doubt, and listed at the next start");
+                let words = "stopped at once; what was on the wire is in doubt, and listed at the next start";
+                Error::failed(std::io::Error::other(words)).show(desk.workspace().folder(), desk.is_json());
                 std::process::exit(1);
             }
         }
     }
+}
+
+/// Waits for a signal that may not be listened for.
+async fn or_for_ever(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the process was started with this signal ignored. Where that cannot be found out it was not.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal.as_raw_value() - 1) & 1 == 1
 }

@@ -264,8 +264,11 @@ async fn drop_copies(desk: &Desk, name: &str, yes: bool) -> Result<Exit, Error> 
         Meant::Campaign(launch) => Whose::from(launch.id),
         Meant::Domain(domain) => domain.into(),
         Meant::Site(domains, _) => {
-            let named = domains.iter().take(5).map(Domain::as_str).collect::<Vec<_>>().join(", ");
-            return Err(Error::usage(format!("`{name}` is a site: name a campaign or a domain ({named})")));
+            let named = match domains.iter().take(5).map(Domain::as_str).collect::<Vec<_>>() {
+                none if none.is_empty() => String::new(),
+                some => format!(" ({})", some.join(", ")),
+            };
+            return Err(Error::usage(format!("`{name}` is a site: name a campaign or a domain{named}")));
         }
     };
     let owner = Owner::reach(desk, &store, Crew::Keeping).await?;

@@ -3,8 +3,10 @@
 //! yes only once what follows from it is on disk (H-20…H-24). It never answers by mail.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -336,7 +338,7 @@ fn keep(folder: &Path, name: &str, raw: &[u8]) -> io::Result<()> {
         return Err(io::Error::other("the folder is full: read and clear it"));
     }
     let draft = folder.join(format!("{name}.part"));
-    let mut file = std::fs::File::create(&draft)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     io::Write::write_all(&mut file, raw)?;
     file.sync_all()?;
     std::fs::rename(&draft, folder.join(name))?;

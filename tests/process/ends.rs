@@ -42,7 +42,12 @@ pub fn finish(scene: &Scene, log: &Path) -> u64 {
 
 #[test]
 fn a_signal_lets_what_is_on_the_wire_finish_and_the_next_start_sends_the_rest() {
-    for name in ["TERM", "INT"] {
+    // whoever is started to outlive its terminal, these tests among them, passes that on
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let outlives_its_terminal = status
+        .lines()
+        .any(|line| line.starts_with("SigIgn:") && line.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f']));
+    for name in ["TERM", "INT", "HUP"].iter().take(if outlives_its_terminal { 2 } else { 3 }) {
         let folder = tempfile::tempdir().unwrap();
         let scene = Scene::with(folder.path(), 300, SLOW);
         let log = folder.path().join("log");

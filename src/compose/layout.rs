@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
+use crate::compose::depth::{self, is_too_deep};
 use crate::compose::scope::Context;
 use crate::compose::shield::Shield;
 
@@ -96,6 +97,12 @@ pub enum LayoutError {
         /// The file it began with.
         file: String,
     },
+    /// Tags, quotes or lists lie too deep in each other.
+    #[error("{file}: tags, quotes or lists lie more than {} deep in each other", depth::DEPTH_MAX)]
+    TooDeep {
+        /// The body, or the layout with the body in its place.
+        file: String,
+    },
     /// A layout without a place for the body.
     #[error("{file}: a layout needs `{{{{{{content}}}}}}` where the body goes")]
     NoContent {
@@ -139,6 +146,7 @@ impl Draft {
     fn html(&self, preheader: &str) -> Result<String, LayoutError> {
         let mut shield = Shield::default();
         let body = shield.cover(&self.include(&self.body)?);
+        refuse_depth(&self.body.file, &body, self.body.markup)?;
         let (outer, whole, markup) = match &self.layout {
             None => (&self.body, content(self.body.markup, body), self.body.markup),
             Some(layout) => {
@@ -152,11 +160,16 @@ impl Draft {
             }
         };
         let mut html = match markup {
-            Markup::Mjml => mjml(&outer.file, &whole)?,
+            Markup::Mjml => {
+                refuse_depth(&outer.file, &whole, markup)?;
+                mjml(&outer.file, &whole)?
+            }
             Markup::Markdown | Markup::Html | Markup::Text => whole,
         };
+        refuse_depth(&outer.file, &html, Markup::Html)?;
         if self.inline_css {
             html = shield.cover(&shield.uncover(&html));
+            refuse_depth(&outer.file, &html, Markup::Html)?;
             html = inline_css(&self.body.file, &html)?;
         }
         Ok(shield.uncover(&html))
@@ -226,6 +239,14 @@ fn content(markup: Markup, covered: String) -> String {
             html
         }
         Markup::Mjml | Markup::Html | Markup::Text => covered,
+    }
+}
+
+/// Refuses what would lead a parser too deep.
+fn refuse_depth(file: &str, text: &str, markup: Markup) -> Result<(), LayoutError> {
+    match is_too_deep(text, markup) {
+        true => Err(LayoutError::TooDeep { file: file.to_owned() }),
+        false => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 //! recipient. Pure: the same edition, envelope and recipient give the same bytes. Nothing here reads files, clocks or
 //! names.
 
+mod depth;
 mod edition;
 mod guard;
 mod headers;

@@ -7,11 +7,15 @@ use serde_json::Value;
 
 use crate::compose::helpers;
 use crate::compose::scope::{Context, Scope, as_link, percent_encoded};
+use crate::compose::shield::expressions;
 use crate::compose::template::{OUTPUT_MAX, Part};
 use crate::compose::{Error, Missing, PrintError};
 
 /// Blocks inside blocks that a template may have (H-04).
 const DEPTH_MAX: usize = 10;
+
+/// How deep the parser may be led: more than any text holds, and little to its stack.
+const PARSED_MAX: usize = 100;
 
 /// A stretch of a compiled text.
 #[derive(Debug, PartialEq, Eq)]
@@ -160,6 +164,7 @@ pub(crate) fn inspect(part: Part, source: &str) -> Result<(), Error> {
 }
 
 fn parse(part: Part, source: &str) -> Result<Parsed, Error> {
+    refuse_depth(part, source)?;
     Parsed::compile(source).map_err(|why| {
         let message = match why.reason() {
             TemplateErrorReason::InvalidSyntax(_) => {
@@ -169,6 +174,27 @@ fn parse(part: Part, source: &str) -> Result<Parsed, Error> {
         };
         Error::Template { part, line: why.pos().map(|(line, _)| line), message }
     })
+}
+
+/// Refuses what would lead the parser too deep; what is less deep and still too deep is found in what it gives.
+fn refuse_depth(part: Part, source: &str) -> Result<(), Error> {
+    let mut blocks = 0_usize;
+    for found in expressions().find_iter(source) {
+        let inner = found.as_str().trim_start_matches('{').trim_start_matches('~').trim_start();
+        match inner.chars().next() {
+            Some('#') => blocks += 1,
+            Some('^') if !inner[1..].trim_start_matches('~').starts_with('}') => blocks += 1,
+            Some('/') => blocks = blocks.saturating_sub(1),
+            _ => {}
+        }
+        let is_comment = inner.starts_with('!');
+        if blocks > PARSED_MAX || !is_comment && inner.matches(['(', '[', '{']).count() > PARSED_MAX {
+            let line = Some(source[..found.start()].matches('\n').count() + 1);
+            let message = format!("blocks or expressions lie more than {DEPTH_MAX} deep in each other");
+            return Err(Error::Template { part, line, message });
+        }
+    }
+    Ok(())
 }
 
 /// Puts brackets around fields that stand alone and have the name of a helper (`{{url}}` becomes `{{[url]}}`): handlebars would

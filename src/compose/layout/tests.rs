@@ -103,3 +103,38 @@ fn a_table_in_markdown_keeps_its_rows_as_text() {
     let text = draft("body.md", "| a | b |\n|---|--:|\n| {{c}} | d |\n| e | f |\n").expand().unwrap().text;
     assert_eq!(text, "a | b\n{{c}} | d\ne | f\n");
 }
+
+#[test]
+fn what_lies_too_deep_is_refused_before_it_is_parsed() {
+    let begun = tokio::time::Instant::now();
+    let div = |depth: usize| format!("{}x{}", "<div>".repeat(depth), "</div>".repeat(depth));
+    let sections = |depth: usize| {
+        let (open, close) = ("<mj-section><mj-column>".repeat(depth), "</mj-column></mj-section>".repeat(depth));
+        format!("<mjml><mj-body>{open}<mj-text>x</mj-text>{close}</mj-body></mjml>")
+    };
+    let raw = |depth: usize| format!("<mjml><mj-body><mj-raw>{}</mj-raw></mj-body></mjml>", div(depth));
+    for (file, text) in [
+        ("body.html", div(100_000)),
+        ("body.md", ">".repeat(50_000)),
+        ("body.md", "- ".repeat(50_000)),
+        ("body.md", format!("*a {}", div(50_000))),
+        ("body.mjml", sections(3000)),
+        ("body.mjml", raw(3000)),
+    ] {
+        let refused = Draft { inline_css: true, ..draft(file, &text) }.expand();
+        assert_eq!(refused, Err(LayoutError::TooDeep { file: file.into() }));
+    }
+    // what is just not too deep is no trouble to any parser
+    let most = depth::DEPTH_MAX - 10;
+    for (file, text) in [
+        ("body.html", div(most)),
+        ("body.md", ">".repeat(most)),
+        ("body.md", "- ".repeat(most / 2)),
+        ("body.mjml", sections(most / 2)),
+        ("body.mjml", raw(most)),
+    ] {
+        let done = Draft { inline_css: true, ..draft(file, &text) }.expand();
+        assert!(matches!(done, Ok(_) | Err(LayoutError::Mjml { .. } | LayoutError::TooDeep { .. })), "{file}");
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+}

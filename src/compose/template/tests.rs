@@ -164,6 +164,20 @@ fn pieces_and_handlebars_print_alike() {
 }
 
 #[test]
+fn blocks_and_expressions_that_lie_too_deep_are_refused_before_they_are_parsed() {
+    for template in [
+        format!("{}x{}", "{{#if name}}".repeat(20_000), "{{/if}}".repeat(20_000)),
+        format!("{{{{upper {}name{}}}}}", "(upper ".repeat(20_000), ")".repeat(20_000)),
+        format!("{{{{default name {}{}}}}}", "[".repeat(20_000), "]".repeat(20_000)),
+        format!("{}x{}", "{{#if name}}".repeat(90), "{{/if}}".repeat(90)),
+        format!("{{{{upper {}name{}}}}}", "(upper ".repeat(90), ")".repeat(90)),
+    ] {
+        let refused = Template::compile(&Edition { html: template, ..sample() }).err().unwrap().to_string();
+        assert!(refused.contains("deep in each other"), "{refused}");
+    }
+}
+
+#[test]
 fn a_column_with_the_name_of_a_helper_is_a_column() {
     for name in crate::compose::helpers::KNOWN.iter().copied().chain(["raw", "log", "Last Name"]) {
         let mut ada = recipient("Ada", "Köln");

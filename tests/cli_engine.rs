@@ -197,6 +197,24 @@ fn what_is_written_for_programs_is_json() {
 }
 
 #[test]
+fn a_mailbox_that_cannot_be_read_is_told_as_an_error_also_for_programs() {
+    let folder = workspace();
+    let at = folder.path();
+    std::fs::write(at.join("password"), "s3cret").unwrap();
+    std::fs::set_permissions(at.join("password"), PermissionsExt::from_mode(0o600)).unwrap();
+    let settings = std::fs::read_to_string(at.join("mailshot.toml")).unwrap();
+    // nobody listens there
+    let mailbox = "\n[[mailbox]]\nname = \"m\"\nprotocol = \"imap\"\nhost = \"localhost\"\nport = 1\nuser = \"m\"\n";
+    let mailbox = format!("{mailbox}password_file = \"{}\"\n", at.join("password").display());
+    std::fs::write(at.join("mailshot.toml"), settings + &mailbox).unwrap();
+    let output = mailshot(at, &["bounces", "poll", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["mailbox"], &told["error"]["exit"]), (&"m".into(), &1.into()), "{told}");
+    assert!(told["error"]["message"].as_str().unwrap().starts_with("m: "), "{told}");
+}
+
+#[test]
 fn a_log_in_a_pipe_has_no_colours() {
     let workspace = workspace();
     let contacts = workspace.path().join("campaigns/welcome/contacts.csv");

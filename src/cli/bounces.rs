@@ -7,6 +7,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use crate::base::Seal;
+use crate::cli::error::failure;
 use crate::cli::{Desk, Error, Exit};
 use crate::outcome::{
     self, Action, Arrival, Effect, Fetcher, Kind, Mail, MailboxError, Policy, ReturnDesk, Returned, Round,
@@ -160,7 +161,9 @@ async fn poll(desk: &Desk) -> Result<Exit, Error> {
                 desk.give(&Polled { mailbox: &mailbox.name, taken: 0, foreign: 0, in_use: true });
             }
             Err(why) => {
-                desk.note(why.to_string());
+                let why = why.to_string();
+                desk.note(&why);
+                desk.give(&serde_json::json!({ "mailbox": mailbox.name, "error": failure(&why) }));
                 exit = Exit::Failed;
             }
         }

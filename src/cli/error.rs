@@ -130,6 +130,11 @@ struct Told {
     place: Option<Place>,
 }
 
+/// What could not be done beside what could, as `--json` gives an error.
+pub(super) fn failure(message: &str) -> impl Serialize {
+    Told { exit: code(Exit::Failed), message: harmless(message).into_owned(), help: None, place: None }
+}
+
 /// A place in a file, from 1.
 #[derive(Debug, Serialize)]
 struct Place {

@@ -28,6 +28,8 @@ pub(super) const MESSAGE_MAX: usize = 10 * 1024 * 1024;
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Longest time for one round through a mailbox; what is left waits for the next.
 const ROUND_MAX: Duration = Duration::from_secs(30 * 60);
+/// The most characters told of what a server said.
+const WORDS_MAX: usize = 200;
 /// How long a mailbox stays in the hands of whoever died with it, where that cannot be seen from here.
 const LEASE: Duration = Duration::from_secs(120);
 
@@ -412,15 +414,26 @@ impl Bearer {
 }
 
 pub(super) fn unreachable(mailbox: &Mailbox, why: &str) -> MailboxError {
-    MailboxError::Unreachable { mailbox: mailbox.name.clone(), host: mailbox.host.clone(), why: why.to_owned() }
+    MailboxError::Unreachable { mailbox: mailbox.name.clone(), host: mailbox.host.clone(), why: in_words(why) }
 }
 
-pub(super) fn broken(mailbox: &Mailbox, why: impl Into<String>) -> MailboxError {
-    MailboxError::Protocol { mailbox: mailbox.name.clone(), why: why.into() }
+pub(super) fn broken(mailbox: &Mailbox, why: impl AsRef<str>) -> MailboxError {
+    MailboxError::Protocol { mailbox: mailbox.name.clone(), why: in_words(why.as_ref()) }
 }
 
-pub(super) fn refused(mailbox: &Mailbox, why: impl Into<String>) -> MailboxError {
-    MailboxError::Login { mailbox: mailbox.name.clone(), user: mailbox.user.clone(), why: why.into() }
+pub(super) fn refused(mailbox: &Mailbox, why: impl AsRef<str>) -> MailboxError {
+    MailboxError::Login { mailbox: mailbox.name.clone(), user: mailbox.user.clone(), why: in_words(why.as_ref()) }
+}
+
+/// What a server said, or was said of it, as one line that a person can read: whatever it sent.
+fn in_words(why: &str) -> String {
+    let line: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line = line.trim();
+    match line.char_indices().nth(WORDS_MAX) {
+        _ if line.is_empty() => "the server refuses, and does not say why".to_owned(),
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
 }
 
 /// TLS with the server's name proved: a mailbox is never read in clear.

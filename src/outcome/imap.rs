@@ -30,6 +30,12 @@ const KEYWORD: &str = "$MailshotRead";
 const PAGE: usize = 200;
 /// Largest literal a server may announce: a message, and what stands around it.
 const LITERAL_MAX: u64 = MESSAGE_MAX as u64 + 64 * 1024;
+/// Most lines and octets, without literals, that a server may say before it is asked something again: a folder of a million
+/// messages is searched in one line of eight million octets.
+const LINES_MAX: u64 = 20_000;
+const OCTETS_MAX: u64 = 64 * 1024 * 1024;
+/// Characters shown of what is no IMAP.
+const SHOWN_MAX: usize = 60;
 /// Longest IDLE: servers hang up after 30 minutes (RFC 2177).
 const IDLE_MAX: Duration = Duration::from_secs(29 * 60);
 /// Shortest IDLE: a folder is not looked through more often than that without news.
@@ -180,7 +186,7 @@ async fn login(mailbox: &Mailbox, mut client: Client<Wire>, proof: &Proof) -> Re
     };
     match tokio::time::timeout(ANSWER_MAX, done).await {
         Ok(Ok(Ok(session))) => Ok(session),
-        Ok(Ok(Err((why, _)))) => Err(refused(mailbox, why.to_string())),
+        Ok(Ok(Err((why, _)))) => Err(refused(mailbox, in_words(&why))),
         Ok(Err(why)) => Err(refused(mailbox, why)),
         Err(_) => Err(unreachable(mailbox, "no answer to the login")),
     }
@@ -193,7 +199,7 @@ async fn offered(mailbox: &Mailbox, client: &mut Client<Wire>) -> Result<HashSet
     in_time(mailbox, client.get_mut().flush()).await?;
     let mut offered = HashSet::new();
     loop {
-        let said = in_time(mailbox, client.read_response()).await?;
+        let said = answered(mailbox, async { client.read_response().await.map_err(Into::into) }).await?;
         let said = said.ok_or_else(|| unreachable(mailbox, "the server hung up"))?;
         match said.parsed() {
             Response::Capabilities(list) => offered.extend(list.iter().map(|able| match able {
@@ -356,9 +362,34 @@ async fn answered<T>(
     use async_imap::error::Error;
     match tokio::time::timeout(ANSWER_MAX, what).await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(why @ (Error::Io(_) | Error::ConnectionLost))) => Err(unreachable(mailbox, &why.to_string())),
-        Ok(Err(why)) => Err(broken(mailbox, why.to_string())),
+        Ok(Err(Error::Io(why))) if why.to_string().contains(UNREAD) => Err(broken(mailbox, in_words(&Error::Io(why)))),
+        Ok(Err(why @ (Error::Io(_) | Error::ConnectionLost))) => Err(unreachable(mailbox, &in_words(&why))),
+        Ok(Err(why)) => Err(broken(mailbox, in_words(&why))),
         Err(_) => Err(unreachable(mailbox, "no answer")),
+    }
+}
+
+/// What the library puts between its own words and the octets that it could not read.
+const UNREAD: &str = " during parsing of ";
+
+/// An error of the library in words: it tells all octets that it could not read, and how it came to them.
+fn in_words(why: &async_imap::error::Error) -> String {
+    use async_imap::error::{Error, ParseError};
+    let no_imap = |said: &str| {
+        let shown: String = said.trim_start_matches('"').chars().take(SHOWN_MAX).collect();
+        format!("the server says what is no IMAP, or no more than half of it: {shown}")
+    };
+    match why {
+        Error::Io(why) => match why.to_string().split_once(UNREAD) {
+            Some((_, said)) => no_imap(said),
+            None => why.to_string(),
+        },
+        Error::Parse(ParseError::Invalid(said) | ParseError::DataNotUtf8(said, _)) => {
+            no_imap(&String::from_utf8_lossy(said))
+        }
+        // neither a code nor words behind NO or BAD
+        Error::No(said) | Error::Bad(said) if said == "code: None, info: None" => String::new(),
+        other => other.to_string(),
     }
 }
 
@@ -396,7 +427,9 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let wire = self.get_mut();
+        wire.watch.asked();
+        Pin::new(&mut wire.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -415,9 +448,16 @@ struct Watch {
     literal: u64,
     /// The number read since a `{`, and whether its `}` has come.
     announced: Option<(u64, bool)>,
+    /// Lines and octets outside of literals since something was asked.
+    lines: u64,
+    octets: u64,
 }
 
 impl Watch {
+    fn asked(&mut self) {
+        (self.lines, self.octets) = (0, 0);
+    }
+
     fn see(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             if self.literal > 0 {
@@ -427,6 +467,11 @@ impl Watch {
                 continue;
             }
             self.octet(bytes[0]);
+            self.octets += 1;
+            self.lines += u64::from(bytes[0] == b'\n');
+            if self.lines > LINES_MAX || self.octets > OCTETS_MAX {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the server speaks without end"));
+            }
             if self.announced.is_some_and(|(length, _)| length > LITERAL_MAX) {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the server announces too long an answer"));
             }

@@ -16,6 +16,8 @@ use crate::world::Stream;
 const LINE_MAX: u64 = 64 * 1024;
 /// Most messages listed; the rest comes with the next round.
 const MESSAGES_MAX: usize = 100_000;
+/// Most lines of a list that are read at all.
+const LINES_MAX: usize = 50 * MESSAGES_MAX;
 /// Lines of the body fetched of a message that is too long.
 const TOP_LINES: u32 = 500;
 
@@ -189,7 +191,7 @@ impl Session<'_> {
     async fn list(&mut self, command: &str) -> Result<Vec<(String, String)>, MailboxError> {
         self.order(command).await?;
         let mut rows = Vec::new();
-        loop {
+        for _ in 0..LINES_MAX {
             let line = self.line().await?;
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
             match line.split_once(' ') {
@@ -198,6 +200,7 @@ impl Session<'_> {
                 _ => {}
             }
         }
+        Err(unreachable(self.mailbox, "the server lists without end"))
     }
 
     /// The bytes of a message; of one that is too long the start.

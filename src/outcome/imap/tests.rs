@@ -447,3 +447,37 @@ async fn a_server_without_idle_is_left_after_one_round() {
     let script = [PLAIN, LOGIN, able("* CAPABILITY IMAP4rev1\r\nTAG OK\r\n"), SELECT, EMPTY, LOGOUT];
     assert_eq!(stay(&script, Duration::ZERO).await.0, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_imap_is_told_in_one_short_line() {
+    let octets: String = "\u{15}\u{3}«garbage»\r\n{\u{1b}[2J".repeat(400);
+    let proof = Proof::Password(Secret::new("s3cret".into()));
+    for hello in [&octets, "* 99999999999999999999 EXISTS\r\n", "* SEARCH -1\r\n", "* 1 FETCH (BODY[] {-5}\r\n"] {
+        let (round, _) = with_proof(&mailbox(None), hello, &[], &Taker::default(), &proof).await;
+        let told = round.unwrap_err().to_string();
+        assert!(told.chars().count() < 200 && !told.contains(char::is_control), "{told}");
+        assert!(!told.contains("Error") && told.starts_with("m: "), "{told}");
+    }
+    let script = [PLAIN, ("LOGIN \"b\" \"s3cret\"", "TAG NO \r\n")];
+    let told = round(&mailbox(None), &script, &Taker::default()).await.0.unwrap_err().to_string();
+    assert!(told.starts_with("m: the login of b was refused: "), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_speaks_without_end_is_left() {
+    let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+    let speaks = async {
+        theirs.write_all(HELLO.as_bytes()).await.unwrap();
+        for _ in 0..3 * LINES_MAX {
+            if theirs.write_all(b"* OK still here\r\n").await.is_err() {
+                break;
+            }
+        }
+        drop(theirs);
+    };
+    let proof = Proof::Password(Secret::new("s3cret".into()));
+    let mailbox = mailbox(None);
+    let visit = async { Visit::secured(&mailbox, Box::new(ours), &proof).await.map(drop) };
+    let told = futures_util::join!(visit, speaks).0.unwrap_err().to_string();
+    assert_eq!(told, "m: mail.example cannot be reached: the server speaks without end");
+}

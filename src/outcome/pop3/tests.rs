@@ -234,3 +234,15 @@ async fn a_refused_token_is_said_so_and_not_shown_again() {
     let (round, heard) = with_proof(&none, &Taker::default(), token()).await;
     assert!(matches!(round, Err(MailboxError::Login { .. })) && heard == ["CAPA"], "{round:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_without_words_is_told_in_words_and_a_long_one_in_short() {
+    let told = |answer: &'static str| async move {
+        let script = with_login(&[("LIST", answer)]);
+        round(&script, &Taker::default()).await.0.unwrap_err().to_string()
+    };
+    assert_eq!(told("-ERR\r\n").await, "bounces: the server refuses, and does not say why");
+    let long: &'static str = format!("-ERR \u{1b}[2J{}\r\n", "x".repeat(5000)).leak();
+    let told = told(long).await;
+    assert!(told.chars().count() < 220 && !told.contains(char::is_control), "{told}");
+}

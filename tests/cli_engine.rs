@@ -98,6 +98,61 @@ fn a_backup_holds_the_record_and_the_keys_and_never_the_queue() {
     check(at, &["backup", to_text], 2, &["is not empty"]);
 }
 
+/// Runs it where no file may grow beyond so many KiB, as on a disk that is full.
+fn cramped(kib: u32, workspace: &Path, arguments: &[&str]) -> Output {
+    let limited = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$@\"");
+    let mut command = Command::new("bash");
+    command.args(["-c", &limited, "bash", env!("CARGO_BIN_EXE_mailshot"), "-C"]).arg(workspace).args(arguments);
+    command.env("NO_COLOR", "1").output().expect("the binary runs")
+}
+
+/// Every file below a folder, in order.
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        found.extend(if path.is_dir() { files(&path) } else { vec![path] });
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_workspace_begun_on_a_full_disk_is_completed_when_there_is_room() {
+    let whole = workspace();
+    for kib in [0, 1, 8] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = cramped(kib, folder.path(), &["init"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(files(folder.path()).iter().all(|file| std::fs::metadata(file).unwrap().len() > 0));
+        check(folder.path(), &["init"], 0, &["wrote mailshot.toml"]);
+        let named =
+            |at: &Path| files(at).iter().map(|file| file.strip_prefix(at).unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(named(folder.path()), named(whole.path()));
+        for name in named(whole.path()).iter().filter(|name| !name.starts_with("state/keys")) {
+            let read = |at: &Path| std::fs::read(at.join(name)).unwrap();
+            assert!(read(folder.path()) == read(whole.path()), "{}", name.display());
+        }
+    }
+}
+
+#[test]
+fn a_backup_that_fails_leaves_nothing_behind() {
+    let folder = workspace();
+    let at = folder.path();
+    check(at, &["suppress", "add", "ann@example.com"], 0, &[]);
+    let there = at.join("there");
+    std::fs::create_dir(&there).unwrap();
+    for to in [&there, &at.join("new/er")] {
+        let arguments = ["backup", to.to_str().unwrap()];
+        let output = cramped(64, at, &arguments);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(files(to).len(), 0, "{:?}", files(to));
+        check(at, &arguments, 0, &["the queue is not"]);
+        assert!(files(to).iter().all(|file| file.extension().is_none_or(|ending| ending != "part")));
+    }
+}
+
 #[test]
 fn a_relay_is_tried_again_for_whatever_is_not_paused() {
     let folder = workspace();

@@ -5,7 +5,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Desk, Error, Exit};
-use crate::store::Threads;
+use crate::store::{Store, Threads};
+
+/// What a backup holds: the record, first under another name, and the folder of keys.
+const RECORD: &str = "audience.db";
+const PART: &str = "audience.db.part";
+const KEYS: &str = "keys";
 
 /// Writes a backup into a folder that is new or empty.
 pub fn run(desk: &Desk, folder: &Path) -> Result<Exit, Error> {
@@ -13,15 +18,38 @@ pub fn run(desk: &Desk, folder: &Path) -> Result<Exit, Error> {
         return Err(Error::usage(format!("{} is not empty: a backup is never mixed with another", folder.display())));
     }
     let store = desk.workspace().store(Threads::Own)?;
-    make_private(folder)?;
-    store.backup(&folder.join("audience.db"))?;
-    let keys = copy_private(&desk.workspace().keys_folder(), &folder.join("keys"))?;
-    sync(folder)?;
+    let is_new = !folder.exists();
+    let keys = copy(&store, &desk.workspace().keys_folder(), folder).inspect_err(|_| clear(folder, is_new))?;
     desk.give(&serde_json::json!({"folder": folder, "store": "audience.db", "keys": keys}));
     desk.say(format!("the record and {keys} key files are in {}", folder.display()));
     desk.say("the queue is not: restored, it would send again what has been sent since");
     desk.say("to restore: put both back into state/, then `mailshot queue rebuild`");
     Ok(Exit::Done)
+}
+
+/// Copies the record and the folder of keys; gives how many key files. The record gets its name last: who sees it sees a
+/// whole backup.
+fn copy(store: &Store, keys: &Path, folder: &Path) -> Result<u64, Error> {
+    make_private(folder)?;
+    let part = folder.join(PART);
+    store.backup(&part)?;
+    let copied = copy_private(keys, &folder.join(KEYS))?;
+    let record = folder.join(RECORD);
+    fs::rename(&part, &record).map_err(|why| failed(&record, why))?;
+    sync(folder)?;
+    Ok(copied)
+}
+
+/// Takes away what a backup left that failed. The folder was empty before it. What cannot be removed stays: the failure itself
+/// is what is told.
+fn clear(folder: &Path, is_new: bool) {
+    for file in [RECORD, PART, &format!("{PART}-journal")] {
+        let _ = fs::remove_file(folder.join(file));
+    }
+    let _ = fs::remove_dir_all(folder.join(KEYS));
+    if is_new {
+        let _ = fs::remove_dir(folder);
+    }
 }
 
 /// Copies a folder of private files; gives how many. A folder that is not there has none.

@@ -281,16 +281,28 @@ fn settings_file() -> String {
     example.replace(empty, &sample)
 }
 
-/// Writes a file and the folders above it; `false` when it is there already.
+/// Writes a file and the folders above it; `false` when it is there already. It is written beside its name, which it takes
+/// once it is whole: half a file would be kept for a whole one the next time.
 fn write_new(path: &Path, text: &str) -> Result<bool, Error> {
     let failed = |why| Error::File { path: path.to_owned(), why };
+    if path.symlink_metadata().is_ok() {
+        return Ok(false);
+    }
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(failed)?;
     }
-    match OpenOptions::new().write(true).create_new(true).open(path) {
-        Err(why) if why.kind() == ErrorKind::AlreadyExists => Ok(false),
-        opened => opened.and_then(|mut file| file.write_all(text.as_bytes())).map(|()| true).map_err(failed),
-    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let part = path.with_file_name(name);
+    let written = File::create(&part).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(&part, path)).map(|()| true).map_err(|why| {
+        // what cannot be removed is begun anew the next time
+        let _ = fs::remove_file(&part);
+        failed(why)
+    })
 }
 
 fn read_optional(path: &Path) -> Result<Option<String>, Error> {

@@ -56,7 +56,11 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         Err(why) if why.kind() == ErrorKind::AlreadyExists => return Err(Error::Exists { path: path.to_owned() }),
         other => other.map_err(failed)?,
     };
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|why| {
+        // half a key is none, and would stand in the way of a whole one
+        let _ = fs::remove_file(path);
+        failed(why)
+    })
 }
 
 /// The entries of a folder in order of their names; none when it is not there.

@@ -8,7 +8,7 @@ use regex::{Captures, Regex};
 
 use crate::compose::depth::{self, is_too_deep};
 use crate::compose::scope::Context;
-use crate::compose::shield::Shield;
+use crate::compose::shield::{self, Shield};
 
 /// How deep parts may include parts (H-04).
 const DEPTH_MAX: usize = 10;
@@ -233,10 +233,11 @@ fn fixed(expression: &str) -> Regex {
 fn content(markup: Markup, covered: String) -> String {
     match markup {
         Markup::Markdown => {
+            let covered = shield::in_lines(&covered);
             let mut html = String::with_capacity(covered.len() * 3 / 2);
             let options = pulldown_cmark::Options::ENABLE_TABLES | pulldown_cmark::Options::ENABLE_STRIKETHROUGH;
             pulldown_cmark::html::push_html(&mut html, pulldown_cmark::Parser::new_ext(&covered, options));
-            html
+            shield::out_of_lines(&html)
         }
         Markup::Mjml | Markup::Html | Markup::Text => covered,
     }

@@ -67,6 +67,30 @@ impl Shield {
     }
 }
 
+/// Covered Markdown in which the blocks of lines that hold text as well are words of that text: a line that begins with a
+/// comment would be no Markdown up to its end. Blocks that stand alone stay comments.
+pub(crate) fn in_lines(covered: &str) -> String {
+    let line = |line: &str| match has_text(&COMMENT.replace_all(line, "")) {
+        true => COMMENT.replace_all(line, "<zqslot${1}zq>").into_owned(),
+        false => line.to_owned(),
+    };
+    covered.split_inclusive('\n').map(line).collect()
+}
+
+/// HTML made of what [`in_lines`] gave, with comments again.
+pub(crate) fn out_of_lines(html: &str) -> String {
+    static TAG: LazyLock<Regex> = LazyLock::new(|| fixed(r"<zqslot(\d+)zq>"));
+    TAG.replace_all(html, "<!--zqslot${1}zq-->").into_owned()
+}
+
+static COMMENT: LazyLock<Regex> = LazyLock::new(|| fixed(r"<!--zqslot(\d+)zq-->"));
+
+/// Whether a line of Markdown holds more than the marks of quotes and list items.
+fn has_text(line: &str) -> bool {
+    static MARKS: LazyLock<Regex> = LazyLock::new(|| fixed(r"^(?:\s|>|(?:[-+*]|\d+[.)])(?:\s|$))*$"));
+    !MARKS.is_match(line)
+}
+
 fn fixed(expression: &str) -> Regex {
     Regex::new(expression).expect("a fixed expression")
 }

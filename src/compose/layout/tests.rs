@@ -36,6 +36,30 @@ fn markdown_keeps_expressions_whole() {
 }
 
 #[test]
+fn a_line_of_markdown_may_begin_with_a_block() {
+    for (body, html) in [
+        (
+            "{{#if name}}Dear {{name}}{{else}}Dear friend{{/if}},\n\nnext",
+            "<p>{{#if name}}Dear {{name}}{{else}}Dear friend{{/if}},</p>\n<p>next</p>\n",
+        ),
+        ("{{#if name}}**bold**{{/if}} and more", "<p>{{#if name}}<strong>bold</strong>{{/if}} and more</p>\n"),
+        (
+            "- {{#if name}}**b**{{/if}}\n- c",
+            "<ul>\n<li>{{#if name}}<strong>b</strong>{{/if}}</li>\n<li>c</li>\n</ul>\n",
+        ),
+        ("> {{#if a}}_x_{{/if}}", "<blockquote>\n<p>{{#if a}}<em>x</em>{{/if}}</p>\n</blockquote>\n"),
+        (
+            "{{#if a}}\n*x*\n{{else}}\n*y*\n{{/if}}",
+            "{{#if a}}\n<p><em>x</em></p>\n{{else}}\n<p><em>y</em></p>\n{{/if}}",
+        ),
+        ("- {{#if a}}\n  *x*\n  {{/if}}", "<ul>\n<li>{{#if a}}\n<em>x</em>{{/if}}</li>\n</ul>\n"),
+    ] {
+        let expanded = draft("body.md", body).expand().unwrap();
+        assert_eq!(expanded.html, html);
+    }
+}
+
+#[test]
 fn layouts_take_body_parts_and_preheader() {
     let mut draft = draft("body.md", "Hello {{name}}\n\n{{> footer}}");
     draft.layout = Some(source(

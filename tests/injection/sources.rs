@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The names that may stand in a statement's text: fixed words, and numbers of places for values.
-const FIXED: &[&str] = &["LAUNCH", "SIGNUP", "places", "column", "what.is_left", "pages + 20"];
+const FIXED: &[&str] = &["LAUNCH", "SIGNUP", "BARRED", "SUBSCRIBED", "places", "column", "what.is_left", "pages + 20"];
 
 #[test]
 fn no_statement_of_the_record_is_built_from_a_value() {

@@ -32,24 +32,24 @@ mod tests {
     fn a_link_may_lead_about_its_roots_and_not_out_of_them() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().canonicalize().unwrap().join(name);
-        for root in ["own", "shared", "shared-not"] {
+        for root in ["own", "common", "common-not"] {
             std::fs::create_dir(at(root)).unwrap();
             std::fs::write(at(root).join("file"), root).unwrap();
         }
-        let roots = [at("own"), at("shared"), at("gone")];
+        let roots = [at("own"), at("common"), at("gone")];
         for (link, target, found) in [
             ("own/one", "own/file", Some("own/file")),
-            ("own/two", "shared/file", Some("shared/file")),
-            ("own/three", "own/two", Some("shared/file")),
-            ("shared-not/four", "own/file", Some("own/file")),
-            ("own/five", "shared-not/file", None),
+            ("own/two", "common/file", Some("common/file")),
+            ("own/three", "own/two", Some("common/file")),
+            ("common-not/four", "own/file", Some("own/file")),
+            ("own/five", "common-not/file", None),
             ("own/six", "own/five", None),
         ] {
             symlink(at(target), at(link)).unwrap();
             assert_eq!(inside(&at(link), &roots).ok(), found.map(at), "{link}");
         }
-        assert_eq!(inside(&at("own/../shared/file"), &roots).ok(), Some(at("shared/file")));
-        assert!(matches!(inside(&at("own/../shared-not/file"), &roots), Err(NotInside::Elsewhere(_))));
+        assert_eq!(inside(&at("own/../common/file"), &roots).ok(), Some(at("common/file")));
+        assert!(matches!(inside(&at("own/../common-not/file"), &roots), Err(NotInside::Elsewhere(_))));
         assert!(
             matches!(inside(&at("own/none"), &roots), Err(NotInside::Unseen(why)) if why.kind() == io::ErrorKind::NotFound)
         );

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,10 @@ const IDLE: Duration = Duration::from_secs(300);
 const SESSION: Duration = Duration::from_secs(30 * 60);
 /// How long a client may take to name a recipient of ours before its place can go to another, when all are taken.
 const STRANGER: Duration = Duration::from_secs(2);
+/// How long a client that finds no place may wait for one. A mail server that has said goodbye dials again before we have
+/// read that, so one that keeps to as many connections as it is allowed comes with one more for a moment; sent away, it
+/// would leave its report lying for minutes.
+const LOBBY: Duration = Duration::from_secs(10);
 /// Recipients that are nobody's until a client is sent away: whoever tries tokens gets that many for a connection (B-04).
 const UNKNOWN_MAX: u16 = 20;
 /// Recipients that are nobody's until a network is slowed down, however many connections it comes with; and how long it takes
@@ -87,6 +92,8 @@ struct Shared {
     connections_max: usize,
     per_client_max: usize,
     seats: Mutex<Seats>,
+    /// Told whenever a place was given back.
+    freed: Notify,
     guesses: Mutex<Guesses>,
 }
 
@@ -126,6 +133,8 @@ impl Guesses {
 struct Seats {
     taken: BTreeMap<u64, Guest>,
     next: u64,
+    /// Clients that wait for a place.
+    waiting: Vec<IpAddr>,
 }
 
 struct Guest {
@@ -156,6 +165,19 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.seats().taken.remove(&self.number);
+        self.shared.freed.notify_waiters();
+    }
+}
+
+/// A client in the lobby, gone from there when dropped.
+struct Waiting<'a>(&'a Shared, IpAddr);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let waiting = &mut self.0.seats().waiting;
+        if let Some(at) = waiting.iter().position(|client| *client == self.1) {
+            waiting.swap_remove(at);
+        }
     }
 }
 
@@ -185,6 +207,7 @@ impl Listener {
             connections_max: usize::from(settings.connection_limit),
             per_client_max: usize::from(settings.connections_per_client),
             seats: Mutex::default(),
+            freed: Notify::new(),
             guesses: Mutex::default(),
         })))
     }
@@ -211,17 +234,16 @@ impl Listener {
         }
     }
 
-    /// Begins a session, unless there are too many: then the client is told to come back.
+    /// Begins a session, unless there are too many for too long: then the client is told to come back.
     fn welcome(&self, mut stream: TcpStream, client: IpAddr, protocol: Protocol) {
         let _ = stream.set_nodelay(true);
         let listener = self.clone();
-        let Some(seat) = self.0.seat(client) else {
-            tokio::spawn(async move { stream.write_all(b"421 4.7.0 too many connections, come back later\r\n").await });
-            return;
-        };
         tokio::spawn(async move {
             // A client that went away is no error of ours.
-            let _ = listener.serve(Box::new(stream), protocol, seat).await;
+            let _ = match listener.0.place(client).await {
+                Some(seat) => listener.serve(Box::new(stream), protocol, seat).await,
+                None => stream.write_all(b"421 4.7.0 too many connections, come back later\r\n").await,
+            };
         });
     }
 
@@ -251,6 +273,37 @@ impl Listener {
 }
 
 impl Shared {
+    /// A place for a client, which may have to wait for it; none when there is none for too long, or too many wait.
+    async fn place(self: &Arc<Self>, client: IpAddr) -> Option<Seat> {
+        if let Some(seat) = self.seat(client) {
+            return Some(seat);
+        }
+        let _waiting = self.wait(client)?;
+        let end = Instant::now() + LOBBY;
+        loop {
+            // asked for before looking, so that nothing given back in between is missed
+            let freed = self.freed.notified();
+            if let Some(seat) = self.seat(client) {
+                return Some(seat);
+            }
+            if Instant::now() >= end {
+                return None;
+            }
+            // a place is also had from a bore, which nobody tells of
+            let _ = timeout_at(end.min(Instant::now() + STRANGER), freed).await;
+        }
+    }
+
+    /// Lets a client wait, unless as many wait already as might be served, or half as many of its own.
+    fn wait(&self, client: IpAddr) -> Option<Waiting<'_>> {
+        let waiting = &mut self.seats().waiting;
+        let own = waiting.iter().filter(|other| **other == client).count();
+        (waiting.len() < self.connections_max && own * 2 < self.connections_max).then(|| {
+            waiting.push(client);
+            Waiting(self, client)
+        })
+    }
+
     /// A place for a client: when all are taken, that of whoever has sat there longest without naming a recipient of ours.
     fn seat(self: &Arc<Self>, client: IpAddr) -> Option<Seat> {
         let mut seats = self.seats();

@@ -119,10 +119,15 @@ pub fn wait_for(what: &str, holds: impl FnMut() -> bool) {
 }
 
 /// Waits until something holds.
-pub fn wait_long(what: &str, most: Duration, mut holds: impl FnMut() -> bool) {
+pub fn wait_long(what: &str, most: Duration, holds: impl FnMut() -> bool) {
+    wait_or_tell(what, most, holds, String::new);
+}
+
+/// Waits until something holds; what does not come about is told with what somebody knows of it.
+pub fn wait_or_tell(what: &str, most: Duration, mut holds: impl FnMut() -> bool, known: impl Fn() -> String) {
     let end = Instant::now() + most;
     while !holds() {
-        assert!(Instant::now() < end, "{what} did not come about in {most:?}");
+        assert!(Instant::now() < end, "{what} did not come about in {most:?}\n{}", known());
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -243,6 +243,30 @@ async fn one_client_cannot_take_every_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_dials_again_before_its_goodbye_was_read_waits_for_the_place_and_not_for_ever() {
+    let house = house(false);
+    let shared = &house.listener.0;
+    let client: IpAddr = "192.0.2.1".parse().unwrap();
+    let mut seats: Vec<Seat> = (0..20).filter_map(|_| shared.seat(client)).collect();
+    let began = Instant::now();
+    let (place, ()) = futures_util::join!(shared.place(client), async {
+        sleep(Duration::from_millis(30)).await;
+        seats.pop();
+    });
+    assert!(place.is_some() && began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+
+    let waiting: Vec<_> = (0..100).map(|_| shared.wait(client).expect("room to wait")).collect();
+    assert!(
+        shared.place(client).await.is_none() && began.elapsed() < Duration::from_secs(1),
+        "as many wait as may come"
+    );
+    drop(waiting);
+    assert!(shared.place(client).await.is_none(), "nobody left");
+    assert_eq!(began.elapsed().as_secs(), LOBBY.as_secs());
+    assert!(shared.seats().waiting.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_all_places_are_taken_the_oldest_bore_goes_and_nobody_who_named_a_recipient() {
     let house = house(false);
     let mut seats = Vec::new();

@@ -1,9 +1,16 @@
 //! Ctrl-C, SIGTERM and a terminal that is gone (SIGHUP): the first ends in order, the second at once. Everything admitted is
 //! on disk either way.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::cli::{Desk, Error};
+
+/// What comes so soon after a hang-up belongs to the same closing of the terminal. The shell and the system each send a
+/// hang-up then, and a supervisor may add its own signal: none of it says that anybody is impatient.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// The process's ears for these signals.
 pub struct Interrupt {
@@ -13,6 +20,8 @@ pub struct Interrupt {
     hang_up: Option<Signal>,
     /// A signal came that nobody has heard of yet.
     is_pending: bool,
+    /// When the terminal last hung up.
+    hung_up: Option<Instant>,
 }
 
 impl Interrupt {
@@ -21,19 +30,32 @@ impl Interrupt {
         let open = |kind| signal(kind).map_err(Error::failed);
         let (ctrl_c, terminate) = (open(SignalKind::interrupt())?, open(SignalKind::terminate())?);
         let hang_up = (!is_ignored(SignalKind::hangup())).then(|| open(SignalKind::hangup())).transpose()?;
-        Ok(Interrupt { ctrl_c, terminate, hang_up, is_pending: false })
+        Ok(Interrupt { ctrl_c, terminate, hang_up, is_pending: false, hung_up: None })
     }
 
     /// Waits for one of them.
     pub async fn heard(&mut self) {
-        if std::mem::take(&mut self.is_pending) {
-            return;
+        if !std::mem::take(&mut self.is_pending) {
+            self.next().await;
         }
+    }
+
+    /// Waits, after one of them was heard, until somebody is impatient: a hang-up never is.
+    async fn heard_again(&mut self) {
+        loop {
+            self.next().await;
+            if self.hung_up.is_none_or(|at| at.elapsed() >= CLOSING) {
+                return;
+            }
+        }
+    }
+
+    async fn next(&mut self) {
         tokio::select! {
             biased;
+            _ = or_for_ever(&mut self.hang_up) => self.hung_up = Some(Instant::now()),
             _ = self.ctrl_c.recv() => {}
             _ = self.terminate.recv() => {}
-            _ = or_for_ever(&mut self.hang_up) => {}
         }
     }
 
@@ -46,8 +68,8 @@ impl Interrupt {
         }
     }
 
-    /// Runs what is not to be broken off: a signal meanwhile is heard by whoever asks next, another ends the process at
-    /// once.
+    /// Runs what is not to be broken off: a signal meanwhile is heard by whoever asks next, an impatient one after it ends
+    /// the process at once.
     pub async fn or_later<T>(&mut self, desk: &Desk, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         tokio::select! {
@@ -61,12 +83,12 @@ impl Interrupt {
         done
     }
 
-    /// Runs the orderly end; another signal ends the process at once.
+    /// Runs the orderly end; an impatient signal ends the process at once.
     pub async fn or_at_once<T>(&mut self, desk: &Desk, end: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;
             ended = end => ended,
-            () = self.heard() => {
+            () = self.heard_again() => {
                 let words = "stopped at once; what was on the wire is in doubt, and listed at the next start";
                 Error::failed(std::io::Error::other(words)).show(desk.workspace().folder(), desk.is_json());
                 std::process::exit(1);

@@ -94,6 +94,34 @@ fn hosts_that_never_answer_hold_up_the_end_no_longer_than_the_grace_and_a_second
     }
 }
 
+/// A shell whose terminal is closed passes the hang-up on, and so does the system: nobody was impatient.
+#[test]
+fn a_terminal_that_closes_is_one_signal_however_often_it_says_so() {
+    let under = ["env", "--default-signal=HUP"];
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::with(folder.path(), 50, &SLOW.replace("20ms", "1s"));
+    let log = folder.path().join("log");
+    let child = scene.send(&under, &log);
+    wait_until("a first part", &log, || scene.taken() > 5);
+    ["HUP", "HUP", "TERM", "HUP"].iter().for_each(|name| signal(&child, name));
+    let status = ended(child, &log);
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(status.code() == Some(4) && !said.contains("stopped at once"), "{status}: {said}");
+    let (taken, report) = (scene.taken(), scene.report());
+    assert_eq!(report["delivered"].as_u64(), Some(taken), "{report}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::with(folder.path(), 50, MUTE);
+    let child = scene.send(&under, &log);
+    wait_until("a message", &log, || scene.taken() >= 1);
+    signal(&child, "HUP");
+    std::thread::sleep(Duration::from_millis(1500));
+    let since = Instant::now();
+    signal(&child, "TERM");
+    assert_eq!(ended(child, &log).code(), Some(1), "whoever asks later is impatient");
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+}
+
 #[test]
 fn a_process_that_is_out_of_memory_leaves_what_any_crash_leaves() {
     // a failed allocation ends in an abort, the system's remedy in SIGKILL

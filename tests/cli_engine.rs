@@ -51,6 +51,25 @@ fn what_cannot_be_read_ends_with_2_and_says_where() {
     check(at, &["pause", "welcome"], 2, &["was never sent"]);
 }
 
+/// A redirected standard output has a name, and keeps the file that it leads to.
+#[test]
+fn standard_output_may_be_named_and_is_never_replaced() {
+    let folder = workspace();
+    let (at, file) = (folder.path(), folder.path().join("redirected"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailshot"));
+    command.arg("-C").arg(at).args(["import", "campaigns/welcome/contacts.csv", "--list", "news"]).current_dir(at);
+    assert!(command.output().unwrap().status.success());
+    std::fs::write(&file, "before\n").unwrap();
+    let kept = std::fs::File::options().append(true).open(&file).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailshot"));
+    command.arg("-C").arg(at).args(["export", "contacts", "--to", "/proc/self/fd/1"]).stdout(kept);
+    let output = command.output().unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (table, words) = (text.find("\"email\"").expect("a table"), text.find("contacts written").expect("words"));
+    assert!(text.starts_with("before\n") && table < words, "{text}");
+}
+
 #[test]
 fn a_folder_that_is_no_workspace_is_refused() {
     let folder = tempfile::tempdir().unwrap();

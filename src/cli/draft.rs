@@ -3,8 +3,11 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::outward::{LINKS_MAX, is_held_open, leads_to};
 use crate::cli::Error;
 
 /// What stands in the way of writing a file.
@@ -18,23 +21,23 @@ struct WriteError {
 /// A file being written. It takes its name when it is finished; dropped before, it leaves nothing behind.
 pub struct Draft {
     to: Option<PathBuf>,
-    part: Option<PathBuf>,
+    part: Option<Part>,
     out: BufWriter<Box<dyn Write>>,
 }
 
 impl Draft {
-    /// Begins a file; without a name, standard output. A device or pipe is written as it goes.
+    /// Begins a file; without a name, or with one that leads there, standard output. What a link leads to is replaced, not
+    /// the link. A device, a pipe or what another program holds open is written as it goes.
     pub fn begin(to: Option<&Path>) -> Result<Draft, Error> {
-        let Some(path) = to else {
+        let Some(path) = to.filter(|path| !is_standard_output(path)) else {
             return Ok(Draft { to: None, part: None, out: BufWriter::new(Box::new(io::stdout())) });
         };
-        let replaces = path.metadata().map_or(true, |found| found.is_file());
-        let part = replaces.then(|| {
-            let mut name = path.file_name().unwrap_or_default().to_owned();
-            name.push(".part");
-            path.with_file_name(name)
-        });
-        let file = File::create(part.as_deref().unwrap_or(path)).map_err(|why| failed(to, why))?;
+        let is_replaced = path.metadata().map_or(true, |found| found.is_file()) && !is_held_open(path, LINKS_MAX);
+        let begun = match is_replaced {
+            true => Part::begin(leads_to(path, LINKS_MAX)).map(|(part, file)| (Some(part), file)),
+            false => File::options().append(true).open(path).map(|file| (None, file)),
+        };
+        let (part, file) = begun.map_err(|why| failed(to, why))?;
         Ok(Draft { to: Some(path.to_owned()), part, out: BufWriter::new(Box::new(file)) })
     }
 
@@ -46,14 +49,60 @@ impl Draft {
 
     fn finish(mut self) -> Result<(), Error> {
         let flushed = self.out.flush();
-        let named = flushed.and_then(|()| match (&self.part, &self.to) {
-            (Some(part), Some(to)) => std::fs::rename(part, to),
-            (None, _) | (_, None) => Ok(()),
+        let named = flushed.and_then(|()| self.part.take().map_or(Ok(()), Part::finish));
+        named.map_err(|why| failed(self.to.as_deref(), why))
+    }
+}
+
+/// Names that are tried for a file that is not finished.
+const PARTS_MAX: u32 = 1000;
+
+/// A file that is not finished: beside the one it is to become, under a name that was nobody's. Dropped, it is removed.
+struct Part {
+    name: PathBuf,
+    becomes: PathBuf,
+    is_finished: bool,
+}
+
+impl Part {
+    fn begin(becomes: PathBuf) -> io::Result<(Part, File)> {
+        let last = becomes.file_name().unwrap_or_default().to_owned();
+        let names = (0..PARTS_MAX).map(|number| {
+            let mut name = last.clone();
+            name.push(if number == 0 { ".part".to_owned() } else { format!(".{number}.part") });
+            becomes.with_file_name(name)
         });
-        named.map_err(|why| failed(self.to.as_deref(), why))?;
-        self.part = None;
+        for name in names {
+            match File::create_new(&name) {
+                Ok(file) => return Ok((Part { name, becomes, is_finished: false }, file)),
+                Err(why) if why.kind() == ErrorKind::AlreadyExists => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Err(io::Error::new(ErrorKind::AlreadyExists, "too many unfinished files (.part) lie beside it"))
+    }
+
+    /// Gives it its name.
+    fn finish(mut self) -> io::Result<()> {
+        std::fs::rename(&self.name, &self.becomes)?;
+        self.is_finished = true;
         Ok(())
     }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            let _ = std::fs::remove_file(&self.name);
+        }
+    }
+}
+
+/// Whether a name leads to whatever standard output is now.
+fn is_standard_output(path: &Path) -> bool {
+    let out = io::stdout().as_fd().try_clone_to_owned().and_then(|out| File::from(out).metadata());
+    let (Ok(place), Ok(out)) = (path.metadata(), out) else { return false };
+    (place.dev(), place.ino()) == (out.dev(), out.ino())
 }
 
 impl Write for Draft {
@@ -63,14 +112,6 @@ impl Write for Draft {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if let Some(part) = &self.part {
-            let _ = std::fs::remove_file(part);
-        }
     }
 }
 
@@ -107,8 +148,10 @@ impl Sheet {
             Cells::Raw => csv::QuoteStyle::Necessary,
         };
         let mut builder = csv::WriterBuilder::new();
-        let writer = builder.quote_style(quotes).terminator(csv::Terminator::CRLF).from_writer(Draft::begin(to)?);
-        let mut sheet = Sheet { to: to.map(Path::to_owned), writer, cells };
+        let draft = Draft::begin(to)?;
+        let to = draft.to.clone();
+        let writer = builder.quote_style(quotes).terminator(csv::Terminator::CRLF).from_writer(draft);
+        let mut sheet = Sheet { to, writer, cells };
         sheet.row(heading)?;
         Ok(sheet)
     }
@@ -166,6 +209,9 @@ fn guarded(cell: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -214,5 +260,61 @@ mod tests {
         Sheet::begin(Some(&path), Cells::Raw, &["a", "b"]).unwrap().finish().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "a,b\r\n");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_is_written_at_its_end_and_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("tables")).unwrap();
+        std::fs::write(at("tables/old.csv"), "old").unwrap();
+        for (link, end) in [("a.csv", "tables/old.csv"), ("b.csv", "tables/new.csv")] {
+            symlink(end, at(link)).unwrap();
+            Draft::begin(Some(&at(link))).unwrap().fill("a table").unwrap();
+            assert!(at(link).is_symlink(), "{link}");
+            assert_eq!(std::fs::read_to_string(at(end)).unwrap(), "a table", "{link}");
+        }
+        assert_eq!(std::fs::read_dir(at("tables")).unwrap().count(), 2, "nothing lies beside them");
+    }
+
+    #[test]
+    fn what_is_no_file_of_a_name_is_written_as_it_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, log) = (folder.path().join("pipe"), folder.path().join("log"));
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || std::fs::read_to_string(pipe).unwrap()
+        });
+        Draft::begin(Some(&pipe)).unwrap().fill("a table").unwrap();
+        assert_eq!(reader.join().unwrap(), "a table");
+
+        std::fs::write(&log, "a line\n").unwrap();
+        let open = File::options().append(true).open(&log).unwrap();
+        let place = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+        let link = folder.path().join("link");
+        symlink(&place, &link).unwrap();
+        for path in [&place, &link] {
+            Draft::begin(Some(path)).unwrap().fill("a table\n").unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "a line\na table\na table\n");
+        assert_eq!(open.metadata().unwrap().ino(), log.metadata().unwrap().ino(), "it was replaced");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn no_file_is_lost_to_one_that_is_being_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("a.csv.part"), "mine").unwrap();
+        std::fs::write(at("record"), "the record").unwrap();
+        symlink("record", at("a.csv.1.part")).unwrap();
+        symlink("nothing", at("a.csv.2.part")).unwrap();
+        drop(Sheet::begin(Some(&at("a.csv")), Cells::Raw, &["a"]).unwrap());
+        Draft::begin(Some(&at("a.csv"))).unwrap().fill("a table").unwrap();
+        for (name, text) in [("a.csv", "a table"), ("a.csv.part", "mine"), ("record", "the record")] {
+            assert_eq!(std::fs::read_to_string(at(name)).unwrap(), text, "{name}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 5);
     }
 }

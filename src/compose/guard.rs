@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::compose::scope::Urls;
-use crate::compose::shield::expressions;
+use crate::compose::shield::{Kind, expressions, inner, kind};
 
 /// Attributes that lead somewhere.
 const LINKS: &[&str] = &[
@@ -82,15 +82,6 @@ struct Value {
     blocks: usize,
     /// Whether something is filled in.
     is_filled: bool,
-}
-
-/// What an expression does.
-enum Kind {
-    Nothing,
-    Opens,
-    Otherwise,
-    Closes,
-    Prints,
 }
 
 struct Walk<'c> {
@@ -320,23 +311,6 @@ impl Walk<'_> {
 
     fn misplaced<T>(&self, message: String) -> Result<T, Misplaced> {
         Err(Misplaced { at: self.at, message })
-    }
-}
-
-/// What stands in the braces of an expression.
-fn inner(text: &str) -> &str {
-    text.trim_start_matches('{').trim_end_matches('}').trim_matches('~').trim()
-}
-
-fn kind(inner: &str) -> Kind {
-    match inner.chars().next() {
-        Some('!' | '>') => Kind::Nothing,
-        Some('#') => Kind::Opens,
-        Some('^') if inner.len() > 1 => Kind::Opens,
-        Some('^') => Kind::Otherwise,
-        Some('/') => Kind::Closes,
-        _ if inner.split_whitespace().next() == Some("else") => Kind::Otherwise,
-        _ => Kind::Prints,
     }
 }
 

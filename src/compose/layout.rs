@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 use regex::{Captures, Regex};
 
 use crate::compose::depth::{self, is_too_deep};
+use crate::compose::markdown::{self, Broken};
 use crate::compose::scope::Context;
-use crate::compose::shield::{self, Shield};
+use crate::compose::shield::Shield;
 
 /// How deep parts may include parts (H-04).
 const DEPTH_MAX: usize = 10;
@@ -103,6 +104,16 @@ pub enum LayoutError {
         /// The body, or the layout with the body in its place.
         file: String,
     },
+    /// A block begins in one element of Markdown and ends in another.
+    #[error(
+        "{file}: `{block}` begins in one paragraph, list, quote or emphasis and ends in another: end it where it begins"
+    )]
+    Crossed {
+        /// The body.
+        file: String,
+        /// The expression that begins the block.
+        block: String,
+    },
     /// A layout without a place for the body.
     #[error("{file}: a layout needs `{{{{{{content}}}}}}` where the body goes")]
     NoContent {
@@ -148,10 +159,10 @@ impl Draft {
         let body = shield.cover(&self.include(&self.body)?);
         refuse_depth(&self.body.file, &body, self.body.markup)?;
         let (outer, whole, markup) = match &self.layout {
-            None => (&self.body, content(self.body.markup, body), self.body.markup),
+            None => (&self.body, content(&self.body, body, &shield)?, self.body.markup),
             Some(layout) => {
                 let frame = self.include(layout)?.replace(PREHEADER, &escape_static(preheader));
-                let content = content(self.body.markup, body);
+                let content = content(&self.body, body, &shield)?;
                 let filled = match (layout.markup, self.body.markup) {
                     (Markup::Mjml, Markup::Markdown | Markup::Html) => fill(layout, &frame, &shield.hide(content))?,
                     _ => fill(layout, &frame, &content)?,
@@ -230,16 +241,13 @@ fn fixed(expression: &str) -> Regex {
 }
 
 /// A covered body as HTML; MJML stays what it is.
-fn content(markup: Markup, covered: String) -> String {
-    match markup {
-        Markup::Markdown => {
-            let covered = shield::in_lines(&covered);
-            let mut html = String::with_capacity(covered.len() * 3 / 2);
-            let options = pulldown_cmark::Options::ENABLE_TABLES | pulldown_cmark::Options::ENABLE_STRIKETHROUGH;
-            pulldown_cmark::html::push_html(&mut html, pulldown_cmark::Parser::new_ext(&covered, options));
-            shield::out_of_lines(&html)
-        }
-        Markup::Mjml | Markup::Html | Markup::Text => covered,
+fn content(body: &Source, covered: String, shield: &Shield) -> Result<String, LayoutError> {
+    match body.markup {
+        Markup::Markdown => markdown::to_html(&covered, shield).map_err(|why| match why {
+            Broken::TooDeep => LayoutError::TooDeep { file: body.file.clone() },
+            Broken::Crossed(block) => LayoutError::Crossed { file: body.file.clone(), block },
+        }),
+        Markup::Mjml | Markup::Html | Markup::Text => Ok(covered),
     }
 }
 

@@ -9,6 +9,7 @@ mod headers;
 mod helpers;
 mod layout;
 mod links;
+mod markdown;
 mod mime;
 mod page;
 mod proof;

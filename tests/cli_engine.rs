@@ -71,6 +71,26 @@ fn standard_output_may_be_named_and_is_never_replaced() {
 }
 
 #[test]
+fn nobody_who_reads_changes_how_it_ends() {
+    let folder = workspace();
+    let gone = || std::io::pipe().unwrap().1;
+    for (arguments, code) in [
+        (&["report", "nonsuch"][..], 2),
+        (&["nonsense"], 2),
+        (&["--json", "report", "nonsuch"], 2),
+        (&["--json", "nonsense"], 2),
+        (&["import", "campaigns/welcome/contacts.csv", "--list", "news"], 0),
+    ] {
+        for log in ["warn", "trace"] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_mailshot"));
+            command.args(arguments).current_dir(folder.path()).env("MAILSHOT_LOG", log);
+            let status = command.stdout(gone()).stderr(gone()).status().unwrap();
+            assert_eq!(status.code(), Some(code), "{arguments:?}, {log}");
+        }
+    }
+}
+
+#[test]
 fn a_folder_that_is_no_workspace_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     check(folder.path(), &["status"], 2, &["is no workspace", "mailshot init"]);

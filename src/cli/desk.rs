@@ -167,7 +167,7 @@ pub(super) fn is_workspace(folder: &Path) -> bool {
 }
 
 /// Prints a line; a reader that has gone away (as `head` does) ends the process quietly, a full disk does not.
-pub(super) fn print(line: &str) {
+fn print(line: &str) {
     let Err(why) = writeln!(std::io::stdout(), "{line}") else { return };
     if why.kind() == std::io::ErrorKind::BrokenPipe {
         std::process::exit(0);

@@ -2,13 +2,14 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use miette::{Diagnostic, IntoDiagnostic, LabeledSpan, SourceCode};
 use serde::Serialize;
 
-use crate::cli::desk::{addressed, may_be_coloured, print};
+use crate::cli::desk::{addressed, may_be_coloured};
 use crate::cli::shown::{harmless, harmless_drawing, json_line};
 use crate::engine::Remedy;
 
@@ -29,17 +30,20 @@ pub enum Exit {
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(code(exit))
+        ExitCode::from(exit.code())
     }
 }
 
-fn code(exit: Exit) -> u8 {
-    match exit {
-        Exit::Done => 0,
-        Exit::Failed => 1,
-        Exit::Usage => 2,
-        Exit::Refused => 3,
-        Exit::Unsettled => 4,
+impl Exit {
+    /// The process's exit code.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Refused => 3,
+            Exit::Unsettled => 4,
+        }
     }
 }
 
@@ -88,10 +92,10 @@ impl Error {
         let Error { exit, report } = self;
         let told = Addressed::new(report, folder);
         if json {
-            print(&json_line(&serde_json::json!({ "error": Told::of(exit, &told) }).to_string()));
+            give(&Told::of(exit, &told));
         }
         let drawn = format!("{:?}", miette::Report::new(told));
-        eprintln!("{}", harmless_drawing(&drawn));
+        let _ = writeln!(std::io::stderr(), "{}", harmless_drawing(&drawn));
         exit
     }
 }
@@ -107,14 +111,19 @@ pub fn misused(error: &clap::Error) -> Exit {
     if std::env::args_os().any(|word| word == "--json") {
         let message = error.render().to_string();
         let message = message.trim().strip_prefix("error: ").unwrap_or(message.trim());
-        let told = Told { exit: code(Exit::Usage), message: message.to_owned(), help: None, place: None };
-        print(&json_line(&serde_json::json!({ "error": told }).to_string()));
+        let told = Told { exit: Exit::Usage.code(), message: message.to_owned(), help: None, place: None };
+        give(&told);
     }
     let words = error.render();
     let is_coloured = may_be_coloured(&std::io::stderr());
     let drawn = if is_coloured { words.ansi().to_string() } else { words.to_string() };
-    eprint!("{}", harmless_drawing(&drawn));
+    let _ = write!(std::io::stderr(), "{}", harmless_drawing(&drawn));
     Exit::Usage
+}
+
+/// Gives an error as one object. Whether anybody reads it changes nothing about how the process ends.
+fn give(told: &Told) {
+    let _ = writeln!(std::io::stdout(), "{}", json_line(&serde_json::json!({ "error": told }).to_string()));
 }
 
 /// An error as `--json` gives it.
@@ -132,7 +141,7 @@ struct Told {
 
 /// What could not be done beside what could, as `--json` gives an error.
 pub(super) fn failure(message: &str) -> impl Serialize {
-    Told { exit: code(Exit::Failed), message: harmless(message).into_owned(), help: None, place: None }
+    Told { exit: Exit::Failed.code(), message: harmless(message).into_owned(), help: None, place: None }
 }
 
 /// A place in a file, from 1.
@@ -151,7 +160,7 @@ impl Told {
             let file = seen.name().map(str::to_owned);
             Some(Place { file, line: seen.line() + 1, column: seen.column() + 1 })
         };
-        Told { exit: code(exit), message: error.message.clone(), help: error.help.clone(), place: place() }
+        Told { exit: exit.code(), message: error.message.clone(), help: error.help.clone(), place: place() }
     }
 }
 

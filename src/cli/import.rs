@@ -110,7 +110,7 @@ pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     let mut bar = Bar::new(desk, started);
     let told = |news: News<'_>| match news {
         News::Progress(progress) => {
-            bar.show(progress);
+            bar.show(desk, progress);
             Ok(())
         }
         News::Refused(row) => refused.as_mut().map_or(Ok(()), |sheet| {
@@ -273,7 +273,7 @@ impl Bar {
         Bar { bar, started, last: started }
     }
 
-    fn show(&mut self, progress: Progress) {
+    fn show(&mut self, desk: &Desk, progress: Progress) {
         let rate = progress.rows as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
         let refused = if progress.refused > 0 { format!(", {} refused", progress.refused) } else { String::new() };
         let words = format!("{} rows{refused}, {rate:.0} a second", progress.rows);
@@ -283,7 +283,7 @@ impl Bar {
             bar.set_message(words);
         } else if self.last.elapsed() >= LINE_EVERY {
             self.last = Instant::now();
-            eprintln!("{:.0}%: {words}", progress.bytes as f64 / progress.size.max(1) as f64 * 100.0);
+            desk.note(format!("{:.0}%: {words}", progress.bytes as f64 / progress.size.max(1) as f64 * 100.0));
         }
     }
 

@@ -290,3 +290,5 @@ fn start_log() {
         .with_writer(|| OneLine(std::io::stderr()))
         .init();
 }
+        // a log that nobody reads any more is no reason to end
+        .log_internal_errors(false)

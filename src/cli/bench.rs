@@ -173,7 +173,7 @@ async fn measure(desk: &Desk, folder: &Path, arguments: &Arguments) -> Result<Ex
     show(desk, &about, &rows);
     show_peers(desk, &peers);
     if let Some(file) = &arguments.html {
-        Draft::begin(Some(file))?.fill(&page(&about, &rows, &charts(&runs, &peers)))?;
+        Draft::begin(Some(file))?.fill(page(&about, &rows, &charts(&runs, &peers)))?;
         desk.note(format!("written to {}", file.display()));
     }
     desk.next("mailshot bench --key none, to see everything but the signature");

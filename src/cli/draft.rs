@@ -41,9 +41,9 @@ impl Draft {
         Ok(Draft { to: Some(path.to_owned()), part, out: BufWriter::new(Box::new(file)) })
     }
 
-    /// Writes a text and gives the file its name.
-    pub fn fill(mut self, text: &str) -> Result<(), Error> {
-        self.out.write_all(text.as_bytes()).map_err(|why| failed(self.to.as_deref(), why))?;
+    /// Writes all that is to be in it and gives the file its name.
+    pub fn fill(mut self, content: impl AsRef<[u8]>) -> Result<(), Error> {
+        self.out.write_all(content.as_ref()).map_err(|why| failed(self.to.as_deref(), why))?;
         self.finish()
     }
 

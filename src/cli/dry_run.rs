@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::base::{ContactId, Domain};
+use crate::cli::draft::Draft;
 use crate::cli::send::typed;
 use crate::cli::{Desk, Error, Exit};
 use crate::compose::Template;
@@ -42,8 +43,7 @@ pub fn write(desk: &Desk, store: &Store, ready: &Ready, folder: &Path) -> Result
                 Ok(message) => {
                     let signed = sign(&keyring, template.from_domain(), message)?;
                     let file = folder.join(format!("{:06}-{}.eml", written + 1, file_name(&recipient)));
-                    fs::write(&file, signed.bytes)
-                        .map_err(|why| Error::failed(Unwritten(file.display().to_string(), why)))?;
+                    Draft::begin(Some(&file))?.fill(signed.bytes)?;
                     written += 1;
                 }
                 Err(why) => {
@@ -64,11 +64,6 @@ pub fn write(desk: &Desk, store: &Store, ready: &Ready, folder: &Path) -> Result
     desk.next(format!("mailshot {}", typed(ready)));
     Ok(Exit::Done)
 }
-
-/// A file that could not be written.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}: {1}")]
-struct Unwritten(String, std::io::Error);
 
 fn is_meant(recipient: &Recipient, only: Option<&Domain>) -> bool {
     only.is_none_or(|only| recipient.address.domain() == only)

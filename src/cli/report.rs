@@ -44,7 +44,7 @@ pub fn run(desk: &Desk, args: &Report) -> Result<Exit, Error> {
         desk.note(format!("{rows} rows written to {}", file.display()));
     }
     if let Some(file) = &args.html {
-        Draft::begin(Some(file))?.fill(&outcome::html(&store, launch.id, &report)?)?;
+        Draft::begin(Some(file))?.fill(outcome::html(&store, launch.id, &report)?)?;
         desk.note(format!("page written to {}", file.display()));
     }
     desk.next(report.next());

@@ -237,7 +237,12 @@ impl Store {
         let failed = |why: std::io::Error| Error::Open { path: to.to_owned(), why: why.to_string() };
         make_private(to).map_err(failed)?;
         let name = to.to_string_lossy().into_owned();
-        self.backend.read(|db| db.execute("VACUUM INTO ?1", [name]).map(drop))?;
+        let copied = self.backend.read(|db| db.execute("VACUUM INTO ?1", [name]).map(drop));
+        copied.map_err(|why| match why {
+            // the disk of the copy: the record itself does not grow by it
+            Error::Full(_) => Error::Full(to.to_owned()),
+            other => other,
+        })?;
         File::open(to).and_then(|file| file.sync_all()).map_err(failed)
     }
 }

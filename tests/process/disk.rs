@@ -214,6 +214,35 @@ fn a_stop_does_not_wait_for_a_full_disk_and_says_why() {
     assert!(report["possible_doubles"].as_u64().unwrap() <= CONNECTIONS as u64, "{report}");
 }
 
+/// Fills a disk but for so many bytes.
+fn leave(disk: &Disk, bytes: u64) {
+    disk.fill(0);
+    let ballast = File::options().write(true).open(disk.0.join("ballast")).unwrap();
+    ballast.set_len(ballast.metadata().unwrap().len() - bytes).unwrap();
+}
+
+#[test]
+fn what_does_not_fit_on_a_full_disk_is_named_and_nothing_cut_is_left_there() {
+    let (folder, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let Some(disk) = Disk::mount(place.path(), 4) else { return };
+    let scene = Scene::set(folder.path(), 100);
+    let at = |name: &str| place.path().join(name).display().to_string();
+    leave(&disk, 1 << 16);
+    let refused = |arguments: &[&str], words: &str| {
+        let output = scene.command(&[], &["--json"]).args(arguments).output().unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains(words), "{told}");
+    };
+    refused(&["backup", &at("copy")], &format!("the disk is full: {} could not grow", at("copy/audience.db.part")));
+    assert!(!place.path().join("copy").exists());
+    refused(&["send", "welcome", "--dry-run", &at("dry")], &format!("cannot write {}", at("dry/0000")));
+    let written: Vec<String> =
+        fs::read_dir(at("dry")).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    assert!((1..100).contains(&written.len()), "{} messages", written.len());
+    assert!(written.iter().all(|message| message.trim_end().ends_with("--")), "one was cut");
+}
+
 /// Spoils all pages of the record but the first, which names the tables.
 fn damage(scene: &Scene) {
     let mut file = File::options().write(true).open(scene.folder.join("state/audience.db")).unwrap();

@@ -1,9 +1,10 @@
 //! `backup`: the record and the keys, never the queue: a restored queue would send again.
 
-use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
+use super::ending::Unfinished;
 use crate::cli::{Desk, Error, Exit};
 use crate::store::{Store, Threads};
 
@@ -19,7 +20,14 @@ pub fn run(desk: &Desk, folder: &Path) -> Result<Exit, Error> {
     }
     let store = desk.workspace().store(Threads::Own)?;
     let is_new = !folder.exists();
-    let keys = copy(&store, &desk.workspace().keys_folder(), folder).inspect_err(|_| clear(folder, is_new))?;
+    let undone = folder.to_owned();
+    let begun = Unfinished::begin(|| make_private(folder), move || clear(&undone, is_new));
+    let ((), unfinished) = begun.map_err(|why| failed(folder, why))?;
+    let keys = copy(&store, &desk.workspace().keys_folder(), folder)?;
+    // the record gets its name last: who sees it sees a whole backup
+    let record = folder.join(RECORD);
+    let named = unfinished.finish(|| fs::rename(folder.join(PART), &record).and_then(|()| sync(folder)));
+    named.map_err(|why| failed(&record, why))?;
     desk.give(&serde_json::json!({"folder": folder, "store": "audience.db", "keys": keys}));
     desk.say(format!("the record and {keys} key files are in {}", folder.display()));
     desk.say("the queue is not: restored, it would send again what has been sent since");
@@ -27,17 +35,10 @@ pub fn run(desk: &Desk, folder: &Path) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-/// Copies the record and the folder of keys; gives how many key files. The record gets its name last: who sees it sees a
-/// whole backup.
+/// Copies the record, under its first name, and the folder of keys; gives how many key files.
 fn copy(store: &Store, keys: &Path, folder: &Path) -> Result<u64, Error> {
-    make_private(folder)?;
-    let part = folder.join(PART);
-    store.backup(&part)?;
-    let copied = copy_private(keys, &folder.join(KEYS))?;
-    let record = folder.join(RECORD);
-    fs::rename(&part, &record).map_err(|why| failed(&record, why))?;
-    sync(folder)?;
-    Ok(copied)
+    store.backup(&folder.join(PART))?;
+    copy_private(keys, &folder.join(KEYS))
 }
 
 /// Takes away what a backup left that failed. The folder was empty before it. What cannot be removed stays: the failure itself
@@ -55,7 +56,7 @@ fn clear(folder: &Path, is_new: bool) {
 /// Copies a folder of private files; gives how many. A folder that is not there has none.
 fn copy_private(from: &Path, to: &Path) -> Result<u64, Error> {
     let Ok(entries) = fs::read_dir(from) else { return Ok(0) };
-    make_private(to)?;
+    make_private(to).map_err(|why| failed(to, why))?;
     let mut copied = 0;
     for entry in entries {
         let from = entry.map_err(Error::failed)?.path();
@@ -74,17 +75,17 @@ fn copy_private(from: &Path, to: &Path) -> Result<u64, Error> {
             copied += 1;
         }
     }
-    sync(to)?;
+    sync(to).map_err(|why| failed(to, why))?;
     Ok(copied)
 }
 
 /// Puts on disk which files a folder has.
-fn sync(folder: &Path) -> Result<(), Error> {
-    fs::File::open(folder).and_then(|open| open.sync_all()).map_err(|why| failed(folder, why))
+fn sync(folder: &Path) -> io::Result<()> {
+    fs::File::open(folder)?.sync_all()
 }
 
-fn make_private(folder: &Path) -> Result<(), Error> {
-    fs::DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(|why| failed(folder, why))
+fn make_private(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).recursive(true).create(folder)
 }
 
 /// A file or folder the system would not give.
@@ -92,9 +93,9 @@ fn make_private(folder: &Path) -> Result<(), Error> {
 #[error("{}: {why}", path.display())]
 struct FileError {
     path: PathBuf,
-    why: std::io::Error,
+    why: io::Error,
 }
 
-fn failed(path: &Path, why: std::io::Error) -> Error {
+fn failed(path: &Path, why: io::Error) -> Error {
     Error::failed(FileError { path: path.to_owned(), why })
 }

@@ -153,17 +153,17 @@ async fn poll(desk: &Desk) -> Result<Exit, Error> {
         match fetcher.collect(&intake).await {
             Ok(Round { taken, foreign }) => {
                 desk.say(format!("{}: {taken} on record, {foreign} left alone", mailbox.name));
-                desk.give(&Polled { mailbox: &mailbox.name, taken, foreign, in_use: false });
+                desk.give_one(&Polled { mailbox: &mailbox.name, taken, foreign, in_use: false });
             }
             // what it holds comes home all the same
             Err(why @ MailboxError::Taken { .. }) => {
                 desk.note(why.to_string());
-                desk.give(&Polled { mailbox: &mailbox.name, taken: 0, foreign: 0, in_use: true });
+                desk.give_one(&Polled { mailbox: &mailbox.name, taken: 0, foreign: 0, in_use: true });
             }
             Err(why) => {
                 let why = why.to_string();
                 desk.note(&why);
-                desk.give(&serde_json::json!({ "mailbox": mailbox.name, "error": failure(&why) }));
+                desk.give_one(&serde_json::json!({ "mailbox": mailbox.name, "error": failure(&why) }));
                 exit = Exit::Failed;
             }
         }
@@ -222,7 +222,7 @@ async fn one(
     let file = mail.file.display().to_string();
     show(desk, &file, mail.index, &arrival, campaign.as_deref());
     let recipients = arrival.recipients.iter().map(Person::new).collect();
-    desk.give(&Line { file, index: mail.index, kind: arrival.kind, token, campaign, recipients });
+    desk.give_one(&Line { file, index: mail.index, kind: arrival.kind, token, campaign, recipients });
     Ok(())
 }
 

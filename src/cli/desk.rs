@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::base::{CampaignName, Timestamp, shell_word};
 use crate::campaign::Campaign;
-use crate::cli::Error;
 use crate::cli::shown::{harmless, in_line, json_line};
+use crate::cli::{Error, ending};
 use crate::config::Settings;
 use crate::engine::Workspace;
 use crate::outcome::Ink;
@@ -114,8 +114,14 @@ impl Desk {
         }
     }
 
-    /// A line of the JSON answer; nothing when plain text is wanted.
+    /// The JSON answer; nothing when plain text is wanted.
     pub fn give(&self, answer: &impl Serialize) {
+        ending::answer();
+        self.give_one(answer);
+    }
+
+    /// One of the lines of a JSON answer of many; nothing when plain text is wanted.
+    pub fn give_one(&self, answer: &impl Serialize) {
         if self.json {
             print(&json_line(&serde_json::to_string(answer).expect("answers have text keys and finite numbers")));
         }

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::ending::Unfinished;
 use super::outward::{LINKS_MAX, is_held_open, leads_to};
 use crate::cli::Error;
 
@@ -57,11 +58,11 @@ impl Draft {
 /// Names that are tried for a file that is not finished.
 const PARTS_MAX: u32 = 1000;
 
-/// A file that is not finished: beside the one it is to become, under a name that was nobody's. Dropped, it is removed.
+/// A file that is not finished: beside the one it is to become, under a name that was nobody's.
 struct Part {
     name: PathBuf,
     becomes: PathBuf,
-    is_finished: bool,
+    unfinished: Unfinished,
 }
 
 impl Part {
@@ -73,8 +74,10 @@ impl Part {
             becomes.with_file_name(name)
         });
         for name in names {
-            match File::create_new(&name) {
-                Ok(file) => return Ok((Part { name, becomes, is_finished: false }, file)),
+            let undone = name.clone();
+            let undo = move || drop(std::fs::remove_file(undone));
+            match Unfinished::begin(|| File::create_new(&name), undo) {
+                Ok((file, unfinished)) => return Ok((Part { name, becomes, unfinished }, file)),
                 Err(why) if why.kind() == ErrorKind::AlreadyExists => {}
                 Err(why) => return Err(why),
             }
@@ -83,18 +86,8 @@ impl Part {
     }
 
     /// Gives it its name.
-    fn finish(mut self) -> io::Result<()> {
-        std::fs::rename(&self.name, &self.becomes)?;
-        self.is_finished = true;
-        Ok(())
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.is_finished {
-            let _ = std::fs::remove_file(&self.name);
-        }
+    fn finish(self) -> io::Result<()> {
+        self.unfinished.finish(|| std::fs::rename(&self.name, &self.becomes))
     }
 }
 

@@ -159,7 +159,7 @@ fn export_outcomes(desk: &Desk, args: &Outcomes) -> Result<Exit, Error> {
     if desk.is_json() && args.to.is_none() {
         each_copy(&store, launch, |row| {
             if chosen(row) {
-                desk.give(&Row::of(&store, launch, row)?);
+                desk.give_one(&Row::of(&store, launch, row)?);
             }
             Ok(())
         })?;
@@ -286,7 +286,7 @@ fn export_contacts(desk: &Desk, args: &Contacts) -> Result<Exit, Error> {
     let list = args.list.as_deref().map(|name| find_list(&store, name)).transpose()?;
     if desk.is_json() && args.output.to.is_none() {
         each_contact(&store, list, |contact| {
-            desk.give(&contact);
+            desk.give_one(&contact);
             Ok(())
         })?;
         return Ok(Exit::Done);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::cli::{Desk, Error};
+use crate::cli::{Desk, Error, ending};
 
 /// What comes so soon after a hang-up belongs to the same closing of the terminal. The shell and the system each send a
 /// hang-up then, and a supervisor may add its own signal: none of it says that anybody is impatient.
@@ -25,8 +25,15 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// From here on the signals no longer end the process by themselves.
+    /// From here on the signals are this command's own matter, and end nothing by themselves.
     pub fn listen() -> Result<Interrupt, Error> {
+        let interrupt = Interrupt::open()?;
+        ending::mind_signals();
+        Ok(interrupt)
+    }
+
+    /// Opens ears.
+    pub(super) fn open() -> Result<Interrupt, Error> {
         let open = |kind| signal(kind).map_err(Error::failed);
         let (ctrl_c, terminate) = (open(SignalKind::interrupt())?, open(SignalKind::terminate())?);
         let hang_up = (!is_ignored(SignalKind::hangup())).then(|| open(SignalKind::hangup())).transpose()?;

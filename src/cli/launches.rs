@@ -111,7 +111,7 @@ fn show(desk: &Desk, store: &Store, launch: &LaunchRow, pid: Option<u32>, stalle
         .map(|found| Stopped { site: found.site.map(|site| site.to_string()), why: found.why, since: found.since })
         .collect();
     let why: Vec<String> = stopped.iter().map(Stopped::in_words).collect();
-    desk.give(&Status { campaign, launch: id, kind, state, planned, pid, stopped, stalled, counts });
+    desk.give_one(&Status { campaign, launch: id, kind, state, planned, pid, stopped, stalled, counts });
     let state = match (launch.state, pid) {
         (LaunchState::Running, Some(pid)) => format!("being sent by process {pid}"),
         (LaunchState::Running, None) => "begun; nobody is sending it now".to_owned(),

@@ -12,6 +12,7 @@ mod desk;
 mod dkim;
 mod draft;
 mod dry_run;
+mod ending;
 mod error;
 mod explain;
 mod export;
@@ -223,6 +224,16 @@ impl Command {
         };
         named.into_iter().flatten().collect()
     }
+
+    /// What is to be known of it when a signal ends it before its time.
+    fn remains(&self) -> Option<&'static str> {
+        let takes_in = match self {
+            Command::Import(_) => true,
+            Command::Suppress(arguments) => arguments.is_import(),
+            _ => false,
+        };
+        takes_in.then_some("what is on record by now stays; the same command again does the rest")
+    }
 }
 
 /// Runs the command named by the arguments of this process. Errors are shown on standard error; the exit code is 0 done,
@@ -236,9 +247,13 @@ pub fn run() -> ExitCode {
     let (workspace, json) = (cli.workspace.clone(), cli.json);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(dispatch(cli)),
+        Ok(runtime) => runtime.block_on(async {
+            ending::watch(&workspace, json, cli.command.remains())?;
+            dispatch(cli).await
+        }),
         Err(why) => Err(Error::failed(why)),
     };
+    ending::answer();
     done.unwrap_or_else(|error| error.show(&workspace, json)).into()
 }
 
@@ -287,8 +302,8 @@ fn start_log() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(is_coloured)
+        // a log that nobody reads any more is no reason to end
+        .log_internal_errors(false)
         .with_writer(|| OneLine(std::io::stderr()))
         .init();
 }
-        // a log that nobody reads any more is no reason to end
-        .log_internal_errors(false)

@@ -291,7 +291,7 @@ async fn replies(desk: &Desk, forget: bool) -> Result<Exit, Error> {
     let store = desk.workspace().store(Threads::Own)?;
     let found = store.unknown_replies()?;
     for row in &found {
-        desk.give(row);
+        desk.give_one(row);
         let stage = row.stage.map_or("", crate::mail::Stage::word);
         desk.say(format!("{:>8}  {} at {stage}, last {}", row.count, row.site, row.last.rfc3339()));
         desk.say(format!("          {}", row.reply));

@@ -38,7 +38,6 @@ pub fn run(desk: &Desk, args: &Report) -> Result<Exit, Error> {
     let found = outcome::whole_report(&store, launch.id, desk.now())?;
     let report = found.ok_or_else(|| Error::usage(format!("the launch of {} has just been removed", args.campaign)))?;
     desk.say_lines(outcome::plain(&report, desk.ink()));
-    desk.give(&report);
     if let Some(file) = &args.csv {
         let rows = write_outcomes(&store, launch.id, Some(file), Cells::Guarded, |_| true)?;
         desk.note(format!("{rows} rows written to {}", file.display()));
@@ -47,6 +46,7 @@ pub fn run(desk: &Desk, args: &Report) -> Result<Exit, Error> {
         Draft::begin(Some(file))?.fill(outcome::html(&store, launch.id, &report)?)?;
         desk.note(format!("page written to {}", file.display()));
     }
+    desk.give(&report);
     desk.next(report.next());
     Ok(Exit::Done)
 }

@@ -31,6 +31,11 @@ impl Arguments {
             _ => None,
         }
     }
+
+    /// Whether it takes a file in.
+    pub(super) fn is_import(&self) -> bool {
+        matches!(self.what, What::Import { .. })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -234,7 +239,7 @@ fn export(desk: &Desk, output: &Output) -> Result<Exit, Error> {
     let store = desk.store()?;
     if desk.is_json() && output.file().is_none() {
         each(&store, |row| {
-            desk.give(row);
+            desk.give_one(row);
             Ok(())
         })?;
         return Ok(Exit::Done);

@@ -36,7 +36,7 @@ pub async fn run(desk: &Desk, site: &str) -> Result<Exit, Error> {
 
 fn show(desk: &Desk, heard: &Heard) {
     let Heard { at, source, connection, host, who, line } = heard;
-    desk.give(heard);
+    desk.give_one(heard);
     let time = at.get(11..23).unwrap_or(at);
     let mark = match who {
         Speaker::Us => '>',

@@ -291,6 +291,62 @@ fn a_signal_leaves_nothing_of_bench_and_demo_behind() {
     }
 }
 
+/// Whether a process minds SIGTERM by now, as the system tells (bit 14).
+fn minds_signals(child: &Child) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
+    u64::from_str_radix(caught.trim(), 16).unwrap() >> 14 & 1 == 1
+}
+
+#[test]
+fn whatever_a_signal_ends_says_so_once_and_leaves_nothing_half_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::set(folder.path(), 3);
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let people = (0..40_000).map(|number| format!("i{number}@i{}.example,Person\nnobody,x\n", number % 900));
+    std::fs::write(at("many.csv"), format!("email,name\n{}", people.collect::<String>())).unwrap();
+    let (log, answer) = (folder.path().join("log"), folder.path().join("answer"));
+    let count = || std::fs::read_dir(folder.path()).unwrap().count();
+    let (import, rejects) = (["import", &at("many.csv"), "--list", "news"], at("rejects.csv"));
+    let mut stopped = 0;
+    let mut is_stopped = |arguments: &[&str], name: &str, after: u64| {
+        let out = |path: &Path| std::fs::File::create(path).unwrap();
+        let mut command = scene.command(&["env", "--default-signal=HUP"], &["--json"]);
+        command.args(arguments).stdout(out(&answer)).stderr(out(&log));
+        let _ = (std::fs::remove_file(at("table.csv")), std::fs::remove_dir_all(at("copy")));
+        let before = count();
+        let mut child = command.spawn().unwrap();
+        wait_until("its ears", &log, || minds_signals(&child) || child.try_wait().unwrap().is_some());
+        std::thread::sleep(Duration::from_millis(after));
+        if child.try_wait().unwrap().is_none() {
+            signal(&child, name);
+        }
+        let code = ended(child, &log).code();
+        let told = std::fs::read_to_string(&answer).unwrap();
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_else(|why| panic!("{why}: {told}"));
+        if told.get("error").is_some() {
+            assert_eq!((code, &told["error"]["exit"]), (Some(1), &1.into()), "{arguments:?}: {told}");
+            assert!(told["error"]["message"].as_str().unwrap().contains("stopped by a signal"), "{told}");
+            assert_eq!(count(), before, "{arguments:?}");
+            stopped += 1;
+        }
+    };
+    for (name, after) in [("TERM", 0), ("INT", 100), ("HUP", 300)] {
+        is_stopped(&[&import[..], &["--rejects", &rejects]].concat(), name, after);
+    }
+    // what was taken in stays, and the rest comes with the next
+    assert_eq!(scene.command(&[], &import).output().unwrap().status.code(), Some(4));
+    for (name, after) in [("TERM", 0), ("INT", 200)] {
+        is_stopped(&["export", "contacts", "--to", &at("table.csv")], name, after);
+        is_stopped(&["backup", &at("copy")], name, after / 8);
+        is_stopped(&["plan", "welcome"], name, after / 2);
+    }
+    assert!(stopped >= 6, "{stopped} of 9 were ended before they were done");
+    let output = scene.ran(&["--json", "lists"]);
+    let lists: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(lists["lists"][0]["subscribed"], 40_003, "{lists}");
+}
+
 #[test]
 fn a_signal_ends_the_wait_for_another_process() {
     let folder = tempfile::tempdir().unwrap();

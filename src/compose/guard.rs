@@ -24,6 +24,8 @@ const LINKS: &[&str] = &[
     "dynsrc",
     "xlink:href",
 ];
+/// Attributes that lead to several places, with blanks or commas between.
+const LISTS: &[&str] = &["srcset", "imagesrcset", "ping", "archive"];
 /// Elements whose inside is no HTML.
 const RAW: &[&str] = &["style", "script"];
 /// What makes of `<!--` a mark behind which text goes on: the conditions of Outlook, and an end at once (HTML §13.2.5.43).
@@ -212,6 +214,9 @@ impl Walk<'_> {
         };
         let inside = &rest[..end.unwrap_or(rest.len())];
         value.begins &= inside.trim().is_empty();
+        if LISTS.contains(&value.attribute.as_str()) {
+            value.begins |= inside.ends_with(|c: char| c.is_whitespace() || c == ',');
+        }
         let behind = self.take(rest, inside.len());
         match (end, quote) {
             (None, _) => Ok(behind),
@@ -294,7 +299,16 @@ impl Walk<'_> {
                     let message = format!("no value can stand in `{name}`: write what depends on it as {{{{#if …}}}}");
                     return self.misplaced(message);
                 }
-                if !is_ours && value.begins && LINKS.contains(&name.as_str()) {
+                if !is_ours && value.element == "meta" && name == "content" {
+                    let message = "no value can stand in the `content` of <meta>: it can lead a reader away";
+                    return self.misplaced(message.to_owned());
+                }
+                let is_list = LISTS.contains(&name.as_str());
+                if !is_ours && !value.begins && is_list && !is_encoded(inner) {
+                    let message = format!("within a link in `{name}` a value must be written as {{{{url …}}}}");
+                    return self.misplaced(message);
+                }
+                if !is_ours && value.begins && (is_list || LINKS.contains(&name.as_str())) {
                     printed = linked(text, inner).into();
                 }
                 (value.begins, value.is_filled) = (false, true);
@@ -312,6 +326,11 @@ impl Walk<'_> {
     fn misplaced<T>(&self, message: String) -> Result<T, Misplaced> {
         Err(Misplaced { at: self.at, message })
     }
+}
+
+/// Whether an expression prints a component of an address, which holds no blank and no comma.
+fn is_encoded(inner: &str) -> bool {
+    inner.split_once(char::is_whitespace).is_some_and(|(word, _)| word == "url")
 }
 
 /// An expression whose value may be nothing but a whole address on the web or of mail.
@@ -385,6 +404,10 @@ mod tests {
                 "<!--[if !mso]><!--><a href=\"{{a}}\" title={{b}}><!--<![endif]-->{{c}}",
                 "<!--[if !mso]><!--><a href=\"{{link a}}\" title=\"{{b}}\"><!--<![endif]-->{{c}}",
             ),
+            (
+                "<img srcset=\"{{a}} 2x, {{b}},https://x.example/{{url c}} 3x\">",
+                "<img srcset=\"{{link a}} 2x, {{link b}},https://x.example/{{url c}} 3x\">",
+            ),
             ("<!---><a href=\"{{a}}\"> -->", "<!---><a href=\"{{link a}}\"> -->"),
             ("<!-- {{a}} --!><a href=\"{{b}}\"> -->", "<!-- {{a}} --!><a href=\"{{link b}}\"> -->"),
             (
@@ -422,6 +445,9 @@ mod tests {
             ("<p STYLE='{{#if b}}{{a}}{{/if}}'>", 19, "`style`"),
             ("<p onclick=\"go('{{a}}')\">", 16, "`onclick`"),
             ("<p style=\"{{click_url_0}}\">", 10, "`style`"),
+            ("<meta http-equiv=\"refresh\" content=\"0;url={{a}}\">", 42, "`content` of <meta>"),
+            ("<META content='{{a}}' http-equiv=refresh>", 15, "`content` of <meta>"),
+            ("<img srcset=\"https://x.example/{{a}} 2x\">", 31, "{{url …}}"),
             ("<iframe srcdoc=\"{{a}}\">", 16, "`srcdoc`"),
             ("<style>p { color: {{a}} }</style>", 18, "<style>"),
             ("<script>x = \"{{a}}\"</script>", 13, "<script>"),

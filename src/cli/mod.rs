@@ -296,8 +296,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
 
 /// Logs go to standard error; `MAILSHOT_LOG` chooses what, as in `info` or `mailshot::delivery=debug`.
 fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MAILSHOT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,hickory_net=error,hickory_resolver=error"));
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MAILSHOT_LOG").unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new("warn,hickory_net=error,hickory_resolver=error,html5ever=error")
+    });
     let is_coloured = desk::may_be_coloured(&std::io::stderr());
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -1,29 +1,49 @@
-//! How deep things lie in each other in a text, measured without going down into it: what is too deep is refused before a
-//! parser is asked that would go down, or take minutes (H-04).
+//! How deep things lie in each other in a text and how much of them there is, measured as the parsers see it that would go
+//! down into it: what is too deep, or would take them minutes, is refused before they are asked (H-04).
+
+use std::borrow::Cow;
+use std::cell::{Ref, RefCell};
+use std::rc::Rc;
+
+use html5ever::interface::{ElementFlags, NodeOrText, QuirksMode, TreeSink};
+use html5ever::tendril::{StrTendril, TendrilSink};
+use html5ever::{Attribute, QualName, local_name};
+use htmlparser::{ElementEnd, Token, Tokenizer};
 
 use crate::compose::layout::Markup;
 
 /// The most tags, quotes or lists that may lie in each other. Letters in tables have twenty or thirty.
 pub(super) const DEPTH_MAX: usize = 200;
+/// The most attributes of one tag: parsers compare each with all before it.
+const ATTRIBUTES_MAX: usize = 1000;
+/// The most blanks and slashes in one tag or comment.
+const GAPS_MAX: usize = 10_000;
+/// The most selectors times elements: inlining asks each of each.
+const SELECTIONS_MAX: usize = 20_000_000;
+/// How many octets are parsed before it is asked what they hold.
+const STRIDE: usize = 4096;
 
 /// Elements that hold nothing and need no end (HTML §13.1.2).
 const VOID: [&str; 14] =
     ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"];
-/// Elements that the next of their kind ends (HTML §13.2.6.4.7): they lie in each other only where others do.
-const ENDED: [&str; 17] = [
-    "html", "head", "body", "p", "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "tfoot", "colgroup", "caption",
-    "option", "a",
-];
-/// Elements in which a tag with `/>` is its own end; elsewhere in HTML it is not (HTML §13.1.2.1).
-const FOREIGN: [&str; 2] = ["svg", "math"];
 
-/// Whether more than [`DEPTH_MAX`] things lie in each other somewhere in a text.
-pub(super) fn is_too_deep(text: &str, markup: Markup) -> bool {
+/// Why a text is not parsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Excess {
+    /// More than [`DEPTH_MAX`] things lie in each other somewhere.
+    Deep,
+    /// There is too much of this.
+    Many(&'static str),
+}
+
+/// Refuses what would lead a parser too deep, or hold it for too long.
+pub(super) fn measure(text: &str, markup: Markup) -> Result<(), Excess> {
     match markup {
-        Markup::Text => false,
-        Markup::Markdown => text.lines().any(|line| containers(line) > DEPTH_MAX) || has_deep_tags(text, false),
-        Markup::Html => has_deep_tags(text, false),
-        Markup::Mjml => has_deep_tags(text, true),
+        Markup::Text => Ok(()),
+        Markup::Markdown if text.lines().any(|line| containers(line) > DEPTH_MAX) => Err(Excess::Deep),
+        Markup::Markdown => Ok(()),
+        Markup::Html => measure_html(text),
+        Markup::Mjml => measure_mjml(text),
     }
 }
 
@@ -51,41 +71,189 @@ fn behind_marker(text: &str) -> Option<&str> {
     item.filter(|item| item.starts_with([' ', '\t']))
 }
 
-/// Whether tags lie too deep in each other; with `is_xml` a tag with `/>` is its own end everywhere. A tag that ends nothing is
-/// passed over, as readers of HTML do.
-fn has_deep_tags(text: &str, is_xml: bool) -> bool {
-    let is_foreign = |open: &[&str]| is_xml || open.iter().any(|name| is_one_of(name, &FOREIGN));
-    let mut open: Vec<&str> = Vec::new();
-    let mut rest = text;
-    while let Some(at) = rest.find('<') {
-        rest = &rest[at + 1..];
-        if let Some(comment) = rest.strip_prefix("!--") {
-            rest = comment.find("-->").map_or("", |end| &comment[end..]);
-            continue;
+/// MJML is XML but for void elements: a tag ends what its own kind of tag began, and whatever else lies there.
+fn measure_mjml(text: &str) -> Result<(), Excess> {
+    let (mut depth, mut is_void) = (0_usize, false);
+    // what cannot be read any further is refused with its reason by the parser of MJML
+    for token in Tokenizer::from(text).map_while(Result::ok) {
+        match token {
+            Token::ElementStart { local, .. } => is_void = VOID.contains(&local.as_str()),
+            Token::ElementEnd { end: ElementEnd::Open, .. } if !is_void => depth += 1,
+            Token::ElementEnd { end: ElementEnd::Close(..), .. } => depth = depth.saturating_sub(1),
+            _ => {}
         }
-        let name = rest.strip_prefix('/').unwrap_or(rest);
-        let ends_name = |c: char| c.is_whitespace() || matches!(c, '>' | '/' | '<');
-        let name = &name[..name.find(ends_name).unwrap_or(name.len())];
-        if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            continue;
+        if depth > DEPTH_MAX {
+            return Err(Excess::Deep);
         }
-        let (tag, behind) = rest.split_at(rest.find('>').unwrap_or(rest.len()));
-        if tag.starts_with('/') {
-            let opened = open.iter().rposition(|opened| opened.eq_ignore_ascii_case(name));
-            open.truncate(opened.unwrap_or(open.len()));
-        } else if !(is_one_of(name, &VOID) || is_one_of(name, &ENDED) || tag.ends_with('/') && is_foreign(&open)) {
-            open.push(name);
-        }
-        if open.len() > DEPTH_MAX {
-            return true;
-        }
-        rest = behind;
     }
-    false
+    Ok(())
 }
 
-fn is_one_of(name: &str, known: &[&str]) -> bool {
-    known.iter().any(|known| known.eq_ignore_ascii_case(name))
+/// HTML is built without its texts, a stride at a time.
+fn measure_html(text: &str) -> Result<(), Excess> {
+    let tree = Rc::new(RefCell::new(Tree::default()));
+    let mut parser = html5ever::parse_document(Builder(Rc::clone(&tree)), html5ever::ParseOpts::default());
+    let (mut rest, mut built, mut gaps) = (text, 0, 0);
+    while !rest.is_empty() {
+        let (stride, behind) = rest.split_at(rest.ceil_char_boundary(STRIDE));
+        parser.process(StrTendril::from_slice(stride));
+        rest = behind;
+        let tree = tree.borrow();
+        tree.excess.map_or(Ok(()), Err)?;
+        // nothing comes of a tag or comment before its end
+        gaps = match tree.built == built {
+            true => gaps + stride.bytes().filter(|byte| byte.is_ascii_whitespace() || *byte == b'/').count(),
+            false => 0,
+        };
+        built = tree.built;
+        if gaps > GAPS_MAX {
+            return Err(Excess::Many("words in one tag or comment"));
+        }
+    }
+    parser.finish();
+    let tree = tree.borrow();
+    tree.excess.map_or(Ok(()), Err)?;
+    match (1..tree.nodes.len()).any(|node| tree.is_too_deep(node)) {
+        true => Err(Excess::Deep),
+        false => Ok(()),
+    }
+}
+
+/// The elements of a text of HTML; the first stands for the text itself.
+struct Tree {
+    nodes: Vec<Node>,
+    /// How many selectors there are in style sheets.
+    selectors: usize,
+    /// How many things were built, texts and comments among them.
+    built: usize,
+    excess: Option<Excess>,
+}
+
+struct Node {
+    name: QualName,
+    parent: Option<usize>,
+    /// What was put into it, also what lies elsewhere by now.
+    children: Vec<usize>,
+}
+
+impl Default for Tree {
+    fn default() -> Tree {
+        let mut tree = Tree { nodes: Vec::new(), selectors: 0, built: 0, excess: None };
+        tree.add(QualName::new(None, html5ever::ns!(html), local_name!("")));
+        tree
+    }
+}
+
+impl Tree {
+    fn add(&mut self, name: QualName) -> usize {
+        self.nodes.push(Node { name, parent: None, children: Vec::new() });
+        self.built += 1;
+        if self.nodes.len().saturating_mul(self.selectors) > SELECTIONS_MAX {
+            self.excess = Some(Excess::Many("selectors in style sheets for so many elements"));
+        }
+        self.nodes.len() - 1
+    }
+
+    fn put(&mut self, node: usize, parent: usize) {
+        self.nodes[node].parent = Some(parent);
+        self.nodes[parent].children.push(node);
+        if self.is_too_deep(node) {
+            self.excess = Some(Excess::Deep);
+        }
+    }
+
+    fn put_text(&mut self, text: &str, parent: usize) {
+        self.built += 1;
+        if self.nodes[parent].name.local == local_name!("style") {
+            self.selectors += text.bytes().filter(|byte| matches!(byte, b'{' | b',')).count();
+        }
+    }
+
+    fn is_too_deep(&self, node: usize) -> bool {
+        std::iter::successors(Some(node), |inner| self.nodes[*inner].parent).nth(DEPTH_MAX + 1).is_some()
+    }
+}
+
+/// Builds the tree for the parser.
+struct Builder(Rc<RefCell<Tree>>);
+
+impl TreeSink for Builder {
+    type Handle = usize;
+    type Output = ();
+    type ElemName<'a> = Ref<'a, QualName>;
+
+    fn finish(self) {}
+
+    fn parse_error(&self, _: Cow<'static, str>) {}
+
+    fn get_document(&self) -> usize {
+        0
+    }
+
+    fn elem_name<'a>(&'a self, node: &'a usize) -> Ref<'a, QualName> {
+        Ref::map(self.0.borrow(), |tree| &tree.nodes[*node].name)
+    }
+
+    fn create_element(&self, name: QualName, attributes: Vec<Attribute>, _: ElementFlags) -> usize {
+        let mut tree = self.0.borrow_mut();
+        if attributes.len() > ATTRIBUTES_MAX {
+            tree.excess = Some(Excess::Many("attributes of one tag"));
+        }
+        tree.add(name)
+    }
+
+    fn create_comment(&self, _: StrTendril) -> usize {
+        self.0.borrow_mut().add(QualName::new(None, html5ever::ns!(), local_name!("")))
+    }
+
+    fn create_pi(&self, target: StrTendril, _: StrTendril) -> usize {
+        self.create_comment(target)
+    }
+
+    fn append(&self, parent: &usize, child: NodeOrText<usize>) {
+        let mut tree = self.0.borrow_mut();
+        match child {
+            NodeOrText::AppendNode(node) => tree.put(node, *parent),
+            NodeOrText::AppendText(text) => tree.put_text(&text, *parent),
+        }
+    }
+
+    fn append_based_on_parent_node(&self, element: &usize, before: &usize, child: NodeOrText<usize>) {
+        let parent = self.0.borrow().nodes[*element].parent;
+        self.append(&parent.unwrap_or(*before), child);
+    }
+
+    fn append_doctype_to_document(&self, _: StrTendril, _: StrTendril, _: StrTendril) {}
+
+    fn get_template_contents(&self, node: &usize) -> usize {
+        *node
+    }
+
+    fn same_node(&self, one: &usize, other: &usize) -> bool {
+        one == other
+    }
+
+    fn set_quirks_mode(&self, _: QuirksMode) {}
+
+    fn append_before_sibling(&self, sibling: &usize, child: NodeOrText<usize>) {
+        let parent = self.0.borrow().nodes[*sibling].parent;
+        self.append(&parent.unwrap_or(0), child);
+    }
+
+    fn add_attrs_if_missing(&self, _: &usize, _: Vec<Attribute>) {}
+
+    fn remove_from_parent(&self, node: &usize) {
+        self.0.borrow_mut().nodes[*node].parent = None;
+    }
+
+    fn reparent_children(&self, node: &usize, parent: &usize) {
+        let mut tree = self.0.borrow_mut();
+        for child in std::mem::take(&mut tree.nodes[*node].children) {
+            if tree.nodes[child].parent == Some(*node) {
+                tree.put(child, *parent);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -103,14 +271,27 @@ mod tests {
             (Markup::Html, "<DIV class=x>", "</div>"),
             (Markup::Html, "<div/>", ""),
             (Markup::Html, "<table><tr><td>", "</td></tr></table>"),
+            (Markup::Html, "<table><tr><td></div>", ""),
             (Markup::Html, "<div></b>", ""),
+            (Markup::Html, "<b><div></b>", ""),
+            (Markup::Html, "<div><img alt='>' title='</div>'>", ""),
+            (Markup::Html, "<div><style></div></style>", ""),
+            (Markup::Html, "<!--><b>", ""),
+            (Markup::Html, "<!---><b>", ""),
+            (Markup::Html, "<!-- --!><b>", ""),
             (Markup::Markdown, ">", ""),
             (Markup::Markdown, "> - 1. ", ""),
-            (Markup::Markdown, "<b>", ""),
             (Markup::Mjml, "<mj-section>", "</mj-section>"),
+            (Markup::Mjml, "<p>", ""),
+            (Markup::Mjml, "<td title='/>'>", ""),
+            (Markup::Mjml, "<!--[if mso]><li>", ""),
         ] {
-            assert!(is_too_deep(&nested(DEPTH_MAX + 1, open, close), markup), "{open}");
-            assert!(!is_too_deep(&nested(DEPTH_MAX / 3, open, close), markup), "{open}");
+            assert_eq!(measure(&nested(DEPTH_MAX + 1, open, close), markup), Err(Excess::Deep), "{open}");
+            assert_eq!(measure(&nested(DEPTH_MAX / 5, open, close), markup), Ok(()), "{open}");
+        }
+        for (start, open) in [("<svg>", "<a>"), ("<math>", "<caption>"), ("<p>", "<b></p>x<p>"), ("", "<p><i></p>y")] {
+            let text: String = (0..300).map(|number| open.replace('>', &format!(" id={number}>"))).collect();
+            assert_eq!(measure(&format!("{start}{text}"), Markup::Html), Err(Excess::Deep), "{start}{open}");
         }
     }
 
@@ -118,22 +299,48 @@ mod tests {
     fn what_stands_side_by_side_is_not_deep() {
         for (markup, text) in [
             (Markup::Html, "<div><p>a<br>b<img src=x><a href=y>c</div>"),
-            (Markup::Html, "<table><tr><td>a<tr><td>b</table><!-- <div> -->"),
+            (Markup::Html, "<table><tr><td>a<tr><td><b>b</table><!-- <div> -->"),
             (Markup::Html, "<svg><path d=\"x\"/></svg> a < b <3"),
+            (Markup::Html, "<p>"),
+            (Markup::Html, "<p><font color=red>a</p>"),
             (Markup::Markdown, "- a\n> b\n1. c\n* * *\n"),
-            (Markup::Mjml, "<mj-divider/><mj-image src=\"x\" />"),
+            (Markup::Mjml, "<mj-divider/><mj-image src=\"x\" /><br><!-- <div> -->"),
+            (Markup::Text, ">"),
         ] {
-            assert!(!is_too_deep(&text.repeat(3 * DEPTH_MAX), markup), "{text}");
+            assert_eq!(measure(&text.repeat(3 * DEPTH_MAX), markup), Ok(()), "{text}");
         }
-        assert!(!is_too_deep(&"<p>".repeat(9000), Markup::Html) && !is_too_deep(&">".repeat(9000), Markup::Text));
+    }
+
+    #[test]
+    fn too_much_of_one_thing_is_refused() {
+        let numbered = |count: usize, text: &str| -> String {
+            (0..count).map(|number| text.replace('#', &number.to_string())).collect()
+        };
+        let rules = numbered(20_000, "p b:not(.a#) i{color:red}");
+        for text in [
+            format!("<p {}>", numbered(1100, "a# ")),
+            format!("<p {}>", numbered(150_000, "a#=/")),
+            format!("<style>{rules}</style>{}", "<p><b><i>x</i></b></p>".repeat(10_000)),
+        ] {
+            assert!(matches!(measure(&text, Markup::Html), Err(Excess::Many(_))), "{}", &text[..40]);
+        }
+        let picture =
+            format!("<img src=\"data:image/png;base64,{}\"><!-- {} -->", "aB/".repeat(9_000), "a ".repeat(9_000));
+        assert_eq!(measure(&picture, Markup::Html), Ok(()));
     }
 
     #[test]
     fn measuring_takes_time_by_length_alone() {
         let begun = tokio::time::Instant::now();
-        for text in ["<", "<a", "<p>", "</p>", "<div></div>", "<!--", "> ", "1"] {
-            is_too_deep(&text.repeat(300_000), Markup::Markdown);
+        for text in ["<", "<a", "<p>", "</p>", "<div></div>", "<!--", "<b><div></b>", "<div>", "<a b=\"", "<p><b></p>x"]
+        {
+            for markup in [Markup::Html, Markup::Mjml] {
+                let _ = measure(&text.repeat(100_000), markup);
+            }
         }
-        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+        for text in ["> ", "1"] {
+            let _ = measure(&text.repeat(300_000), Markup::Markdown);
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
-use crate::compose::depth::{self, is_too_deep};
+use crate::compose::depth::{self, Excess};
 use crate::compose::markdown::{self, Broken};
 use crate::compose::scope::Context;
 use crate::compose::shield::Shield;
@@ -104,6 +104,14 @@ pub enum LayoutError {
         /// The body, or the layout with the body in its place.
         file: String,
     },
+    /// There is so much of something that putting it together would take minutes.
+    #[error("{file}: there are too many {what}")]
+    TooMany {
+        /// The body, or the layout with the body in its place.
+        file: String,
+        /// What there is too much of.
+        what: &'static str,
+    },
     /// A block begins in one element of Markdown and ends in another.
     #[error(
         "{file}: `{block}` begins in one paragraph, list, quote or emphasis and ends in another: end it where it begins"
@@ -157,7 +165,7 @@ impl Draft {
     fn html(&self, preheader: &str) -> Result<String, LayoutError> {
         let mut shield = Shield::default();
         let body = shield.cover(&self.include(&self.body)?);
-        refuse_depth(&self.body.file, &body, self.body.markup)?;
+        refuse_excess(&self.body.file, &body, self.body.markup)?;
         let (outer, whole, markup) = match &self.layout {
             None => (&self.body, content(&self.body, body, &shield)?, self.body.markup),
             Some(layout) => {
@@ -172,15 +180,18 @@ impl Draft {
         };
         let mut html = match markup {
             Markup::Mjml => {
-                refuse_depth(&outer.file, &whole, markup)?;
+                refuse_excess(&outer.file, &whole, markup)?;
                 mjml(&outer.file, &whole)?
             }
             Markup::Markdown | Markup::Html | Markup::Text => whole,
         };
-        refuse_depth(&outer.file, &html, Markup::Html)?;
+        html = shield.uncover(&html);
         if self.inline_css {
-            html = shield.cover(&shield.uncover(&html));
-            refuse_depth(&outer.file, &html, Markup::Html)?;
+            html = hide_styles(&mut shield, &html);
+        }
+        html = shield.cover(&html);
+        refuse_excess(&outer.file, &html, Markup::Html)?;
+        if self.inline_css {
             html = inline_css(&self.body.file, &html)?;
         }
         Ok(shield.uncover(&html))
@@ -243,19 +254,28 @@ fn fixed(expression: &str) -> Regex {
 /// A covered body as HTML; MJML stays what it is.
 fn content(body: &Source, covered: String, shield: &Shield) -> Result<String, LayoutError> {
     match body.markup {
-        Markup::Markdown => markdown::to_html(&covered, shield).map_err(|why| match why {
-            Broken::TooDeep => LayoutError::TooDeep { file: body.file.clone() },
-            Broken::Crossed(block) => LayoutError::Crossed { file: body.file.clone(), block },
-        }),
+        Markup::Markdown => {
+            let html = markdown::to_html(&covered, shield).map_err(|why| match why {
+                Broken::Excess(excess) => refused(&body.file, excess),
+                Broken::Crossed(block) => LayoutError::Crossed { file: body.file.clone(), block },
+            })?;
+            refuse_excess(&body.file, &html, Markup::Html)?;
+            Ok(html)
+        }
         Markup::Mjml | Markup::Html | Markup::Text => Ok(covered),
     }
 }
 
-/// Refuses what would lead a parser too deep.
-fn refuse_depth(file: &str, text: &str, markup: Markup) -> Result<(), LayoutError> {
-    match is_too_deep(text, markup) {
-        true => Err(LayoutError::TooDeep { file: file.to_owned() }),
-        false => Ok(()),
+/// Refuses what would lead a parser too deep, or hold it for too long.
+fn refuse_excess(file: &str, text: &str, markup: Markup) -> Result<(), LayoutError> {
+    depth::measure(text, markup).map_err(|excess| refused(file, excess))
+}
+
+fn refused(file: &str, excess: Excess) -> LayoutError {
+    let file = file.to_owned();
+    match excess {
+        Excess::Deep => LayoutError::TooDeep { file },
+        Excess::Many(what) => LayoutError::TooMany { file, what },
     }
 }
 
@@ -376,6 +396,17 @@ pub fn unpaired_tag(text: &str) -> Option<(std::ops::Range<usize>, &str)> {
         }
     }
     open.pop().map(|last| (last.range(), last.as_str()))
+}
+
+/// HTML in which style sheets that hold expressions are hidden: what depends on the contact stays in a sheet of its own.
+fn hide_styles(shield: &mut Shield, html: &str) -> String {
+    static SHEET: LazyLock<Regex> =
+        LazyLock::new(|| fixed(r"(?is)<!--(?:-?>|.*?--!?>)|<style(?:\s[^>]*)?>.*?</style\s*>"));
+    let hide = |found: &Captures<'_>| match found[0].starts_with("<!--") || !found[0].contains("{{") {
+        true => found[0].to_owned(),
+        false => format!("<!--{}-->", shield.hide(found[0].to_owned())),
+    };
+    SHEET.replace_all(html, hide).into_owned()
 }
 
 fn inline_css(file: &str, html: &str) -> Result<String, LayoutError> {

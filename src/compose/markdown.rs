@@ -7,11 +7,13 @@ use std::sync::LazyLock;
 use pulldown_cmark::{CodeBlockKind, CowStr, Event, Options, Parser, Tag, TagEnd};
 use regex::Regex;
 
-use crate::compose::depth;
+use crate::compose::depth::{self, Excess};
 use crate::compose::shield::Shield;
 
 /// How many tags one end of a block may be moved over, to each side.
 const STEPS_MAX: usize = 2 * depth::DEPTH_MAX;
+/// The most cells that all tables of a letter may have.
+const CELLS_MAX: usize = 50_000;
 /// Elements that begin a block of HTML wherever a line of Markdown begins with them (CommonMark §4.6).
 const BLOCKS: &str = "address article aside base basefont blockquote body caption center col colgroup dd details dialog dir \
     div dl dt fieldset figcaption figure footer form frame frameset h1 h2 h3 h4 h5 h6 head header hr html iframe legend li \
@@ -21,8 +23,8 @@ const BLOCKS: &str = "address article aside base basefont blockquote body captio
 /// Why a text cannot become HTML.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Broken {
-    /// Quotes, lists or emphases lie too deep in each other.
-    TooDeep,
+    /// Quotes, lists or emphases lie too deep in each other, or there is too much of something.
+    Excess(Excess),
     /// This expression begins a block that does not end in the element it begins in.
     Crossed(String),
 }
@@ -32,7 +34,12 @@ pub(super) fn to_html(covered: &str, shield: &Shield) -> Result<String, Broken> 
     let marked = in_lines(covered);
     let mut letter = Letter::default();
     let options = Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH;
-    Parser::new_ext(&marked, options).for_each(|event| letter.add(event));
+    for event in Parser::new_ext(&marked, options) {
+        letter.add(event);
+        if letter.cells > CELLS_MAX {
+            return Err(Broken::Excess(Excess::Many("cells in tables")));
+        }
+    }
     let elements = Elements::of(&letter.events)?;
     settle(&mut letter, &elements, shield)?;
     let mut html = String::with_capacity(marked.len() * 3 / 2);
@@ -79,6 +86,8 @@ struct Letter<'m> {
     marks: Vec<Mark>,
     /// In how many pictures and blocks of code the events are that come next: their insides are text alone.
     plain: usize,
+    /// How many cells of tables there are: every row gets as many as the first has, written or not.
+    cells: usize,
 }
 
 /// One expression of a block.
@@ -97,6 +106,7 @@ impl<'m> Letter<'m> {
             // they print nothing
             Event::Start(Tag::HtmlBlock) | Event::End(TagEnd::HtmlBlock) => {}
             Event::Start(tag) => {
+                self.cells += usize::from(tag == Tag::TableCell);
                 self.plain += usize::from(matches!(tag, Tag::Image { .. } | Tag::CodeBlock(_)));
                 self.events.push(Event::Start(with_words(tag)));
             }
@@ -203,7 +213,7 @@ impl Elements {
                     elements.all.push(Element { parent: inside, depth: depth + 1, path });
                     inside = elements.all.len() - 1;
                     if depth == depth::DEPTH_MAX {
-                        return Err(Broken::TooDeep);
+                        return Err(Broken::Excess(Excess::Deep));
                     }
                 }
                 Event::End(tag) => {

@@ -16,6 +16,8 @@ const DEPTH_MAX: usize = 10;
 
 /// How deep the parser may be led: more than any text holds, and little to its stack.
 const PARSED_MAX: usize = 100;
+/// The most expressions times octets of one text: the parser counts the lines before every expression.
+const LABOUR_MAX: usize = 200_000_000;
 
 /// A stretch of a compiled text.
 #[derive(Debug, PartialEq, Eq)]
@@ -176,10 +178,10 @@ fn parse(part: Part, source: &str) -> Result<Parsed, Error> {
     })
 }
 
-/// Refuses what would lead the parser too deep; what is less deep and still too deep is found in what it gives.
+/// Refuses what would lead the parser too deep, or hold it for long; what is less deep and still too deep is found in what it gives.
 fn refuse_depth(part: Part, source: &str) -> Result<(), Error> {
     let mut blocks = 0_usize;
-    for found in expressions().find_iter(source) {
+    for (number, found) in expressions().find_iter(source).enumerate() {
         let inner = found.as_str().trim_start_matches('{').trim_start_matches('~').trim_start();
         match inner.chars().next() {
             Some('#') => blocks += 1,
@@ -192,6 +194,10 @@ fn refuse_depth(part: Part, source: &str) -> Result<(), Error> {
             let line = Some(source[..found.start()].matches('\n').count() + 1);
             let message = format!("blocks or expressions lie more than {DEPTH_MAX} deep in each other");
             return Err(Error::Template { part, line, message });
+        }
+        if number.saturating_mul(source.len()) > LABOUR_MAX {
+            let message = format!("a text of {} bytes with more than {number} expressions is too long", source.len());
+            return Err(Error::Template { part, line: None, message });
         }
     }
     Ok(())

@@ -108,6 +108,27 @@ fn styles_move_into_attributes_and_loops_stay_in_their_table() {
 }
 
 #[test]
+fn a_style_sheet_that_depends_on_the_contact_stays_a_sheet() {
+    let sheet = "<style>{{#if vip}}b { color: {{colour}} }{{/if}}</style>";
+    let body = format!("<!-- <style>{{{{a}}}}</style> --><style>p {{ color: red }}</style>{sheet}<p>x</p>");
+    let html = Draft { inline_css: true, ..draft("body.html", &body) }.expand().unwrap().html;
+    assert!(html.contains(sheet) && html.contains("<!-- <style>{{a}}</style> -->"), "{html}");
+    assert!(html.contains("<p style=\"color: red;\">x</p>") && html.matches("<style>").count() == 2, "{html}");
+}
+
+#[test]
+fn what_would_take_minutes_is_refused() {
+    let many = |file: &str, body: &str| Draft { inline_css: true, ..draft(file, body) }.expand();
+    let attributes: String = (0..150_000).map(|number| format!("a{number} ")).collect();
+    for (file, body) in [
+        ("body.html", format!("<p {attributes}>x</p>")),
+        ("body.md", format!("{}\n{}\n{}", "|a".repeat(20_000), "|-".repeat(20_000), "|a\n".repeat(10_000))),
+    ] {
+        assert!(matches!(many(file, &body), Err(LayoutError::TooMany { .. })), "{file}");
+    }
+}
+
+#[test]
 fn what_cannot_be_put_together_is_named() {
     let told = |draft: &Draft| draft.expand().unwrap_err().to_string();
     assert_eq!(told(&draft("body.html", "{{> nobody}}")), "body.html: there is no templates/nobody.html");
@@ -136,6 +157,10 @@ fn what_lies_too_deep_is_refused_before_it_is_parsed() {
         let (open, close) = ("<mj-section><mj-column>".repeat(depth), "</mj-column></mj-section>".repeat(depth));
         format!("<mjml><mj-body>{open}<mj-text>x</mj-text>{close}</mj-body></mjml>")
     };
+    let text = |inside: &str| {
+        let frame = "<mjml><mj-body><mj-section><mj-column><mj-text>";
+        format!("{frame}{inside}</mj-text></mj-column></mj-section></mj-body></mjml>")
+    };
     let raw = |depth: usize| format!("<mjml><mj-body><mj-raw>{}</mj-raw></mj-body></mjml>", div(depth));
     for (file, text) in [
         ("body.html", div(100_000)),
@@ -144,10 +169,19 @@ fn what_lies_too_deep_is_refused_before_it_is_parsed() {
         ("body.md", format!("*a {}", div(50_000))),
         ("body.mjml", sections(3000)),
         ("body.mjml", raw(3000)),
+        ("body.md", "1. ".repeat(300) + "x"),
+        ("body.md", "<b>".repeat(20_000)),
+        ("body.html", format!("<!-->{}", "<b>".repeat(200_000))),
+        ("body.html", format!("<svg>{}", "<a>".repeat(200_000))),
+        ("body.mjml", text(&"<p>".repeat(20_000))),
+        ("body.mjml", text(&"<!--[if mso]><td>".repeat(20_000))),
     ] {
         let refused = Draft { inline_css: true, ..draft(file, &text) }.expand();
         assert_eq!(refused, Err(LayoutError::TooDeep { file: file.into() }));
     }
+    let mut letter = draft("body.md", &"<b>".repeat(20_000));
+    letter.layout = Some(source("news.mjml", &text("{{{content}}}")));
+    assert_eq!(letter.expand(), Err(LayoutError::TooDeep { file: "body.md".into() }));
     // what is just not too deep is no trouble to any parser
     let most = depth::DEPTH_MAX - 10;
     for (file, text) in [

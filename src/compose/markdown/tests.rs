@@ -112,7 +112,7 @@ fn a_block_that_cannot_end_where_it_begins_is_refused() {
 #[test]
 fn what_lies_too_deep_is_refused() {
     for text in [">".repeat(300) + "x", "1. ".repeat(150) + "x"] {
-        assert!(html(&text) == Err(Broken::TooDeep));
+        assert!(html(&text) == Err(Broken::Excess(Excess::Deep)));
     }
 }
 

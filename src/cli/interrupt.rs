@@ -14,9 +14,9 @@ const CLOSING: Duration = Duration::from_secs(1);
 
 /// The process's ears for these signals.
 pub struct Interrupt {
-    ctrl_c: Signal,
-    terminate: Signal,
-    /// `None`: whoever started the process wants it to outlive its terminal, as `nohup` does.
+    /// `None`, of each: whoever started the process wants it to outlive such a signal, as `nohup` does.
+    ctrl_c: Option<Signal>,
+    terminate: Option<Signal>,
     hang_up: Option<Signal>,
     /// A signal came that nobody has heard of yet.
     is_pending: bool,
@@ -25,18 +25,21 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// From here on the signals are this command's own matter, and end nothing by themselves.
+    /// From here on the signals are this command's own matter, and end nothing by themselves. Ctrl-C and SIGTERM are heard
+    /// even where they were to be outlived: a command that runs until it is told to stop has no other end.
     pub fn listen() -> Result<Interrupt, Error> {
-        let interrupt = Interrupt::open()?;
+        let open = |kind| signal(kind).map(Some).map_err(Error::failed);
+        let (ctrl_c, terminate) = (open(SignalKind::interrupt())?, open(SignalKind::terminate())?);
+        let interrupt = Interrupt { ctrl_c, terminate, ..Interrupt::open()? };
         ending::mind_signals();
         Ok(interrupt)
     }
 
-    /// Opens ears.
+    /// Opens ears for those that the process was not started to outlive.
     pub(super) fn open() -> Result<Interrupt, Error> {
-        let open = |kind| signal(kind).map_err(Error::failed);
+        let open = |kind| (!is_ignored(kind)).then(|| signal(kind)).transpose().map_err(Error::failed);
         let (ctrl_c, terminate) = (open(SignalKind::interrupt())?, open(SignalKind::terminate())?);
-        let hang_up = (!is_ignored(SignalKind::hangup())).then(|| open(SignalKind::hangup())).transpose()?;
+        let hang_up = open(SignalKind::hangup())?;
         Ok(Interrupt { ctrl_c, terminate, hang_up, is_pending: false, hung_up: None })
     }
 
@@ -61,8 +64,8 @@ impl Interrupt {
         tokio::select! {
             biased;
             _ = or_for_ever(&mut self.hang_up) => self.hung_up = Some(Instant::now()),
-            _ = self.ctrl_c.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = or_for_ever(&mut self.ctrl_c) => {}
+            _ = or_for_ever(&mut self.terminate) => {}
         }
     }
 

@@ -311,7 +311,7 @@ fn whatever_a_signal_ends_says_so_once_and_leaves_nothing_half_done() {
     let mut stopped = 0;
     let mut is_stopped = |arguments: &[&str], name: &str, after: u64| {
         let out = |path: &Path| std::fs::File::create(path).unwrap();
-        let mut command = scene.command(&["env", "--default-signal=HUP"], &["--json"]);
+        let mut command = scene.command(&["env", "--default-signal=HUP,INT"], &["--json"]);
         command.args(arguments).stdout(out(&answer)).stderr(out(&log));
         let _ = (std::fs::remove_file(at("table.csv")), std::fs::remove_dir_all(at("copy")));
         let before = count();
@@ -345,6 +345,21 @@ fn whatever_a_signal_ends_says_so_once_and_leaves_nothing_half_done() {
     let output = scene.ran(&["--json", "lists"]);
     let lists: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(lists["lists"][0]["subscribed"], 40_003, "{lists}");
+}
+
+/// A script gives its background such an ear: Ctrl-C is meant for what stands in front.
+#[test]
+fn what_was_started_to_outlive_a_signal_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::set(folder.path(), 1000);
+    let log = folder.path().join("log");
+    let mut command = scene.command(&["env", "--ignore-signal=INT,HUP"], &["export", "contacts"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    wait_until("its ears", &log, || minds_signals(&child) || child.try_wait().unwrap().is_some());
+    ["INT", "HUP"].iter().for_each(|name| signal(&child, name));
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1001);
 }
 
 #[test]

@@ -137,16 +137,23 @@ impl Entries {
         self.aside(lease, until, why.to_string(), site)
     }
 
-    /// Given up: its time is over. The last answer stands in the entry. One whose answer was lost may have been taken, and
-    /// nobody knows: it ends in doubt, and is not sent again for that loss.
+    /// Given up: its time is over. The last answer stands in the entry, that to another copy where it was never tried itself.
+    /// One whose answer was lost may have been taken, and nobody knows: it ends in doubt, and is not sent again for that loss.
     pub fn expired(&self, lease: Lease, said: Said) -> Settlement {
         let (standing, class) = match lease.envelope.doubtful {
             0 => (Standing::Failed, Class::SoftExpired),
             _ => (Standing::InDoubt, Class::SoftSystem),
         };
         let mut outcome = self.outcome(&lease, standing, class, said);
-        let last = if outcome.text.is_empty() { "no host was reached" } else { &outcome.text };
-        outcome.text = format!("given up after {} tries; the last answer: {last}", lease.envelope.tries);
+        let last = match (&*outcome.text, outcome.code) {
+            ("", Some(code)) => code.to_string(),
+            ("", None) => "none".to_owned(),
+            (text, _) => text.to_owned(),
+        };
+        outcome.text = match (lease.envelope.date, lease.envelope.tries) {
+            (None, 0) => format!("given up before its turn came; the last answer of its site: {last}"),
+            (_, tries) => format!("given up after {tries} tries; the last answer: {last}"),
+        };
         lease.settle(outcome, Next::Gone)
     }
 

@@ -30,6 +30,7 @@ use crate::store::Store;
 use crate::world::World;
 
 /// All that the sending tasks need.
+#[derive(Clone)]
 pub struct Road {
     /// What is to be sent.
     pub queue: Queue,

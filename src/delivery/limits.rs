@@ -2,12 +2,15 @@
 //! or to send asks, and is told yes, or what binds and until when. The steward's answers and `queue explain` come from
 //! the same functions, so that what is shown is what holds.
 
+mod streak;
+
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::base::Timestamp;
 use crate::config::shaping::SiteShape;
+pub use crate::delivery::limits::streak::Streak;
 use crate::delivery::pace::Pace;
 use crate::delivery::trouble::Judgement;
 use crate::delivery::warmup::{Cold, Warming};
@@ -30,7 +33,7 @@ const SESSION_TTL: Duration = Duration::from_secs(3600);
 /// How long a site that wants IPv4 is left alone by an address of the other kind (C-12).
 const OVER_IPV4: Duration = Duration::from_secs(24 * 3600);
 /// Longest note of why a site stands still, in octets: the learned state has to fit a queue record of 100.
-const WHY_MAX: usize = 64;
+const WHY_MAX: usize = 56;
 
 /// What binds now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,8 +72,8 @@ pub struct Limits {
     /// By a person, for every source: that is on record elsewhere, and nothing this one has learned.
     suspended: Option<String>,
     pause: Option<(Instant, String)>,
-    /// When it came to stand still: the begin of the hold, or of the pause with those that followed on it.
-    stands: Option<Instant>,
+    /// Since its last success every attempt has failed, and somebody went on trying.
+    streak: Option<Streak>,
     one_connection: Option<Instant>,
     session: Option<(u32, Instant)>,
     share: Share,
@@ -106,9 +109,11 @@ pub struct Learned {
     pub deaths: u8,
     /// Rounds of trouble without a success between, short of its death.
     pub failed: u8,
-    /// When it first stood still after its last success.
+    /// Since when every attempt has failed, without a success and without a time in which nobody tried.
     pub since: Option<Timestamp>,
-    /// Why it stands still, in the host's words, cut.
+    /// When an attempt failed last.
+    pub heard: Option<Timestamp>,
+    /// Why it stands still, or else how an attempt failed last, in the host's words, cut.
     pub why: String,
 }
 
@@ -122,7 +127,7 @@ impl Limits {
             held: None,
             suspended: None,
             pause: None,
-            stands: None,
+            streak: None,
             one_connection: None,
             session: None,
             share: Share { since: now, answers: 0, refusals: 0 },
@@ -272,7 +277,7 @@ impl Limits {
         self.count(judgement, now);
         self.window.heard(trouble);
         if trouble.is_none() && judgement.ruling.verdict == Verdict::Delivered {
-            (self.deaths, self.stands) = (0, None);
+            (self.deaths, self.streak) = (0, None);
         }
         match judgement.reaction {
             Reaction::None => {}
@@ -304,11 +309,14 @@ impl Limits {
             self.deaths += 1;
             self.pause(rest, words, now);
         }
+        if matches!(trouble, Some(Blame::Host | Blame::Site | Blame::Source)) {
+            self.failed(words, now);
+        }
     }
 
-    /// How long ago the site first stood still after its last success: dead, throttled or held by what was heard.
-    pub fn stands_for(&self, now: Instant) -> Duration {
-        self.stands.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    /// The attempts that failed one after the other up to now, since the last success.
+    pub fn streak(&self) -> Option<&Streak> {
+        self.streak.as_ref()
     }
 
     /// The host closed, in words or silently, after so many messages: the next connections stop short of that (C-21).
@@ -336,8 +344,8 @@ impl Limits {
 
     /// What was heard stops the site until a person lets it go on.
     pub fn hold(&mut self, why: &str, now: Instant) {
-        self.stands.get_or_insert(now);
         self.held = Some(cut(why));
+        self.failed(why, now);
     }
 
     /// A person stops the site, for every source.
@@ -347,7 +355,7 @@ impl Limits {
 
     /// A person lets it go on, whatever stopped it, with one connection first.
     pub fn resume(&mut self) {
-        (self.held, self.suspended, self.pause, self.one_connection, self.stands) = (None, None, None, None, None);
+        (self.held, self.suspended, self.pause, self.one_connection, self.streak) = (None, None, None, None, None);
         if let Some(warming) = &mut self.warming {
             warming.resume();
         }
@@ -357,6 +365,10 @@ impl Limits {
     /// What is worth keeping over a restart; `None` when nothing is.
     pub fn learned(&self, now: Instant, wall: Timestamp) -> Option<Learned> {
         let pause = self.pause.as_ref().filter(|(until, _)| *until > now);
+        let at =
+            |past: Instant| Timestamp::from_ms(wall.as_ms() - now.saturating_duration_since(past).as_millis() as i64);
+        let streak = self.streak.as_ref();
+        let why = self.held.as_ref().or(pause.map(|(_, why)| why)).or(streak.map(|streak| &streak.words));
         let learned = Learned {
             held: self.held.is_some(),
             pause_until: pause.map(|(until, _)| wall + until.saturating_duration_since(now)),
@@ -364,10 +376,9 @@ impl Limits {
             session_max: self.session.filter(|(_, until)| *until > now).map(|(most, _)| most),
             deaths: self.deaths.min(u8::MAX.into()) as u8,
             failed: self.window.failed().min(u8::MAX.into()) as u8,
-            since: self.stands.map(|since| {
-                Timestamp::from_ms(wall.as_ms() - now.saturating_duration_since(since).as_millis() as i64)
-            }),
-            why: self.held.clone().or(pause.map(|(_, why)| why.clone())).unwrap_or_default(),
+            since: streak.map(|streak| at(streak.since)),
+            heard: streak.map(|streak| at(streak.heard)),
+            why: why.cloned().unwrap_or_default(),
         };
         (learned != Learned::default()).then_some(learned)
     }
@@ -377,8 +388,13 @@ impl Limits {
         if learned.held {
             self.held = Some(learned.why.clone());
         }
-        self.stands =
-            learned.since.and_then(|since| now.checked_sub(wall.since(since))).or(learned.held.then_some(now));
+        let at = |past: Timestamp| now.checked_sub(wall.since(past));
+        if let Some((began, last)) = learned.since.map(|since| (since, learned.heard.unwrap_or(since)))
+            && let (Some(since), Some(heard)) = (at(began), at(last))
+        {
+            let rest = learned.pause_until.map_or(Duration::ZERO, |until| until.since(last));
+            self.streak = Some(Streak { since, heard, rest, words: learned.why.clone() });
+        }
         match learned.pause_until {
             Some(until) if until > wall => self.pause(until.since(wall), &learned.why, now),
             Some(_) => self.window.probe(),
@@ -427,9 +443,16 @@ impl Limits {
     fn pause(&mut self, span: Duration, words: &str, now: Instant) {
         let until = now + span;
         if self.pause.as_ref().is_none_or(|(present, _)| *present < until) {
-            self.stands.get_or_insert(now);
             self.pause = Some((until, cut(words)));
         }
+    }
+
+    /// One more attempt failed.
+    fn failed(&mut self, words: &str, now: Instant) {
+        let rest = self.pause.as_ref().map_or(Duration::ZERO, |(until, _)| until.saturating_duration_since(now));
+        let before = self.streak.take().filter(|streak| streak.goes_on(now));
+        let since = before.map_or(now, |before| before.since);
+        self.streak = Some(Streak { since, heard: now, rest, words: cut(words) });
     }
 
     /// Counts refusals that tell of pressure, and slows down when they are many (C-50).
@@ -464,14 +487,16 @@ impl Limits {
 impl Learned {
     /// As bytes, at most 100, with the time at which they are written.
     pub fn to_bytes(&self, now: Timestamp) -> Vec<u8> {
-        let mut bytes = vec![3];
+        let mut bytes = vec![4];
         bytes.extend(now.as_ms().to_be_bytes());
         bytes.push(u8::from(self.held));
         bytes.extend(self.pause_until.map_or(0, Timestamp::as_ms).to_be_bytes());
         bytes.extend(self.per_second.unwrap_or(0.0).to_be_bytes());
         bytes.extend(self.session_max.unwrap_or(0).to_be_bytes());
         bytes.extend([self.deaths, self.failed]);
-        bytes.extend(self.since.map_or(0, Timestamp::as_ms).to_be_bytes());
+        for at in [self.since, self.heard] {
+            bytes.extend(at.map_or(0, Timestamp::as_ms).to_be_bytes());
+        }
         bytes.extend(cut(&self.why).as_bytes());
         bytes
     }
@@ -488,21 +513,28 @@ impl Learned {
 
     /// Back from bytes; `None` for another version or a damaged record, which costs only what was learned.
     pub fn from_bytes(bytes: &[u8]) -> Option<Learned> {
-        let (head, why) = unstamped(bytes)?.1.split_at_checked(27)?;
+        let (head, rest) = unstamped(bytes)?.1.split_at_checked(27)?;
+        let (heard, why) = match bytes.first()? {
+            // those of the versions before do not tell when an attempt failed last
+            2 | 3 => (0, rest),
+            _ => {
+                let (heard, why) = rest.split_first_chunk()?;
+                (i64::from_be_bytes(*heard), why)
+            }
+        };
         let [held, rest @ ..] = head else { return None };
-        let until = i64::from_be_bytes(rest[..8].try_into().ok()?);
+        let at = |ms: i64| (ms != 0).then(|| Timestamp::from_ms(ms));
         let per_second = f32::from_be_bytes(rest[8..12].try_into().ok()?);
         let session = u32::from_be_bytes(rest[12..16].try_into().ok()?);
         Some(Learned {
             held: *held == 1,
-            pause_until: (until != 0).then(|| Timestamp::from_ms(until)),
+            pause_until: at(i64::from_be_bytes(rest[..8].try_into().ok()?)),
             per_second: (per_second.is_finite() && per_second > 0.0).then_some(per_second),
             session_max: (session != 0).then_some(session),
             deaths: rest[16],
             failed: rest[17],
-            since: Some(i64::from_be_bytes(rest[18..26].try_into().ok()?))
-                .filter(|at| *at != 0)
-                .map(Timestamp::from_ms),
+            since: at(i64::from_be_bytes(rest[18..26].try_into().ok()?)),
+            heard: at(heard),
             why: std::str::from_utf8(why).ok()?.to_owned(),
         })
     }
@@ -512,7 +544,7 @@ impl Learned {
 fn unstamped(bytes: &[u8]) -> Option<(Option<Timestamp>, &[u8])> {
     match bytes.split_first()? {
         (2, learned) => Some((None, learned)),
-        (3, stamped) => {
+        (3 | 4, stamped) => {
             let (at, learned) = stamped.split_first_chunk()?;
             Some((Some(Timestamp::from_ms(i64::from_be_bytes(*at))), learned))
         }

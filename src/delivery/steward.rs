@@ -362,22 +362,20 @@ impl Steward {
         }
     }
 
-    /// A lease that came: into the stock, on to its own way, or given up because its time is over. One whose turn came too
-    /// late for other reasons than its site's has an attempt left.
+    /// A lease that came: into the stock, on to its own way, or given up because its time is over and its site has failed
+    /// for as long. One whose turn came too late for other reasons has an attempt left.
     fn take_in(&mut self, key: &Arc<str>, mut lease: Lease, batch: &mut Vec<Settlement>) {
         let (now, life) = (self.kit.entries.now(), self.kit.road.settings.retry.expires.duration());
-        let mut is_over = lease.envelope.expires <= now;
-        if is_over && self.waited_for_warmup(&lease) {
-            (lease.envelope.expires, is_over) = (now + life, false);
+        if lease.envelope.expires <= now && self.waited_for_warmup(&lease) {
+            lease.envelope.expires = now + life;
         }
-        is_over &= self.limits.stands_for(Instant::now()) >= life;
+        let last_word = self.last_word_on(&lease);
         let Some(door) = self.doors.get_mut(key) else { return lease.home() };
         let entries = &self.kit.entries;
         let site = self.kit.counted_under(&door.route, lease.domain());
-        if is_over {
-            let last = self.last_reply.clone().map(|text| Reply { code: 451, enhanced: None, text });
-            return batch
-                .push(entries.expired(lease, Said { stage: None, reply: last, host: None, site, channel: None }));
+        if let Some(reply) = last_word {
+            let said = Said { stage: None, reply: Some(reply), host: None, site, channel: None };
+            return batch.push(entries.expired(lease, said));
         }
         let facts = match self.kit.launches.facts(lease.envelope.id.launch()) {
             Ok(facts) => facts,
@@ -412,6 +410,15 @@ impl Steward {
         } else {
             self.orders.push(Order::Tell(Back::Stray(Box::new(lease))));
         }
+    }
+
+    /// What its site said last when it failed, if that gives this copy up: the site has failed for as long as a copy has,
+    /// and was tried again after the time of this one was over.
+    fn last_word_on(&self, lease: &Lease) -> Option<Reply> {
+        let streak = self.limits.streak()?;
+        let heard = Timestamp::from_ms(self.kit.entries.now().as_ms() - streak.heard.elapsed().as_millis() as i64);
+        let has_failed = streak.span() >= self.kit.road.settings.retry.expires.duration();
+        (has_failed && lease.envelope.expires <= heard).then(|| Reply::of_words(&streak.words))
     }
 
     fn drop_line(&mut self, number: u32) {

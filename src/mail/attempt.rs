@@ -108,6 +108,18 @@ impl Reply {
         self.code / 100 == 2
     }
 
+    /// Back from the words it is shown in; words without a code are ours, and stand for a 451.
+    pub fn of_words(words: &str) -> Reply {
+        let (first, rest) = words.split_once(' ').unwrap_or((words, ""));
+        let code = Some(first).filter(|first| first.len() == 3).and_then(|first| first.parse().ok());
+        let Some(code) = code else { return Reply { code: 451, enhanced: None, text: words.to_owned() } };
+        let (second, after) = rest.split_once(' ').unwrap_or((rest, ""));
+        match EnhancedCode::parse(second) {
+            Some(enhanced) => Reply { code, enhanced: Some(enhanced), text: after.to_owned() },
+            None => Reply { code, enhanced: None, text: rest.to_owned() },
+        }
+    }
+
     /// Codes 500 to 599.
     pub fn is_permanent(&self) -> bool {
         self.code / 100 == 5
@@ -142,4 +154,25 @@ pub struct Attempt {
     pub took: Duration,
     /// What follows from it.
     pub ruling: Ruling,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_comes_back_from_its_words() {
+        for (code, enhanced, text) in [
+            (421, Some(EnhancedCode(4, 7, 0)), "busy, later"),
+            (451, None, ""),
+            (554, None, "5 is no code"),
+            (450, None, "no"),
+        ] {
+            let reply = Reply { code, enhanced, text: text.to_owned() };
+            assert_eq!(Reply::of_words(&reply.to_string()), reply);
+        }
+        for ours in ["two bad days in a row", "1000 reasons", ""] {
+            assert_eq!(Reply::of_words(ours), Reply { code: 451, enhanced: None, text: ours.to_owned() });
+        }
+    }
 }

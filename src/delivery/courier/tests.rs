@@ -157,6 +157,9 @@ async fn a_throttle_by_421_teaches_no_shorter_session() {
     assert_eq!(sending.standing(Standing::Delivered), 100, "{:?}", sending.outcomes.last());
     let connections = host.book.lock().unwrap().connections;
     assert!(connections < 12, "{connections} connections for a hundred copies");
+    let learned = sending.queue.all_learned().await.unwrap();
+    let fails = |record: &[u8]| crate::delivery::limits::Learned::from_bytes(record).unwrap().since.is_some();
+    assert!(!learned.iter().any(|(_, _, record)| fails(record)), "what it took since is a success on record as well");
 }
 
 #[tokio::test(start_paused = true)]
@@ -300,6 +303,42 @@ async fn the_time_a_copy_has_counts_from_its_first_attempt_and_that_of_a_dead_si
     assert_eq!(sending.standing(Standing::Failed), 20);
     let expired = |outcome: &&Outcome| outcome.class == Class::SoftExpired;
     assert_eq!(sending.last().values().filter(expired).count(), 20);
+}
+
+/// The site throttles everybody until the sender is stopped, and copies have waited beyond their time when it comes back.
+async fn stopped_while_throttled() -> Sending {
+    let (mut sending, _host) = one(Manner::Throttles, 60, InDoubt::Resend).await;
+    sending.pass(secs(20 * 60)).await;
+    sending.leave().await;
+    sending.pass(secs(4 * 86_400)).await;
+    sending
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_given_up_for_a_time_in_which_nobody_was_sending() {
+    let mut sending = stopped_while_throttled().await;
+    sending.start();
+    // more than one answer of the site later, and long before it has failed for as long as a copy has
+    sending.pass(secs(2 * 86_400)).await;
+    assert_eq!((sending.standing(Standing::Failed), sending.queue.depth().waiting), (0, 60), "{:?}", sending.last());
+    sending.pass(secs(86_400 + 2 * 3600)).await;
+    assert_eq!((sending.standing(Standing::Failed), sending.queue.depth().waiting), (60, 0));
+    for outcome in sending.last().values() {
+        let said = (outcome.class, outcome.code, outcome.text.contains("too many messages from your address"));
+        assert_eq!(said, (Class::SoftExpired, Some(451), true), "{}", outcome.text);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_site_that_is_back_takes_what_waited_beyond_its_time() {
+    let mut sending = stopped_while_throttled().await;
+    let (taking, host) = Yard::new().domain("a.example", Manner::Takes);
+    sending.road.world.net = Arc::new(taking.net);
+    let courier = Courier::new(sending.road.clone());
+    (sending.sites, sending.courier) = (courier.sites(), Some(courier));
+    sending.start();
+    sending.pass(secs(3600)).await;
+    assert_eq!((sending.standing(Standing::Delivered), host.taken().len()), (60, 60), "{:?}", sending.last());
 }
 
 #[tokio::test(start_paused = true)]

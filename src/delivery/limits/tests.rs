@@ -164,8 +164,12 @@ fn what_was_learned_survives_a_restart_and_binds_before_the_first_dial() {
     let bytes = learned.to_bytes(wall);
     assert!(bytes.len() <= 100);
     assert_eq!((Learned::from_bytes(&bytes), Learned::written(&bytes)), (Some(learned.clone()), Some(wall)));
-    let before = [&[2], &bytes[9..]].concat();
-    assert_eq!((Learned::from_bytes(&before), Learned::written(&before)), (Some(learned.clone()), None));
+    // as the versions before wrote it, which did not tell when an attempt failed last, nor one of them when it wrote
+    let old = Learned { heard: None, ..learned.clone() };
+    for (version, stamp, written) in [(2, &bytes[..0], None), (3, &bytes[1..9], Some(wall))] {
+        let before = [&[version], stamp, &bytes[9..36], &bytes[44..]].concat();
+        assert_eq!((Learned::from_bytes(&before), Learned::written(&before)), (Some(old.clone()), written));
+    }
 
     let (reborn, after) = (now + 2 * MINUTE, wall + MINUTE);
     let mut limits = self::limits("google", reborn);
@@ -232,6 +236,34 @@ fn rounds_that_failed_before_a_rest_count_after_it() {
     };
     assert_eq!((rounds, paused), (3, 5 * MINUTE));
     assert_eq!(Learned::from_bytes(&learned.clone().unwrap().to_bytes(wall)), learned);
+}
+
+#[test]
+fn a_site_has_failed_from_one_attempt_to_the_next_and_never_while_nobody_tried() {
+    let (start, wall) = (Instant::now(), Timestamp::from_ms(1_800_000_000_000));
+    let at = |minutes: u32| (start + minutes * MINUTE, wall + minutes * MINUTE);
+    let span = |limits: &Limits| limits.streak().map(|streak| streak.span());
+    let mut first = limits("google", start);
+    for minutes in [0, 10, 30] {
+        hear(&mut first, "google", Stage::Body, FLOOD, at(minutes).0);
+    }
+    assert_eq!(span(&first), Some(30 * MINUTE), "one came late, and while somebody was sending");
+    let learned = first.learned(at(31).0, at(31).1).unwrap();
+
+    let life_after = |minutes: u32| {
+        let mut limits = limits("google", at(minutes).0);
+        limits.restore(&learned, at(minutes).0, at(minutes).1);
+        limits
+    };
+    for (minutes, goes_on) in [(45, true), (24 * 60, false)] {
+        let mut limits = life_after(minutes);
+        assert_eq!(span(&limits), Some(30 * MINUTE), "a pause that is over counts nothing by itself");
+        hear(&mut limits, "google", Stage::Body, FLOOD, at(minutes).0);
+        let counted = if goes_on { minutes * MINUTE } else { Duration::ZERO };
+        assert_eq!(span(&limits), Some(counted));
+        delivered(&mut limits, at(minutes + 10).0);
+        assert_eq!(span(&limits), None);
+    }
 }
 
 #[test]

@@ -112,6 +112,8 @@ impl Steward {
         self.limits.heard(judgement, words, now);
         if judgement.ruling.verdict == Verdict::Delivered {
             self.told = None;
+            // that it failed before is to be forgotten on record as well
+            self.news |= self.learned.as_ref().is_some_and(|learned| learned.since.is_some());
         }
         let pauses = matches!(judgement.reaction, Reaction::Pause(_));
         if let Some(rest) = self.limits.is_paused(now).filter(|_| was_paused.is_none() && !pauses) {

@@ -87,9 +87,10 @@ impl Yard {
             notices,
             stops: stops.clone(),
         };
-        let courier = Courier::new(road);
+        let courier = Courier::new(road.clone());
         Sending {
             sites: courier.sites(),
+            road,
             courier: Some(courier),
             ledger,
             queue,
@@ -118,6 +119,7 @@ pub(super) fn edition() -> Edition {
 /// The sending side at work.
 pub(super) struct Sending {
     pub(super) sites: Sites,
+    pub(super) road: Road,
     pub(super) courier: Option<Courier>,
     pub(super) ledger: MemoryLedger,
     pub(super) queue: Queue,
@@ -178,6 +180,14 @@ impl Sending {
     pub(super) fn start(&mut self) {
         let courier = self.courier.take().expect("started once");
         self.task = Some(tokio::spawn(courier.run(self.stop.clone())));
+    }
+
+    /// Ends the sending tasks, and lays ready those that go on where they left off.
+    pub(super) async fn leave(&mut self) {
+        std::mem::take(&mut self.stop).cancel();
+        self.task.take().expect("started").await.unwrap().unwrap();
+        let courier = Courier::new(self.road.clone());
+        (self.sites, self.courier) = (courier.sites(), Some(courier));
     }
 
     /// Lets time pass, and takes in what came of it, as the clerk would.

@@ -102,7 +102,7 @@ pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     show_found(desk, &source);
     let store = desk.store()?;
     let allowed = Allowed { quoted: arguments.allow_quoted, literal: arguments.allow_literal };
-    let forgotten = Forgotten::load(&store, || Ok::<_, Error>(desk.workspace().seal()?), desk.now())?;
+    let forgotten = Forgotten::load(&store, || Ok::<_, Error>(desk.workspace().seal()?))?;
     let on_conflict = on_conflict.into();
     let options = ImportOptions { list, consent, on_conflict, dry_run, allowed, forgotten };
     let mut refused = rejects.as_deref().map(|path| rejects_sheet(path, &file, &source)).transpose()?;

@@ -197,19 +197,21 @@ pub type Traces = Arc<dyn Fn(&str) -> Vec<Vec<u8>> + Send + Sync>;
 /// How those are recognised who are erased while an import reads its file.
 #[derive(Clone)]
 pub struct Erasures {
-    /// Whoever was erased before is known to the import.
-    pub since: Timestamp,
+    /// Hashes of those who were erased before: the import knows of them by itself.
+    pub known: Arc<BTreeSet<Vec<u8>>>,
     /// What would be left of an address.
     pub traces: Traces,
 }
 
 impl Erasures {
-    /// Whether an address is among those erased since.
+    /// Whether an address is among those erased since. What is on record by now tells: an erasure may have waited for the
+    /// record, and clocks may have been set meanwhile.
     fn among(self, db: &Connection) -> rusqlite::Result<impl Fn(&str) -> bool + use<>> {
-        let mut rows = db.prepare_cached("SELECT hash FROM erased WHERE since >= ?1")?;
-        let erased = rows.query_map([self.since.as_ms()], |row| row.get(0))?;
-        let erased: BTreeSet<Vec<u8>> = erased.collect::<rusqlite::Result<_>>()?;
-        let traces = self.traces;
+        let Erasures { known, traces } = self;
+        let mut rows = db.prepare_cached("SELECT hash FROM erased")?;
+        let all = rows.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+        let is_news = |hash: &rusqlite::Result<Vec<u8>>| hash.as_ref().map_or(true, |hash| !known.contains(hash));
+        let erased: BTreeSet<Vec<u8>> = all.filter(is_news).collect::<rusqlite::Result<_>>()?;
         Ok(move |address: &str| !erased.is_empty() && traces(address).iter().any(|trace| erased.contains(trace)))
     }
 }

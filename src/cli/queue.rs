@@ -70,7 +70,9 @@ pub enum QueueCommand {
     /// Make a new queue from the record, when the old one is damaged, lost, restored or copied.
     ///
     /// Every planned copy without a final outcome is then in doubt: it may have been sent. It is sent again, or held for
-    /// a person to decide, as its campaign says. The old queue is kept beside the new one.
+    /// a person to decide, as its campaign says. The old queue is kept beside the new one. One that was tried keeps its
+    /// Message-ID, its Date and the time at which it is given up, as far as the old queue can be read; without it these
+    /// count from the last answer on record.
     Rebuild {
         /// Do it. Without it the concerned campaigns are listed and nothing happens.
         #[arg(long)]

@@ -1,7 +1,7 @@
 //! When the queue's files are in trouble: reading all of them, and making a new queue from the record. Both need the
 //! workspace to be held, and nobody at work.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::{Error, Workspace, agreement, opening};
 use crate::base::{Address, ContactId, EnvelopeId, Span};
 use crate::campaign::{Cursor, new_envelope};
-use crate::mail::{InDoubt, Standing};
-use crate::queue::{Admission, Durability, Inventory, Marks, Queue, SledLedger, carry_learned};
+use crate::mail::{Envelope, InDoubt, Standing};
+use crate::queue::{Admission, Durability, Inventory, Marks, Queue, SledLedger, carry_learned, tried};
 use crate::store::{CopyRow, LaunchRow, Store};
 use crate::world::{Clock, World};
 
@@ -120,7 +120,8 @@ pub async fn rebuild(workspace: &Workspace, store: &Store, world: &World) -> Res
     let folder = workspace.queue_folder();
     let kept = set_aside(&folder, clock.now().as_secs())?;
     let mut ledger = open(workspace, &folder)?;
-    let knows_sites = kept.as_ref().is_some_and(|old| carry_over(workspace, old, &mut ledger));
+    let known = kept.as_ref().and_then(|old| carry_over(workspace, old, &mut ledger));
+    let (knows_sites, known) = (known.is_some(), known.unwrap_or_default());
     // the record may have been set back
     store.pass_over_ids(world.dice.roll()).await?;
     let launches = store.open_launches()?;
@@ -132,7 +133,8 @@ pub async fn rebuild(workspace: &Workspace, store: &Store, world: &World) -> Res
     for launch in &launches {
         match launch.in_doubt {
             InDoubt::Resend => {
-                again += admit_again(&queue, store, launch, workspace.settings().retry.expires, &*clock).await?
+                let expires = workspace.settings().retry.expires;
+                again += admit_again(&queue, store, launch, &known, expires, &*clock).await?
             }
             InDoubt::Hold => held += store.hold_unsettled(launch.id, LOST, clock.now()).await?,
         }
@@ -149,25 +151,31 @@ pub async fn rebuild(workspace: &Workspace, store: &Store, world: &World) -> Res
     Ok(Rebuilt { again, held, knows_sites, kept })
 }
 
-/// Takes over what the old queue knew of sites, unless it cannot be read; gives whether it could.
-fn carry_over(workspace: &Workspace, old: &Path, new: &mut SledLedger) -> bool {
+/// Takes over what the old queue knew of sites, unless it cannot be read; gives what it knew of copies that were tried.
+fn carry_over(workspace: &Workspace, old: &Path, new: &mut SledLedger) -> Option<BTreeMap<EnvelopeId, Envelope>> {
     // damaged files may break down in the reading as well as in the opening
-    let carried = catch_unwind(AssertUnwindSafe(|| Ok::<(), Error>(carry_learned(&open(workspace, old)?, new)?)));
+    let carried = catch_unwind(AssertUnwindSafe(|| {
+        let old = open(workspace, old)?;
+        carry_learned(&old, new)?;
+        Ok::<_, Error>(tried(&old)?)
+    }));
     match carried {
-        Ok(Ok(())) => true,
+        Ok(Ok(known)) => Some(known),
         Ok(Err(error)) => {
             tracing::warn!(%error, "what the old queue knew of sites is lost");
-            false
+            None
         }
-        Err(_) => false,
+        Err(_) => None,
     }
 }
 
-/// Admits every copy of a launch that is not final, marked as one that may have been sent.
+/// Admits every copy of a launch that is not final, marked as one that may have been sent. `known` is what the old queue
+/// knew of those that were tried.
 async fn admit_again(
     queue: &Queue,
     store: &Store,
     launch: &LaunchRow,
+    known: &BTreeMap<EnvelopeId, Envelope>,
     expires: Span,
     clock: &dyn Clock,
 ) -> Result<u64, Error> {
@@ -180,6 +188,8 @@ async fn admit_again(
             let mut envelope = new_envelope(launch, row.contact, expires, now);
             envelope.tries = row.tries;
             envelope.doubtful = row.doubtful.saturating_add(1);
+            let known = known.get(&envelope.id);
+            keep_first_attempt(&mut envelope, &row, known, expires);
             Some((address.domain().clone(), envelope))
         });
         let copies: Vec<_> = copies.collect();
@@ -187,6 +197,20 @@ async fn admit_again(
         queue.admit(Admission { launch: launch.id, bucket: 0, cursor: Vec::new(), copies }).await?;
     }
     Ok(admitted)
+}
+
+/// One that was tried keeps the date of its first attempt, and when it is given up: from the old queue, or else from the
+/// record, which tells the time of its last answer alone.
+fn keep_first_attempt(envelope: &mut Envelope, row: &CopyRow, known: Option<&Envelope>, expires: Span) {
+    match known {
+        Some(known) => {
+            (envelope.date, envelope.expires, envelope.source) = (known.date, known.expires, known.source);
+        }
+        None if row.tries > 0 => {
+            (envelope.date, envelope.expires) = (Some(row.at), row.at + expires.duration());
+        }
+        None => {}
+    }
 }
 
 /// The planner goes on behind what is on record.

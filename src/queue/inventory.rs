@@ -1,10 +1,11 @@
 //! Everything on a ledger, read once: for `queue verify`. Nobody may be writing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ledger::{Ledger, Move, PAGE, walk};
 use super::{Error, codec, keys};
 use crate::base::EnvelopeId;
+use crate::mail::Envelope;
 
 /// What a ledger holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Inventory {
             }
         })?;
         walk(ledger, keys::HELD, |key, value| match parked(key, value) {
-            Some(id) => all.twice += u64::from(all.due.contains(&id) || !all.held.insert(id)),
+            Some(Envelope { id, .. }) => all.twice += u64::from(all.due.contains(&id) || !all.held.insert(id)),
             None => all.unreadable += 1,
         })?;
         walk(ledger, keys::INTENT, |key, value| match codec::read_intent(key, value).copy {
@@ -66,10 +67,25 @@ pub fn carry_learned(from: &impl Ledger, to: &mut impl Ledger) -> Result<(), Err
     learned.chunks(PAGE).try_for_each(|moves| to.commit(moves))
 }
 
-/// The id at the end of a key, when its record can be read.
-fn parked(key: &[u8], value: &[u8]) -> Option<EnvelopeId> {
+/// All copies on a ledger that were tried, as far as they can be read.
+pub fn tried(ledger: &impl Ledger) -> Result<BTreeMap<EnvelopeId, Envelope>, Error> {
+    let mut all = BTreeMap::new();
+    let mut see = |envelope: Option<Envelope>| {
+        let tried = envelope.filter(|envelope| envelope.date.is_some());
+        all.extend(tried.map(|envelope| (envelope.id, envelope)));
+    };
+    walk(ledger, keys::DUE, |key, value| {
+        see(keys::parse_due(key).and_then(|(_, _, id)| codec::read_envelope(id, value)));
+    })?;
+    walk(ledger, keys::HELD, |key, value| see(parked(key, value)))?;
+    walk(ledger, keys::INTENT, |key, value| see(codec::read_intent(key, value).copy.map(|(_, envelope)| envelope)))?;
+    Ok(all)
+}
+
+/// A copy with its id at the end of its key, when its record can be read.
+fn parked(key: &[u8], value: &[u8]) -> Option<Envelope> {
     let id = EnvelopeId::from_u64(u64::from_be_bytes(*key.last_chunk()?));
-    codec::read_parked(id, value).map(|_| id)
+    codec::read_parked(id, value).map(|(_, envelope)| envelope)
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::{Domain, EnvelopeId, LaunchId, SourceId, Timestamp};
 use crate::mail::{Envelope, Outcome};
 
-pub use inventory::{Inventory, carry_learned};
+pub use inventory::{Inventory, carry_learned, tried};
 pub use keeper::{Keeper, Opening};
 pub use lease::{Lease, Next, Settlement, Until};
 pub use ledger::{Ledger, Move, Pair};

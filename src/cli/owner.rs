@@ -9,8 +9,8 @@ use crate::base::{Address, Domain, EnvelopeId, LaunchId};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::{Desk, Error};
 use crate::engine::{
-    Client, Control, CopyView, Crew, DomainView, Engine, Handle, Hold, Parts, QueueView, Settled, Wait, WorkspaceError,
-    place,
+    AskError, Client, Control, CopyView, Crew, DomainView, Engine, Handle, Hold, Parts, QueueView, Settled, Wait,
+    WorkspaceError, place,
 };
 use crate::queue::{Durability, SledLedger, Whose};
 use crate::smtp::TlsClient;
@@ -114,6 +114,14 @@ impl Owner {
                 Ok(Some(interrupt.or_later(desk, Here::start(desk, store, Crew::Sending, hold)).await?))
             }
             Some(Holder::Sender(_, held)) => Err(held.into()),
+        }
+    }
+
+    /// Whether it is another process that does not answer any more.
+    pub async fn is_gone(&self) -> bool {
+        match self {
+            Owner::Here(_) => false,
+            Owner::There(client) => matches!(client.queue().await, Err(AskError::Silent { .. })),
         }
     }
 

@@ -112,19 +112,19 @@ pub async fn send(desk: &Desk, store: &Store, ready: Ready, wait: Wait, expected
     let (running, campaign) = (ready.running.as_ref().map(|launch| launch.id), ready.campaign.name().clone());
     let typed = typed(&ready);
     // the queue is taken in hand before anything is put on record
-    let Some(owner) = Owner::reach_or_never(desk, store, &mut interrupt).await? else {
+    let Some(mut owner) = Owner::reach_or_never(desk, store, &mut interrupt).await? else {
         return match running {
             Some(launch) => finish(desk, store, launch, None, true, None),
             None => Ok(unlaunched(desk, &campaign, format!("mailshot {typed}"))),
         };
     };
-    let launched = launch(desk, store, ready, &owner, &mut interrupt).await;
+    let launched = launch(desk, store, ready, &mut interrupt).await;
     let ended = match &launched {
-        Ok(Some(launch)) => follow(desk, store, &owner, *launch, wait, expected, &mut interrupt).await,
+        Ok(Some(launch)) => see_to(desk, store, &mut owner, *launch, wait, expected, &mut interrupt).await,
         Ok(None) | Err(_) => Ok(None),
     };
     let left = left_behind(&owner, &ended).await;
-    let is_here = matches!(owner, Owner::Here(_));
+    let is_here = matches!(owner, Owner::Here(_)) || owner.is_gone().await;
     let gone = interrupt.or_at_once(desk, owner.leave()).await;
     let (launched, ended) = (launched?, ended?);
     gone?;
@@ -150,12 +150,11 @@ async fn left_behind(owner: &Owner, ended: &Result<Option<Settled>, Error>) -> O
     }
 }
 
-/// Puts the launch on record and has it seen to; `None` when a signal came before.
+/// Puts the launch on record; `None` when a signal came before.
 async fn launch(
     desk: &Desk,
     store: &Store,
     ready: Ready,
-    owner: &Owner,
     interrupt: &mut Interrupt,
 ) -> Result<Option<LaunchId>, Error> {
     let world = desk.world()?;
@@ -163,12 +162,35 @@ async fn launch(
         Some(fit) => fit?,
         None => return Ok(None),
     }
-    let launch = ready.launch(store, world.clock.now()).await?.id;
-    owner.take_up(launch).await?;
-    Ok(Some(launch))
+    Ok(Some(ready.launch(store, world.clock.now()).await?.id))
 }
 
-/// Shows how it goes until the launch has settled; `None` when a signal ended that.
+/// Has a launch seen to until it has settled; `None` when a signal ended that. Where another process sent and has ended
+/// meanwhile, this one goes on.
+async fn see_to(
+    desk: &Desk,
+    store: &Store,
+    owner: &mut Owner,
+    launch: LaunchId,
+    wait: Wait,
+    expected: u64,
+    interrupt: &mut Interrupt,
+) -> Result<Option<Settled>, Error> {
+    loop {
+        let ended = follow(desk, store, owner, launch, wait, expected, interrupt).await;
+        if ended.is_ok() || !owner.is_gone().await {
+            return ended;
+        }
+        desk.note("the mailshot that held the queue has ended: this one goes on");
+        match Owner::reach_or_never(desk, store, interrupt).await? {
+            Some(next) => *owner = next,
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Has a launch seen to by whoever holds the queue, and shows how it goes until it has settled; `None` when a signal ended
+/// that.
 async fn follow(
     desk: &Desk,
     store: &Store,
@@ -178,6 +200,7 @@ async fn follow(
     expected: u64,
     interrupt: &mut Interrupt,
 ) -> Result<Option<Settled>, Error> {
+    owner.take_up(launch).await?;
     if let Owner::There(_) = owner {
         desk.note("the queue is held by another mailshot: it sends, and this command watches");
     }

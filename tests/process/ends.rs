@@ -156,6 +156,24 @@ fn a_second_process_is_refused_and_learns_the_pid_of_the_first() {
     assert_eq!(ended(first, &log).code(), Some(0));
 }
 
+#[test]
+fn whoever_watches_a_sender_that_ends_sends_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::with(folder.path(), 300, SLOW);
+    let (log, watched) = (folder.path().join("log"), folder.path().join("watched"));
+    let first = scene.send(&[], &log);
+    wait_until("a first part", &log, || scene.taken() > 20);
+    let second = scene.send(&[], &watched);
+    let said = || std::fs::read_to_string(&watched).unwrap();
+    wait_until("its watching", &watched, || said().contains("this command watches"));
+    signal(&first, "TERM");
+    ended(first, &log);
+    assert!(scene.taken() < scene.recipients, "it stopped");
+    let status = ended(second, &watched);
+    assert_eq!(status.code(), Some(0), "{}", said());
+    scene.check_all_once();
+}
+
 /// What `export outcomes` tells of a copy.
 #[derive(serde::Deserialize)]
 struct Row {

@@ -3,11 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::{MailboxOauth, Retention, Settings, Warmup};
+use super::{MailboxOauth, Retention, Retry, Settings, Warmup};
 use crate::base::{Address, Domain, Network, Span};
 
 /// What is said of a user name that could end the line of a login, or a part of it.
 const NO_CONTROL: &str = "a user name holds no line ends and no other control characters";
+
+/// The shortest pause between two attempts at anything that is not ours.
+const SHORTEST: Span = Span::secs(1);
+const DAY: Span = Span::secs(86_400);
 
 /// A value of the right type that cannot be meant.
 pub(super) struct Wrong {
@@ -24,6 +28,7 @@ impl Settings {
     pub(super) fn check(&self) -> Result<(), Wrong> {
         self.check_addresses()?;
         self.check_sending()?;
+        self.check_retry()?;
         self.check_routes()?;
         self.check_listener()?;
         self.check_web()?;
@@ -33,12 +38,13 @@ impl Settings {
         self.check_pools()?;
         self.check_warmup()?;
         self.check_alert()?;
+        self.check_samples()?;
         self.check_retention()
     }
 
     /// What is still needed is not forgotten.
     fn check_retention(&self) -> Result<(), Wrong> {
-        let Retention { words, visits, .. } = self.retention;
+        let Retention { words, visits, postmaster, .. } = self.retention;
         if words < Span::secs(31 * 86_400) {
             return wrong("retention.words", words, "must be \"31d\" or longer: late bounces come for a month");
         }
@@ -48,6 +54,9 @@ impl Settings {
                 visits,
                 "must be \"90d\" or longer: the most engaged people are known by it",
             );
+        }
+        if postmaster < DAY {
+            return wrong("retention.postmaster", postmaster, "must be \"1d\" or longer, or nobody can read that mail");
         }
         Ok(())
     }
@@ -98,27 +107,6 @@ impl Settings {
         if self.shape.connection_limit == Some(0) {
             return wrong("shape.connection_limit", 0, "must be 1 or more; to stop sending use `mailshot pause`");
         }
-        if self.retry.first.duration().is_zero() {
-            return wrong(
-                "retry.first",
-                self.retry.first,
-                "must be longer than zero, or a refused copy would be sent without pause",
-            );
-        }
-        if self.retry.expires < self.retry.first {
-            return wrong(
-                "retry.expires",
-                self.retry.expires,
-                "must be as long as retry.first, or no copy is tried twice",
-            );
-        }
-        if self.dkim.expires < self.retry.expires {
-            return wrong(
-                "dkim.expires",
-                self.dkim.expires,
-                "must be as long as retry.expires, or the last attempts bear a signature that is over",
-            );
-        }
         if !self.store.url.starts_with("sqlite:") {
             return wrong(
                 "store.url",
@@ -127,6 +115,47 @@ impl Settings {
             );
         }
         Ok(())
+    }
+
+    /// No host is pressed, and every copy has its attempts.
+    fn check_retry(&self) -> Result<(), Wrong> {
+        let Retry { first, longest, greylist, expires } = self.retry;
+        for (key, delay) in [("retry.first", first), ("retry.longest", longest), ("retry.greylist", greylist)] {
+            if delay < SHORTEST {
+                return wrong(key, delay, "must be \"1s\" or longer, or a refused copy would be sent without pause");
+            }
+        }
+        if longest < first {
+            return wrong(
+                "retry.longest",
+                longest,
+                "must be as long as retry.first: write a longer one here, or a shorter one there",
+            );
+        }
+        if expires < first {
+            return wrong("retry.expires", expires, "must be as long as retry.first, or no copy is tried twice");
+        }
+        if self.dkim.expires < self.retry.expires {
+            return wrong(
+                "dkim.expires",
+                self.dkim.expires,
+                "must be as long as retry.expires, or the last attempts bear a signature that is over",
+            );
+        }
+        Ok(())
+    }
+
+    /// What follows from bounces and complaints, and from how many of them.
+    fn check_samples(&self) -> Result<(), Wrong> {
+        let none = [
+            ("bounce.soft_limit", self.bounce.soft_limit),
+            ("breaker.sample", self.breaker.sample),
+            ("breaker.complained_sample", self.breaker.complained_sample),
+        ];
+        match none.into_iter().find(|(_, count)| *count == 0) {
+            Some((key, zero)) => wrong(key, zero, "must be 1 or more: nothing follows from nothing"),
+            None => Ok(()),
+        }
     }
 
     /// Fixed routes and their relays.
@@ -177,7 +206,8 @@ impl Settings {
         if self.listener.tls_cert.is_some() != self.listener.tls_key.is_some() {
             return wrong("listener.tls_cert", "", "tls_cert and tls_key belong together: set both, or neither");
         }
-        Ok(())
+        let (most, of_one) = (self.listener.connection_limit, self.listener.connections_per_client);
+        at_least_one([("listener.connection_limit", most), ("listener.connections_per_client", of_one)])
     }
 
     /// The pages.
@@ -191,7 +221,8 @@ impl Settings {
         if let Some(proxy) = self.web.trusted_proxies.iter().find(|text| Network::parse(text).is_none()) {
             return wrong("web.trusted_proxies", proxy, "write addresses or networks, as in [\"10.0.0.0/8\"]");
         }
-        Ok(())
+        let (most, of_one) = (self.web.connection_limit, self.web.connections_per_client);
+        at_least_one([("web.connection_limit", most), ("web.connections_per_client", of_one)])
     }
 
     /// The form by which lists are joined.
@@ -206,6 +237,13 @@ impl Settings {
                 "signup.lists",
                 list,
                 "a list to join stands in an address: letters, digits, `-`, `_` and `.`",
+            );
+        }
+        if self.signup.expires < Span::secs(60) {
+            return wrong(
+                "signup.expires",
+                self.signup.expires,
+                "must be \"1m\" or longer, or nobody can confirm in time",
             );
         }
         Ok(())
@@ -224,6 +262,15 @@ impl Settings {
             }
             if mailbox.user.contains(char::is_control) {
                 return wrong("mailbox.user", &mailbox.user, NO_CONTROL);
+            }
+            if mailbox.every < SHORTEST {
+                return wrong("mailbox.every", mailbox.every, "must be \"1s\" or longer, or its server has no rest");
+            }
+            if mailbox.port == Some(0) {
+                return wrong("mailbox.port", 0, "there is no port 0; leave it out for the usual one");
+            }
+            if mailbox.processed.as_ref() == Some(&mailbox.folder) {
+                return wrong("mailbox.processed", &mailbox.folder, "name another folder than the one that is read");
             }
             if let Some(oauth) = &mailbox.oauth {
                 check_oauth(oauth)?;
@@ -275,7 +322,11 @@ impl Settings {
 
     /// A calendar grows, and its gates are shares.
     fn check_warmup(&self) -> Result<(), Wrong> {
-        let Warmup { start, start_at, growth, slow_growth, target, deferred, bounced, complained, .. } = &self.warmup;
+        let Warmup { start, start_at, growth, slow_growth, target, deferred, bounced, complained, idle, .. } =
+            &self.warmup;
+        if *idle < DAY {
+            return wrong("warmup.idle", idle, "must be \"1d\" or longer, or no address ever becomes known");
+        }
         let most = start_at.values().map(|most| ("warmup.start_at", most));
         let mut most = most.chain([("warmup.start", start), ("warmup.target", target)]);
         if let Some((key, zero)) = most.find(|(_, most)| **most == 0) {
@@ -321,6 +372,16 @@ impl Settings {
         if let Some(from) = self.tls_reports.from.as_ref().filter(|text| Address::parse(text).is_err()) {
             return wrong("tls_reports.from", from, "write a mail address as in \"tls-reports@example.com\"");
         }
+        if self.alert.command_timeout < SHORTEST {
+            return wrong(
+                "alert.command_timeout",
+                self.alert.command_timeout,
+                "must be \"1s\" or longer, or no program comes to its end",
+            );
+        }
+        if self.alert.most_per_hour == 0 {
+            return wrong("alert.most_per_hour", 0, "must be 1 or more; for no alerts name nobody to tell");
+        }
         match &self.alert.webhook {
             Some(webhook) if !webhook.starts_with("https://") => {
                 wrong("alert.webhook", webhook, "write an https address")
@@ -361,6 +422,14 @@ fn is_base_url(url: &str) -> bool {
 
 fn is_domain(name: &str) -> bool {
     Domain::parse(name).is_ok_and(|domain| domain.as_str() == name)
+}
+
+/// A limit of zero lets nobody in.
+fn at_least_one(limits: [(&'static str, u16); 2]) -> Result<(), Wrong> {
+    match limits.into_iter().find(|(_, most)| *most == 0) {
+        Some((key, zero)) => wrong(key, zero, "must be 1 or more, or everybody is turned away"),
+        None => Ok(()),
+    }
 }
 
 /// A value that cannot be meant, and what to write instead.

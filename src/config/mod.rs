@@ -170,9 +170,9 @@ section! {
 section! {
     /// When and how long to try again: the n-th delay is min(first · 2^(n−1), longest) × a random 0.5 to 1.5.
     Retry {
-        /// The first delay.
+        /// The first delay; a second or longer, as all of them.
         first: Span = Span::secs(30 * 60),
-        /// The longest delay.
+        /// The longest delay; as long as `first` or longer.
         longest: Span = Span::secs(4 * 3600),
         /// The first delay after a greylisting reply, when shorter than `first`.
         greylist: Span = Span::secs(7 * 60),

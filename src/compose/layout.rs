@@ -421,11 +421,16 @@ fn as_text(html: &str) -> String {
     static BLANKS: LazyLock<Regex> = LazyLock::new(|| fixed(r"[ \t]+\n"));
     static GAPS: LazyLock<Regex> = LazyLock::new(|| fixed(r"\n{3,}"));
     static CELLS: LazyLock<Regex> = LazyLock::new(|| fixed(r#"</t[dh]><t[dh](?: style="[^"]*")?>"#));
+    // what makes the text would leave tags and references in these as they are
+    static VERBATIM: LazyLock<Regex> = LazyLock::new(|| fixed(r"(?is)<pre\b[^>]*>(.*?)</pre\s*>"));
     let mut shield = Shield::default();
     let seen = UNSEEN.replace_all(html, "");
     let seen = CELLS.replace_all(&seen, " | ");
     let covered = shield.cover(&seen).replace("<!--", "").replace("-->", "");
-    let text = nanohtml2text::html2text(&covered).replace("\r\n", "\n");
+    let lines = |found: &Captures<'_>| {
+        format!("<p>{}</p>", found[1].trim_end().replace("\n\n", "</p><p>").replace('\n', "<br>"))
+    };
+    let text = nanohtml2text::html2text(&VERBATIM.replace_all(&covered, lines)).replace("\r\n", "\n");
     let text = GAPS.replace_all(&BLANKS.replace_all(&text, "\n"), "\n\n").into_owned();
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     shield.uncover(&format!("{}\n", lines.join("\n").trim()))

@@ -150,6 +150,15 @@ fn a_table_in_markdown_keeps_its_rows_as_text() {
 }
 
 #[test]
+fn code_in_markdown_is_text_without_tags() {
+    let text = draft("body.md", "x\n\n```\n{{#if a}}\ny <z> & w\n{{/if}}\n\nv\n```\n\n`{{#if a}}q{{/if}}` end")
+        .expand()
+        .unwrap()
+        .text;
+    assert_eq!(text, "x\n\n{{#if a}}\ny <z> & w\n{{/if}}\n\nv\n\n{{#if a}}q{{/if}} end\n");
+}
+
+#[test]
 fn what_lies_too_deep_is_refused_before_it_is_parsed() {
     let begun = tokio::time::Instant::now();
     let div = |depth: usize| format!("{}x{}", "<div>".repeat(depth), "</div>".repeat(depth));

@@ -37,7 +37,8 @@ const SHARE: Duration = Duration::from_millis(1);
 const SETTLED_MAX: usize = 64;
 /// A copy that ended this many connections without a word about itself is deferred like any other.
 const SETBACKS_MAX: u8 = 2;
-/// Copies after which a connection is worth keeping for its whole idle time; others wait a tenth of it.
+/// Copies after which a connection is worth keeping for its whole idle time; others wait a tenth of it, unless a copy is
+/// known to come.
 const WORTHY: u32 = 10;
 
 /// A leased copy on its way.
@@ -189,6 +190,15 @@ enum Meanwhile {
     Idle,
 }
 
+/// How long a connection without work is kept.
+#[derive(Clone, Copy)]
+struct Idle {
+    /// Whatever is to come.
+    until: Instant,
+    /// For a copy that is known to come.
+    longest: Instant,
+}
+
 impl Carrier {
     /// The life of a connection, from dialling to QUIT.
     pub async fn run(mut self, stop: CancellationToken) {
@@ -282,7 +292,8 @@ impl Carrier {
 
     /// Waits for the steward's answer, and commits what is settled when nothing comes to share its commit. `None`: no
     /// copy. Cancel-safe.
-    async fn hear(&mut self, patience: Patience, idle: Instant) -> Option<Box<Job>> {
+    async fn hear(&mut self, patience: Patience, idle: Idle) -> Option<Box<Job>> {
+        let Idle { mut until, longest } = idle;
         loop {
             let Load { coming, settled, commit, .. } = &mut self.load;
             let Coming::Asked(answer) = coming else { return None };
@@ -292,7 +303,7 @@ impl Carrier {
                 answer = &mut *answer => Meanwhile::Answered(answer.ok()),
                 done = running(commit), if commit.is_some() => Meanwhile::Committed(done),
                 () = sleep(SHARE), if waits && !settled.is_empty() && commit.is_none() => Meanwhile::Share,
-                () = sleep_until(idle), if waits => Meanwhile::Idle,
+                () = sleep_until(until), if waits => Meanwhile::Idle,
             };
             match meanwhile {
                 Meanwhile::Answered(answer) => {
@@ -304,6 +315,7 @@ impl Carrier {
                 }
                 Meanwhile::Committed(done) => drop(self.committed(done)),
                 Meanwhile::Share => self.start_commit(None),
+                Meanwhile::Idle if until < longest && self.steward.expects_for(self.number, longest) => until = longest,
                 Meanwhile::Idle => {
                     answer.close();
                     let late = answer.try_recv();
@@ -507,8 +519,9 @@ impl Carrier {
 
 impl CopySource for Carrier {
     async fn next(&mut self, patience: Patience) -> Option<Copy> {
-        let idle = self.shape.idle_timeout.duration();
-        let idle = Instant::now() + if self.load.done < WORTHY { idle / 10 } else { idle };
+        let (now, longest) = (Instant::now(), self.shape.idle_timeout.duration());
+        let wait = if self.load.done < WORTHY { longest / 10 } else { longest };
+        let idle = Idle { until: now + wait, longest: now + longest };
         while !self.load.broken {
             match &mut self.load.coming {
                 Coming::Nothing => {

@@ -2,12 +2,13 @@
 //! none of it changes while the launch lasts; what may change, the last look asks for.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::base::{Domain, LaunchId, Rate};
+use crate::base::{CampaignName, Domain, LaunchId, Rate};
 use crate::compose::Edition;
 use crate::delivery::new_domains::{among, names};
 use crate::delivery::pace::Pace;
@@ -18,6 +19,9 @@ use crate::store::{LaunchRow, Store};
 
 /// Launches remembered; past it the memory starts anew.
 const LAUNCHES_MAX: usize = 10_000;
+/// At a rate with turns this far apart, one that is promised is kept for whom it is promised to; at others there is soon
+/// another for everybody.
+const SCARCE: Duration = Duration::from_millis(500);
 
 /// Which way a launch's mail goes.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,8 +32,14 @@ pub(super) enum Way {
     Through(Arc<Route>),
 }
 
+/// A door of a steward, as turns by a launch's rate are promised to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place(u64);
+
 /// One launch.
 pub(super) struct Facts {
+    /// The campaign it is of.
+    pub campaign: CampaignName,
     /// Which way its mail goes.
     pub way: Way,
     /// What becomes of its copies in doubt.
@@ -41,9 +51,18 @@ pub(super) struct Facts {
     /// Its domains that providers have not met yet.
     pub new_domains: Vec<Domain>,
     /// Its rate over all sites, shared by all who send for it.
-    pace: Option<Mutex<Pace>>,
+    own: Option<Mutex<Own>>,
     /// The last turn that was given out.
     turns: Mutex<Instant>,
+}
+
+/// A launch's own rate at work.
+struct Own {
+    rate: Rate,
+    pace: Pace,
+    /// Who opens a connection for one of the next turns, and until when it is waited for: as many are opened as there are
+    /// turns, whatever number of sites it goes to.
+    promised: BTreeMap<Place, Instant>,
 }
 
 /// All launches met so far.
@@ -52,11 +71,17 @@ pub(super) struct Launches {
     /// Domains that providers have not met yet.
     new_domains: BTreeMap<String, u16>,
     known: Mutex<BTreeMap<LaunchId, Arc<Facts>>>,
+    places: AtomicU64,
 }
 
 impl Launches {
     pub fn new(store: Store, new_domains: BTreeMap<String, u16>) -> Launches {
-        Launches { store, new_domains, known: Mutex::default() }
+        Launches { store, new_domains, known: Mutex::default(), places: AtomicU64::default() }
+    }
+
+    /// A place for a new door.
+    pub fn place(&self) -> Place {
+        Place(self.places.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The facts of a launch, or in words why nothing of it can be sent.
@@ -96,22 +121,73 @@ impl Facts {
             Some(text) => Way::Through(Arc::new(Route::through(Via::parse(text).map_err(|why| why.to_string())?))),
         };
         let rate = row.options.rate.as_deref().map(Rate::parse).transpose().map_err(|why| why.to_string())?;
-        let pace = rate.map(|rate| Mutex::new(Pace::new(Some(rate), Instant::now())));
+        let own = |rate| Own { rate, pace: Pace::new(Some(rate), Instant::now()), promised: BTreeMap::new() };
+        let own = rate.map(|rate| Mutex::new(own(rate)));
         let (pool, turns) = (row.options.pool.map(Into::into), Mutex::new(Instant::now()));
-        Ok(Facts { way, in_doubt: row.in_doubt, from, pool, new_domains: Vec::new(), pace, turns })
+        let (campaign, new_domains) = (row.campaign, Vec::new());
+        Ok(Facts { campaign, way, in_doubt: row.in_doubt, from, pool, new_domains, own, turns })
+    }
+
+    fn own(&self) -> Option<MutexGuard<'_, Own>> {
+        // a panic elsewhere while it was held leaves at worst a turn that nobody takes
+        self.own.as_ref().map(|own| own.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether neither a rate of its own nor a new domain may hold its copies back.
+    pub fn is_free(&self) -> bool {
+        self.own.is_none() && self.new_domains.is_empty()
+    }
+
+    /// Its own rate, where it has one.
+    pub fn rate(&self) -> Option<Rate> {
+        self.own().map(|own| own.rate)
+    }
+
+    /// How long its own rate lets nothing go; `None`: one may go now.
+    pub fn bound_for(&self, now: Instant) -> Option<Duration> {
+        self.own().map(|mut own| own.pace.wait(now)).filter(|wait| !wait.is_zero())
     }
 
     /// Whether its own rate lets nothing go now.
     pub fn is_bound(&self, now: Instant) -> bool {
-        let pace = self.pace.as_ref().map(|pace| pace.lock().unwrap_or_else(PoisonError::into_inner));
-        pace.is_some_and(|mut pace| !pace.wait(now).is_zero())
+        self.bound_for(now).is_some()
+    }
+
+    /// How many may go from a place within `lead` by its own rate, beside what is promised to others; else how long until
+    /// asking again is of use.
+    pub fn soon(&self, place: Place, lead: Duration, now: Instant) -> Result<usize, Duration> {
+        let Some(mut own) = self.own() else { return Ok(usize::MAX) };
+        let turns = own.pace.within(lead, now);
+        if turns == 0 {
+            return Err(own.pace.wait(now).saturating_sub(lead));
+        }
+        own.promised.retain(|_, until| *until > now);
+        let others = || own.promised.iter().filter(|(to, _)| **to != place).map(|(_, until)| *until);
+        match (turns.saturating_sub(others().count()), others().min()) {
+            (0, Some(first)) => Err(first.saturating_duration_since(now)),
+            (free, _) => Ok(free),
+        }
+    }
+
+    /// Promises one of its next turns to a place that opens a connection for it, until some time after that turn.
+    pub fn promise(&self, place: Place, lead: Duration, now: Instant) {
+        if let Some(mut own) = self.own() {
+            let until = now + own.pace.wait(now) + lead;
+            own.promised.insert(place, until);
+        }
+    }
+
+    /// The place has no connection any more.
+    pub fn forgo(&self, place: Place) {
+        if let Some(mut own) = self.own() {
+            own.promised.remove(&place);
+        }
     }
 
     /// A time for a copy that its launch's rate holds back, so that it need not stand before those of others: each gets a
     /// later one, as far apart as the rate says. `None`: there is no rate.
     pub fn turn(&self, now: Instant) -> Option<Instant> {
-        let pace = self.pace.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        let interval = Duration::from_secs_f64(1.0 / pace.per_second()?);
+        let interval = Duration::from_secs_f64(1.0 / self.own()?.pace.per_second()?);
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         *turns = (*turns).max(now) + interval;
         Some(*turns)
@@ -119,15 +195,34 @@ impl Facts {
 
     /// One copy of this launch may go if its rate allows it now and `then` says yes; only both together are spent. Else
     /// how long until asking again is of use.
-    pub fn may_send<N>(&self, now: Instant, then: impl FnOnce() -> Result<(), N>) -> Result<(), Bound<N>> {
-        let Some(pace) = &self.pace else { return then().map_err(Bound::Site) };
-        let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = pace.wait(now);
+    pub fn may_send<N>(
+        &self,
+        place: Place,
+        now: Instant,
+        then: impl FnOnce() -> Result<(), N>,
+    ) -> Result<(), Bound<N>> {
+        let Some(mut own) = self.own() else { return then().map_err(Bound::Site) };
+        let wait = own.pace.wait(now);
         if !wait.is_zero() {
             return Err(Bound::Launch(wait));
         }
+        if let Some(wait) = own.kept_for_others(place, now) {
+            return Err(Bound::Launch(wait));
+        }
         then().map_err(Bound::Site)?;
-        pace.ask(now).map_err(Bound::Launch)
+        own.promised.remove(&place);
+        own.pace.ask(now).map_err(Bound::Launch)
+    }
+}
+
+impl Own {
+    /// How long the turn at hand is kept for whom it is promised to, if that is somebody else.
+    fn kept_for_others(&self, place: Place, now: Instant) -> Option<Duration> {
+        if self.promised.is_empty() || self.rate.interval() < SCARCE || self.promised.contains_key(&place) {
+            return None;
+        }
+        let last = self.promised.values().max()?;
+        Some(last.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
     }
 }
 
@@ -179,10 +274,30 @@ mod tests {
     fn a_launchs_rate_and_the_sites_are_spent_together_or_not_at_all() {
         let facts = Facts::of(row(None, Some("1/s")), None).unwrap();
         let now = Instant::now();
-        assert_eq!(facts.may_send(now, || Err("site")), Err(Bound::Site("site")));
-        assert_eq!(facts.may_send(now, || Ok::<(), &str>(())), Ok(()), "the site's no has cost nothing");
-        let asked = facts.may_send(now, || -> Result<(), &str> { panic!("the site is not asked in vain") });
+        let here = Place(0);
+        assert_eq!(facts.may_send(here, now, || Err("site")), Err(Bound::Site("site")));
+        assert_eq!(facts.may_send(here, now, || Ok::<(), &str>(())), Ok(()), "the site's no has cost nothing");
+        let asked = facts.may_send(here, now, || -> Result<(), &str> { panic!("the site is not asked in vain") });
         assert_eq!(asked, Err(Bound::Launch(Duration::from_secs(1))));
-        assert_eq!(facts.may_send(now + Duration::from_secs(1), || Ok::<(), &str>(())), Ok(()));
+        assert_eq!(facts.may_send(here, now + Duration::from_secs(1), || Ok::<(), &str>(())), Ok(()));
+    }
+
+    #[test]
+    fn a_turn_that_is_promised_is_nobody_elses_until_it_is_taken_forgone_or_long_past() {
+        let facts = Facts::of(row(None, Some("10/min")), None).unwrap();
+        let (here, there, lead) = (Place(0), Place(1), Duration::from_secs(2));
+        let now = Instant::now();
+        let sent = |place, at| facts.may_send(place, at, || Ok::<(), ()>(()));
+        assert_eq!((facts.soon(here, lead, now), facts.soon(there, lead, now)), (Ok(1), Ok(1)));
+        facts.promise(here, lead, now);
+        assert_eq!((facts.soon(here, lead, now), facts.soon(there, lead, now)), (Ok(1), Err(lead)));
+        assert_eq!((sent(there, now), sent(here, now)), (Err(Bound::Launch(lead)), Ok(())));
+        assert_eq!(facts.soon(there, lead, now), Err(Duration::from_secs(4)), "the next but two seconds");
+        let next = now + Duration::from_secs(6);
+        facts.promise(here, lead, next);
+        facts.forgo(here);
+        assert_eq!(sent(there, next), Ok(()));
+        facts.promise(here, lead, next);
+        assert_eq!(sent(there, next + Duration::from_secs(8)), Ok(()), "it was waited for long enough");
     }
 }

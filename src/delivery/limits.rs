@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::base::Timestamp;
+use crate::base::{CampaignName, Rate, Timestamp};
 use crate::config::shaping::SiteShape;
 pub use crate::delivery::limits::streak::Streak;
 use crate::delivery::pace::Pace;
@@ -48,6 +48,8 @@ pub enum Binding {
     ConnectionRate,
     /// The rate of messages.
     MessageRate,
+    /// The rate of the campaign whose copies wait.
+    LaunchRate(CampaignName, Rate),
     /// The calendar by which the source is made known; the text says how far it is.
     Warmup(String),
 }
@@ -180,6 +182,18 @@ impl Limits {
         self.messages.wait(now).max(cold)
     }
 
+    /// How many messages may go within `lead` from now, as far as paces and calendar say; else how long until asking again is
+    /// of use. `None`: until something else happens.
+    pub fn soon(&mut self, lead: Duration, now: Instant) -> Result<usize, Option<Duration>> {
+        let cold = self.cold(now).map(|no| no.wait);
+        let wait = self.messages.wait(now).max(cold.map_or(Some(Duration::ZERO), |wait| wait).ok_or(None)?);
+        let rest = lead.checked_sub(wait).ok_or_else(|| Some(wait.saturating_sub(lead)))?;
+        let interval = self.warming.as_ref().and_then(Warming::interval);
+        let by_calendar =
+            interval.map_or(usize::MAX, |interval| 1 + (rest.as_nanos() / interval.as_nanos().max(1)) as usize);
+        Ok(self.messages.within(lead, now).min(by_calendar))
+    }
+
     /// What the calendar has against a message now.
     fn cold(&self, now: Instant) -> Option<NotNow> {
         let warming = self.warming.as_ref()?;
@@ -264,6 +278,11 @@ impl Limits {
     /// The shape these limits are made of.
     pub fn shape(&self) -> &SiteShape {
         &self.shape
+    }
+
+    /// How long before a message may go its connection is opened: it would idle out when that took twice as long.
+    pub fn lead(&self) -> Duration {
+        self.shape.idle_timeout.duration() / 2
     }
 
     /// Takes in the judgement on one attempt. `words` are the host's, for the record of a pause.

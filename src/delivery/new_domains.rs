@@ -155,6 +155,20 @@ impl NewDomains {
         Ok(())
     }
 
+    /// Whether a copy may go within `lead`, as far as these domains say; else how long until asking again is of use.
+    pub fn soon(&self, domains: &[Domain], site: &Arc<str>, lead: Duration, now: Instant) -> Result<(), Duration> {
+        if domains.is_empty() {
+            return Ok(());
+        }
+        let mut sites = self.met(domains, site, now);
+        let novices = at(&mut sites, site);
+        let waits = |domain: &Domain| match novices.get_mut(domain) {
+            Some(novice) => novice.waits(now).filter(|wait| *wait > lead || novice.wanted),
+            None => Some(UNREAD),
+        };
+        domains.iter().filter_map(waits).max().map_or(Ok(()), |wait| Err(wait.saturating_sub(lead).max(RECORDING)))
+    }
+
     /// When a copy has its turn that these domains keep waiting for long, and why; each gets a later one.
     pub fn turn(&self, domains: &[Domain], site: &Arc<str>, now: Instant) -> Option<(Instant, String)> {
         if domains.is_empty() {

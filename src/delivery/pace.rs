@@ -101,6 +101,16 @@ impl Pace {
         whole_ms(self.next.saturating_duration_since(now))
     }
 
+    /// How many may pass within `span` from now, when none passed before; without a limit as many as there are.
+    pub fn within(&mut self, span: Duration, now: Instant) -> usize {
+        let wait = self.wait(now);
+        match (self.per_second(), span.checked_sub(wait)) {
+            (None, _) => usize::MAX,
+            (Some(_), None) => 0,
+            (Some(per_second), Some(rest)) => ((rest.as_secs_f64() * per_second) as usize).saturating_add(1),
+        }
+    }
+
     /// A throttling reply came: half the speed at once, given back step by step while it stays clean.
     pub fn slow(&mut self, now: Instant) {
         self.clean_since = Some(now);

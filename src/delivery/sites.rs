@@ -274,6 +274,7 @@ pub(super) fn in_words(no: &NotNow) -> String {
         Binding::Connections(most) => format!("{most} connections, as many as the window allows"),
         Binding::ConnectionRate => "the rate of new connections".to_owned(),
         Binding::MessageRate => "the rate of messages".to_owned(),
+        Binding::LaunchRate(campaign, rate) => format!("the rate of campaign {campaign}, {rate}"),
         Binding::Warmup(day) => day.clone(),
     };
     match no.wait.filter(|wait| *wait >= Duration::from_secs(1)) {

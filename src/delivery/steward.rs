@@ -292,9 +292,8 @@ impl Steward {
         if !self.doors.contains_key(&key) {
             self.unmanned.push_back(key.clone());
         }
-        let fresh =
-            || Door { route, pool: None, claims: VecDeque::new(), stock: VecDeque::new(), leasing: 0, lines: 0 };
-        self.doors.entry(key).or_insert_with(fresh)
+        let place = self.kit.launches.place();
+        self.doors.entry(key).or_insert_with(|| Door::new(route, place))
     }
 
     fn hear(&mut self, number: u32, word: Word, now: Instant) {
@@ -426,6 +425,7 @@ impl Steward {
         self.asks.retain(|ask| ask.line != number);
         if let Some(door) = self.doors.get_mut(&line.door) {
             door.lines -= 1;
+            door.stock.iter().for_each(|job| job.facts.forgo(door.place));
         }
     }
 
@@ -453,7 +453,12 @@ impl Steward {
                 self.stand_still((wall + wait).into(), now);
             }
             Some(NotNow {
-                binds: Binding::Connections(_) | Binding::ConnectionRate | Binding::MessageRate | Binding::Warmup(_),
+                binds:
+                    Binding::Connections(_)
+                    | Binding::ConnectionRate
+                    | Binding::MessageRate
+                    | Binding::LaunchRate(..)
+                    | Binding::Warmup(_),
                 ..
             })
             | None => {
@@ -548,7 +553,9 @@ impl Steward {
 
     fn status(&mut self, now: Instant) -> SiteStatus {
         let open = u16::try_from(self.lines.len()).unwrap_or(u16::MAX);
-        let binds = self.limits.binds(open, now);
+        let by_launch = self.bound_by_launch(now);
+        let by_site = self.limits.binds(open, now);
+        let binds = by_launch.filter(|no| by_site.as_ref().is_none_or(|site| site.wait < no.wait)).or(by_site);
         let busy = self.lines.len().saturating_sub(self.asks.len());
         SiteStatus {
             site: self.post.1.to_string(),

@@ -4,6 +4,7 @@
 mod bars;
 mod calendars;
 mod host;
+mod rates;
 mod relays;
 mod stops;
 mod yard;

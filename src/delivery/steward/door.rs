@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::base::Domain;
 use crate::delivery::carrier::Job;
 use crate::delivery::kit::Kit;
+use crate::delivery::launches::Place;
 use crate::delivery::route::Route;
 
 /// Domains behind the same hosts.
@@ -19,9 +20,17 @@ pub(super) struct Door {
     pub(super) stock: VecDeque<Job>,
     pub(super) leasing: usize,
     pub(super) lines: usize,
+    /// Turns by a launch's rate are promised to it under this.
+    pub(super) place: Place,
 }
 
 impl Door {
+    /// Nothing lies behind it yet.
+    pub(super) fn new(route: Arc<Route>, place: Place) -> Door {
+        let (claims, stock) = (VecDeque::new(), VecDeque::new());
+        Door { route, pool: None, claims, stock, leasing: 0, lines: 0, place }
+    }
+
     /// Whether nothing is left to do behind it.
     pub(super) fn is_done(&self) -> bool {
         self.lines == 0 && self.leasing == 0 && self.claims.is_empty() && self.stock.is_empty()

@@ -53,6 +53,11 @@ impl Hatch {
         Some(job)
     }
 
+    /// Whether a copy is known to come until then for a carrier that waits; a steward that broke down knows of none.
+    pub(in crate::delivery) fn expects_for(&self, line: u32, until: Instant) -> bool {
+        self.steward.lock().is_ok_and(|mut steward| steward.expects_for(line, until, Instant::now()))
+    }
+
     /// Room for a word to the steward's task; `None` when there is none any more.
     pub(in crate::delivery) async fn room(&self) -> Option<mpsc::Permit<'_, (u32, Word)>> {
         self.words.reserve().await.ok()

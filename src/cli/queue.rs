@@ -39,7 +39,7 @@ pub enum QueueCommand {
         /// A campaign, a domain, or a site as `queue top` names it.
         what: String,
     },
-    /// Take copies out of the queue for good: each ends as cancelled, on record.
+    /// Take copies out of the queue for good: each ends as cancelled on record, or in doubt where an answer was lost.
     ///
     /// What is on the wire is finished, and what a campaign has not planned yet will be: `cancel` calls a whole campaign
     /// back.
@@ -280,10 +280,10 @@ async fn drop_copies(desk: &Desk, name: &str, yes: bool) -> Result<Exit, Error> 
     left?;
     desk.give(&serde_json::json!({"name": name, "copies": copies, "dropped": yes}));
     if yes {
-        desk.say(format!("{name}: {copies} copies are out of the queue; each is on record as cancelled"));
+        desk.say(format!("{name}: {copies} copies are out of the queue; each is on record as cancelled, or in doubt where an answer was lost"));
         desk.next("mailshot status");
     } else {
-        desk.say(format!("{name}: {copies} copies would be taken out of the queue, and end as cancelled"));
+        desk.say(format!("{name}: {copies} copies would be taken out of the queue, and end as cancelled, or in doubt where an answer was lost"));
         desk.next(format!("mailshot queue drop --yes {}", shell_argument(name)));
     }
     Ok(Exit::Done)

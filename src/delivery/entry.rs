@@ -87,11 +87,12 @@ impl Entries {
         lease.settle(outcome, Next::Gone)
     }
 
-    /// Refused for good.
+    /// Refused for good, or without a way to a host.
     pub fn failed(&self, mut lease: Lease, class: Class, said: Said) -> Settlement {
         count(&mut lease);
+        let is_answer = said.stage != Some(Stage::Route);
         let outcome = self.outcome(&lease, Standing::Failed, class, said);
-        lease.settle(outcome, Next::Gone)
+        lease.settle(if is_answer { outcome } else { outcome.unanswered() }, Next::Gone)
     }
 
     /// To be tried again, not before `after` where that is given; a try that counts. Given up when it would come too late.
@@ -140,11 +141,7 @@ impl Entries {
     /// Given up: its time is over. The last answer stands in the entry, that to another copy where it was never tried itself.
     /// One whose answer was lost may have been taken, and nobody knows: it ends in doubt, and is not sent again for that loss.
     pub fn expired(&self, lease: Lease, said: Said) -> Settlement {
-        let (standing, class) = match lease.envelope.doubtful {
-            0 => (Standing::Failed, Class::SoftExpired),
-            _ => (Standing::InDoubt, Class::SoftSystem),
-        };
-        let mut outcome = self.outcome(&lease, standing, class, said);
+        let mut outcome = self.outcome(&lease, Standing::Failed, Class::SoftExpired, said);
         let last = match (&*outcome.text, outcome.code) {
             ("", Some(code)) => code.to_string(),
             ("", None) => "none".to_owned(),
@@ -154,10 +151,10 @@ impl Entries {
             (None, 0) => format!("given up before its turn came; the last answer of its site: {last}"),
             (_, tries) => format!("given up after {tries} tries; the last answer: {last}"),
         };
-        lease.settle(outcome, Next::Gone)
+        lease.settle(outcome.unanswered(), Next::Gone)
     }
 
-    /// Decided without an attempt: barred, skipped, cancelled, or not to be printed.
+    /// Decided without an attempt: barred, skipped, cancelled, or not to be printed; in doubt where an answer was lost before.
     pub fn decided(
         &self,
         lease: Lease,
@@ -169,7 +166,7 @@ impl Entries {
     ) -> Settlement {
         let said = Said { stage, reply: None, host: None, site, channel: None };
         let outcome = Outcome { text, ..self.outcome(&lease, standing, class, said) };
-        lease.settle(outcome, Next::Gone)
+        lease.settle(outcome.unanswered(), Next::Gone)
     }
 
     /// Its final dot was out when the answer was lost (C-22): sent again, or held, as its launch says.

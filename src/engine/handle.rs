@@ -205,8 +205,8 @@ impl Handle {
         Ok(copies.len() as u64)
     }
 
-    /// Takes the copies of a launch or a domain out of the queue: each ends as cancelled. What is on the wire is finished,
-    /// what is not planned yet will be. Gives how many they were.
+    /// Takes the copies of a launch or a domain out of the queue: each ends as cancelled, or in doubt where an
+    /// answer was lost. What is on the wire is finished, what is not planned yet will be. Gives how many they were.
     pub async fn drop_copies(&self, whose: Whose) -> Result<u64, Error> {
         let outcome = called_off("dropped from the queue by hand", self.clock.now());
         self.sweep(whose, Sweep::Drop(outcome)).await

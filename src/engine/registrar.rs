@@ -63,7 +63,9 @@ impl Registrar {
         }
         for launch in cancelled.into_iter().filter(|id| !depth.by_launch.contains_key(id)) {
             // one that is admitted after all finds its launch cancelled at the last look
-            self.store.cancel_strays(launch, "cancelled", self.clock.now()).await?;
+            let now = self.clock.now();
+            self.store.doubt_strays(launch, DOUBTED, now).await?;
+            self.store.cancel_strays(launch, "cancelled", now).await?;
         }
         Ok(())
     }

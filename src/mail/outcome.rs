@@ -23,7 +23,8 @@ pub enum Standing {
     Skipped,
     /// Called back before it was sent.
     Cancelled,
-    /// Its answer was lost, and the campaign holds such copies for a person to decide.
+    /// Its answer was lost, and it is not sent again: its campaign holds such copies for a person to decide, or it was taken
+    /// back meanwhile.
     InDoubt,
 }
 
@@ -95,6 +96,20 @@ pub struct Outcome {
     pub doubtful: u8,
     /// When.
     pub at: Timestamp,
+}
+
+impl Outcome {
+    /// What becomes of a copy that leaves without an answer to itself. One whose answer was lost before may have been taken,
+    /// whatever was decided about it since: it ends in doubt.
+    pub fn unanswered(self) -> Outcome {
+        match self.doubtful {
+            0 => self,
+            _ => {
+                let text = format!("{}; an answer to it was lost before", self.text);
+                Outcome { state: Standing::InDoubt, class: Class::SoftSystem, text, ..self }
+            }
+        }
+    }
 }
 
 #[cfg(test)]

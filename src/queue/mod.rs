@@ -152,7 +152,8 @@ pub enum Sweep {
     Hold,
     /// Put back.
     Release,
-    /// Settled as cancelled; the outcome given, with each copy's id and tries in it. Their launch is held no longer.
+    /// Settled as cancelled; the outcome given, with each copy's id and tries in it; in doubt where an answer was lost. Their
+    /// launch is held no longer.
     Cancel(Outcome),
     /// The same, and a launch that is held stays so.
     Drop(Outcome),

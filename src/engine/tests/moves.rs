@@ -3,6 +3,7 @@
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::base::ContactId;
 use crate::store::PlannedRow;
 
 /// A launch whose copies are all held in doubt.
@@ -50,6 +51,17 @@ async fn a_cancel_while_doubts_are_taken_up_is_the_last_word() {
     assert_eq!(retry.await.unwrap(), Ok(250));
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!((state(&desk, launch), handle.depth().waiting), (LaunchState::Cancelled, 0));
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn doubts_that_a_crash_kept_off_the_road_stay_in_doubt_when_their_launch_is_cancelled() {
+    let (desk, engine, launch) = in_doubt(20).await;
+    assert_eq!(desk.store.take_up_doubts(launch, "sent again", START).await.unwrap().len(), 20);
+    assert_eq!(engine.handle().cancel(launch).await, Ok(0));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let rows = desk.store.copies(launch, ContactId(0), 100).unwrap();
+    assert!(rows.iter().all(|row| row.standing == Standing::InDoubt), "{rows:?}");
     engine.stop(Duration::ZERO).await;
 }
 

@@ -99,6 +99,10 @@ impl CampaignReport {
             _ if self.kind == LaunchKind::Test => format!("mailshot check {campaign}"),
             LaunchState::Paused => format!("mailshot resume {campaign}"),
             _ if self.counts.open() > 0 => format!("mailshot send {campaign} --yes (goes on with what is left)"),
+            // it may be sent no more
+            LaunchState::Cancelled if self.counts.in_doubt > 0 => {
+                format!("mailshot export outcomes {campaign} --only in_doubt")
+            }
             _ if self.counts.in_doubt > 0 => {
                 format!(
                     "mailshot export outcomes {campaign} --only in_doubt; mailshot retry {campaign} --in-doubt sends them again"

@@ -241,7 +241,8 @@ impl Keeper {
             Ok(Some((key, envelope))) => {
                 self.batch.moves.push(Move::Remove(key));
                 let text = "given up after its task ended without an attempt: a bug of mailshot".to_owned();
-                self.batch.outcomes.push(decided(&envelope, Standing::Failed, Class::Undetermined, text, now));
+                let outcome = decided(&envelope, Standing::Failed, Class::Undetermined, text, now);
+                self.batch.outcomes.push(outcome.unanswered());
                 self.left(domain, id);
             }
             Ok(None) => {}

@@ -202,7 +202,7 @@ impl Keeper {
     }
 }
 
-/// A general outcome made that of one copy.
+/// A general outcome made that of one copy, which leaves with it.
 fn addressed(outcome: &Outcome, id: EnvelopeId, envelope: &Envelope) -> Outcome {
-    Outcome { envelope: id, tries: envelope.tries, doubtful: envelope.doubtful, ..outcome.clone() }
+    Outcome { envelope: id, tries: envelope.tries, doubtful: envelope.doubtful, ..outcome.clone() }.unanswered()
 }

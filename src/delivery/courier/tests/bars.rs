@@ -25,6 +25,39 @@ async fn who_is_barred_after_planning_never_gets_mail() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_whose_answer_was_lost_ends_in_doubt_however_it_is_taken_back() {
+    for way in ["barred", "cancelled before its turn", "cancelled at the last look", "dropped"] {
+        let (mut sending, host) = unanswered("30m").await;
+        let lost = sending.last().into_values().next().unwrap();
+        let launch = lost.envelope.launch();
+        let off = Outcome { state: Standing::Cancelled, text: "called off".into(), doubtful: 0, ..lost };
+        match way {
+            "barred" => {
+                let (address, detail) = ("u0@a.google.com".into(), String::new());
+                let row = SuppressionRow { address, reason: Reason::Complaint, detail, since: START };
+                sending.store.suppress(vec![row]).await.unwrap();
+            }
+            "cancelled before its turn" => {
+                assert_eq!(sending.queue.sweep(launch, Sweep::Cancel(off)).await, Ok(1));
+            }
+            "dropped" => {
+                sending.queue.sweep(launch, Sweep::Hold).await.unwrap();
+                assert_eq!(sending.queue.sweep(launch, Sweep::Drop(off)).await, Ok(1));
+            }
+            _ => {
+                let open = &[LaunchState::Running];
+                sending.store.move_launch(launch, open, LaunchState::Cancelled, START).await.unwrap();
+            }
+        }
+        sending.pass(secs(7200)).await;
+        let last = sending.last().into_values().next().unwrap();
+        assert_eq!((last.state, last.doubtful), (Standing::InDoubt, 1), "{way}: {}", last.text);
+        assert!(last.text.ends_with("; an answer to it was lost before"), "{way}: {}", last.text);
+        assert_eq!((host.taken().len(), sending.queue.depth().waiting), (1, 0), "{way}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bar_that_comes_while_the_copy_waits_its_turn_counts() {
     let (mut yard, host) = Yard::new().domain("a.example", Manner::Takes);
     yard.overlay = "[[site]]\nsite = \"a.example\"\nshape.max_message_rate = \"6/min\"\n".into();

@@ -91,6 +91,38 @@ fn nobody_who_reads_changes_how_it_ends() {
 }
 
 #[test]
+fn a_segment_is_tried_planned_and_kept_with_the_launch() {
+    let folder = workspace();
+    let at = folder.path();
+    let people = at.join("people.csv");
+    std::fs::write(&people, "email,city\nada@a.example,Bern\nbob@a.example,Wien\ncyd@a.example,\n").unwrap();
+    check(at, &["import", &people.display().to_string(), "--list", "news"], 0, &["3 new contacts"]);
+    check(at, &["segment"], 0, &["2 city", "opened('welcome')"]);
+    check(at, &["segment", "test", "city is not empty"], 0, &["2 of 3 subscribed members", "ada@a.example"]);
+    check(at, &["segment", "test", "city = Bern"], 2, &["a text in quotes", "shows all that can be said"]);
+    check(at, &["segment", "test", "opened('wellcome')"], 2, &["was never sent"]);
+    check(at, &["segment", "test", "city = 'Bern'", "--list", "nwes"], 2, &["no list `nwes`"]);
+
+    let file = at.join("campaigns/welcome/campaign.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let with = |segment: &str| {
+        let lists = "lists = [\"news\"]\n";
+        std::fs::write(&file, text.replace(lists, &format!("{lists}segment = \"{segment}\"\n"))).unwrap();
+    };
+    with("on_list('vip')");
+    check(at, &["plan", "welcome"], 2, &["no list `vip`", "campaign.toml"]);
+    with("city != 'Wien'");
+    check(at, &["plan", "welcome"], 0, &["3 subscribed members", "1 outside the segment", "2 recipients"]);
+    let relay = ["--via", "smtp://127.0.0.1:9", "--yes"];
+    let send = [&["send", "welcome"][..], &relay].concat();
+    check(at, &send, 4, &["recipients 2"]);
+    with("city = 'Wien'");
+    check(at, &send, 3, &["segment city = 'Wien'", "segment city != 'Wien'"]);
+    std::fs::write(&file, &text).unwrap();
+    check(at, &send, 4, &["recipients 2"]);
+}
+
+#[test]
 fn a_folder_that_is_no_workspace_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     check(folder.path(), &["status"], 2, &["is no workspace", "mailshot init"]);

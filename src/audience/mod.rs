@@ -9,6 +9,7 @@ mod forgotten;
 mod import;
 mod layout;
 mod reject;
+mod segment;
 mod source;
 mod table;
 
@@ -24,6 +25,7 @@ pub use encoding::Script;
 pub use forgotten::Forgotten;
 pub use import::{Counted, ImportOptions, ImportReport, News, Progress, import, list_name};
 pub use reject::{Refusal, RefusedRow};
+pub use segment::{LANGUAGE, SegmentError, UnusableSegment, check_segment, chosen, chosen_by, segment};
 pub use source::{Found, Source, SourceOptions};
 pub use table::Flaw;
 

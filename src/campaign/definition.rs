@@ -8,6 +8,7 @@ use miette::{NamedSource, SourceSpan};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::audience::segment;
 use crate::base::{Address, CampaignName, Domain, Rate, shell_word};
 use crate::campaign::Error;
 use crate::campaign::files::{Roots, read_text};
@@ -18,7 +19,7 @@ use crate::mail::InDoubt;
 pub(super) const FILE: &str = "campaign.toml";
 
 /// Keys that are planned, and refused until they work.
-const NOT_YET: &[&str] = &["segment", "exclude", "start_at", "windows", "deadline"];
+const NOT_YET: &[&str] = &["start_at", "windows", "deadline"];
 
 /// What stands in campaign.toml.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,6 +29,8 @@ pub(super) struct Definition {
     pub(super) from: Spanned<String>,
     pub(super) reply_to: Option<Spanned<String>>,
     pub(super) lists: Spanned<Vec<Spanned<String>>>,
+    pub(super) segment: Option<Spanned<String>>,
+    pub(super) exclude: Option<Spanned<String>>,
     pub(super) template: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) preheader: Option<Spanned<String>>,
@@ -108,6 +111,16 @@ impl Campaign {
         self.definition.lists.get_ref().iter().map(|list| list.get_ref().as_str())
     }
 
+    /// Which members of the lists it is for, as a segment; for all of them without one.
+    pub fn segment(&self) -> Option<&str> {
+        self.definition.segment.as_ref().map(|segment| segment.get_ref().as_str())
+    }
+
+    /// Which members of the lists it is not for, as a segment.
+    pub fn exclude(&self) -> Option<&str> {
+        self.definition.exclude.as_ref().map(|segment| segment.get_ref().as_str())
+    }
+
     /// The domain it is from: the one that signs.
     pub fn from_domain(&self) -> &Domain {
         self.from.address.domain()
@@ -151,6 +164,9 @@ impl Campaign {
         if definition.lists.get_ref().is_empty() {
             return Err(self.place(definition.lists.span(), "no list is named".into(), "write lists = [\"news\"]"));
         }
+        for text in definition.segment.iter().chain(&definition.exclude) {
+            segment(text.get_ref()).map_err(|why| self.place(text.span(), why.to_string(), SEGMENT_HELP))?;
+        }
         if let Some(rate) = &definition.rate {
             Rate::parse(rate.get_ref())
                 .map_err(|why| self.place(rate.span(), why.to_string(), "write rate = \"100/min\""))?;
@@ -189,6 +205,8 @@ impl Campaign {
     }
 }
 
+pub(super) const SEGMENT_HELP: &str =
+    "write segment = \"country = 'DE' and not opened('welcome')\"; `mailshot segment` shows all that can be said";
 const FROM_HELP: &str = "write from = \"Example News <news@example.com>\"";
 
 /// `Name <address>`, `"Name" <address>` or a bare address.

@@ -5,11 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
+use toml::Spanned;
 
+use crate::audience::{SegmentError, UnusableSegment, check_segment, chosen, chosen_by};
 use crate::base::{Address, BUCKETS, ContactId, Domain, EnvelopeId, ListId, Span, Timestamp};
 use crate::campaign::Campaign;
+use crate::campaign::definition::SEGMENT_HELP;
 use crate::mail::{Envelope, Lane, Standing};
-use crate::store::{self, Candidate, LaunchKind, LaunchRow, Page, PlannedRow, Reason, Store, Tier};
+use crate::store::{
+    self, Candidate, Condition, LaunchKind, LaunchRow, Meant, Member, Page, PlannedRow, Reason, Store, Tier,
+};
 
 /// How far one bucket of a launch is planned: lists in their order, contacts in the order of their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +72,8 @@ pub struct Step {
 pub struct Plan {
     launch: LaunchRow,
     only: Option<Domain>,
+    /// Who is meant beside being on a list.
+    condition: Option<Condition>,
     expires: Span,
     cursors: Vec<Option<Cursor>>,
     /// Copies that may still be planned, when the launch has a limit.
@@ -77,14 +84,21 @@ pub struct Plan {
 
 impl Plan {
     /// Goes on where the cursors stand: `cursor` gives that of a bucket, none before its first batch. `on_road` is how
-    /// many copies of the launch are on record to be sent; `expires` is the life of a copy from its planning.
-    pub fn resume(launch: LaunchRow, on_road: u64, expires: Span, cursor: impl Fn(u8) -> Option<Cursor>) -> Plan {
+    /// many copies of the launch are on record to be sent; `expires` is the life of a copy from its planning. Fails when this
+    /// version cannot read the segment that the launch was made with.
+    pub fn resume(
+        launch: LaunchRow,
+        on_road: u64,
+        expires: Span,
+        cursor: impl Fn(u8) -> Option<Cursor>,
+    ) -> Result<Plan, SegmentError> {
+        let condition = chosen_by(&launch.options)?;
         let only = launch.options.only_domain.as_deref().and_then(|domain| Domain::parse(domain).ok());
         let left = launch.options.limit.map(|limit| limit.saturating_sub(on_road));
         let passes = launch.lists.len().saturating_mul(usize::from(TIERS));
         let tiers = if launch.options.engaged_first && passes <= usize::from(u8::MAX) { TIERS } else { 1 };
         let cursors = (0..BUCKETS).map(|bucket| Some(cursor(bucket).unwrap_or(Cursor::START))).collect();
-        Plan { launch, only, expires, cursors, left, tiers }
+        Ok(Plan { launch, only, condition, expires, cursors, left, tiers })
     }
 
     /// Whether everybody is planned.
@@ -134,14 +148,15 @@ impl Plan {
 
     /// The next people of a pass: with tiers, each list is read once for every tier, and whoever was planned in an earlier
     /// pass is on record with it.
-    fn page(&self, bucket: u8, cursor: Cursor, most: usize, now: Timestamp) -> Page {
+    fn page(&self, bucket: u8, cursor: Cursor, most: usize, now: Timestamp) -> Page<'_> {
         // more lists than fit a byte have no tiers
         let (pass, lists) = (cursor.position(), self.launch.lists.len() as u8);
         let (position, tier) = match self.tiers {
             1 => (pass, None),
             _ => (pass % lists, Some((Tier::ALL[usize::from(pass / lists)], now))),
         };
-        Page { launch: self.launch.id, position, bucket, after: cursor.after(), most, tier }
+        let condition = self.condition.as_ref();
+        Page { launch: self.launch.id, position, bucket, after: cursor.after(), most, tier, condition }
     }
 
     fn step(&mut self, bucket: u8, position: u8, page: Vec<Candidate>, cursor: Cursor, now: Timestamp) -> Step {
@@ -220,9 +235,11 @@ const DOMAINS_MAX: usize = 50_000;
 pub struct Survey {
     /// Subscribed members of the lists, each once.
     pub members: u64,
+    /// Those of them whom the campaign's segment leaves out.
+    pub outside: u64,
     /// Those of them who would get a copy.
     pub recipients: u64,
-    /// Those left out, by reason.
+    /// Those in the segment who are barred, by reason.
     pub barred: Vec<Left>,
     /// Recipients by domain, the largest first.
     pub domains: Vec<Share>,
@@ -260,7 +277,7 @@ impl Survey {
     /// are named.
     pub fn take(
         store: &Store,
-        lists: &[ListId],
+        meant: &Meant,
         only: Option<&Domain>,
         top: usize,
         now: Timestamp,
@@ -268,15 +285,16 @@ impl Survey {
         let mut survey = Survey::default();
         let mut barred: BTreeMap<Reason, u64> = BTreeMap::new();
         let mut domains: BTreeMap<Box<str>, u64> = BTreeMap::new();
-        store.survey(lists, now, |address, reason| {
+        store.survey(meant, now, |address, member| {
             let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
             if only.is_some_and(|only| !only.as_str().eq_ignore_ascii_case(domain)) {
                 return;
             }
             survey.members += 1;
-            match reason {
-                Some(reason) => *barred.entry(reason).or_default() += 1,
-                None => {
+            match member {
+                Member::Outside => survey.outside += 1,
+                Member::Barred(reason) => *barred.entry(reason).or_default() += 1,
+                Member::Recipient => {
                     survey.recipients += 1;
                     match domains.get_mut(domain) {
                         Some(count) => *count += 1,
@@ -297,6 +315,22 @@ impl Survey {
 }
 
 impl Campaign {
+    /// Whom it is meant for, as its folder and the record have it now. Refuses what names a list or a campaign that is not
+    /// there, at its place in campaign.toml.
+    pub fn meant(&self, store: &Store) -> Result<Meant, ListsError> {
+        let look_up = |text: &Option<Spanned<String>>| {
+            let Some(text) = text else { return Ok(None) };
+            match check_segment(store, text.get_ref()) {
+                Ok(condition) => Ok(Some(condition)),
+                Err(UnusableSegment::Store(why)) => Err(ListsError::Store(why)),
+                Err(why) => Err(ListsError::Unknown(Box::new(self.place(text.span(), why.to_string(), SEGMENT_HELP)))),
+            }
+        };
+        let lists = self.list_ids(store)?;
+        let condition = chosen(look_up(&self.definition.segment)?, look_up(&self.definition.exclude)?);
+        Ok(Meant { lists, condition })
+    }
+
     /// The numbers of the campaign's lists; refuses one that is not there, at its place in campaign.toml.
     pub fn list_ids(&self, store: &Store) -> Result<Vec<ListId>, ListsError> {
         let mut ids = Vec::new();
@@ -314,10 +348,10 @@ impl Campaign {
     }
 }
 
-/// Why the lists of a campaign cannot be found.
+/// Why it cannot be said whom a campaign is meant for.
 #[derive(Debug, thiserror::Error)]
 pub enum ListsError {
-    /// One is not there.
+    /// A list, or what a segment asks about, is not there.
     #[error(transparent)]
     Unknown(Box<crate::campaign::Error>),
     /// The record failed.

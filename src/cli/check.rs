@@ -148,17 +148,19 @@ fn lists(desk: &Desk, campaign: &Campaign) -> Result<Remark, Error> {
             Some(_) => {}
         }
     }
+    if let Err(why) = campaign.meant(&store) {
+        let remedy = "`mailshot segment` shows what can be said, and `mailshot lists` the lists";
+        return Ok(Remark::fail("segment", why.to_string(), remedy));
+    }
     Ok(Remark::ok("lists", campaign.lists().collect::<Vec<_>>().join(", ")))
 }
 
 /// Whether the members have the fields that the texts name.
 fn fields(desk: &Desk, campaign: &Campaign, edition: &Edition, template: &Template) -> Result<Remark, Error> {
     let store = desk.workspace().store(Threads::Own)?;
-    let mut lists = Vec::new();
-    for name in campaign.lists() {
-        lists.extend(store.list(name)?);
-    }
-    let found = lacking(&store, &lists, edition, template, LOOKED_AT)?;
+    // what is not there has a line of its own
+    let Ok(meant) = campaign.meant(&store) else { return Ok(Remark::ok("fields", "nobody could be looked at")) };
+    let found = lacking(&store, &meant, edition, template, LOOKED_AT)?;
     Ok(found.unwrap_or_else(|| Remark::ok("fields", "every member looked at has those that the texts need")))
 }
 

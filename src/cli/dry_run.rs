@@ -35,7 +35,7 @@ pub fn write(desk: &Desk, store: &Store, ready: &Ready, folder: &Path) -> Result
                 break 'pages;
             }
             let Some(recipient) = store.recipient(row.id)?.filter(|one| is_meant(one, only.as_ref())) else { continue };
-            if !store.is_recipient(row.id, &ready.lists, now)? {
+            if !store.is_recipient(row.id, &ready.meant, now)? {
                 continue;
             }
             let envelope = Envelope::sketch(row.id, now);

@@ -27,6 +27,7 @@ mod plan;
 mod queue;
 mod render;
 mod report;
+mod segment;
 mod send;
 mod serve;
 mod shown;
@@ -85,6 +86,11 @@ enum Command {
     Lists,
     /// Look at contacts; show, export or erase one.
     Contacts(contacts::Arguments),
+    /// Show what segments can say of the audience, or whom one chooses.
+    ///
+    /// A segment stands in campaign.toml as segment = "…" or exclude = "…", is kept with the launch, and is asked of every
+    /// member of the campaign's lists at the moment of planning. Nobody gets a copy who is not on one of the lists.
+    Segment(segment::Arguments),
     /// Is this host, this domain and this campaign fit to send?
     ///
     /// Looks at the campaign's templates, size, links, unsubscribe link and postal address; at SPF, DKIM, DMARC, the
@@ -265,6 +271,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         Command::Init { dir } => init::run(&Desk::bare(dir.as_deref().unwrap_or(&workspace), json)),
         Command::Import(arguments) => import::run(&desk()?, arguments).await,
         Command::Lists => lists::run(&desk()?),
+        Command::Segment(arguments) => segment::run(&desk()?, arguments),
         Command::Contacts(arguments) => contacts::run(&desk()?, arguments).await,
         Command::Check(arguments) => check::run(&desk()?, arguments).await,
         Command::Render(arguments) => render::run(&desk()?, arguments).await,

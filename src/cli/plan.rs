@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::{Domain, ListId, Rate, Timestamp, shell_word};
+use crate::base::{Domain, Rate, Timestamp, shell_word};
 use crate::campaign::{Left, Survey};
 use crate::cli::{Desk, Error, Exit};
 use crate::compose::Edition;
@@ -16,7 +16,7 @@ use crate::delivery::forecast::{Bound, Course, Forecast, Load, in_words};
 use crate::delivery::new_domains::{among, names};
 use crate::delivery::via::Via;
 use crate::delivery::warmup::Calendar;
-use crate::store::{LaunchOptions, Store, Threads};
+use crate::store::{LaunchOptions, Meant, Store, Threads};
 
 /// Sites that are shown one by one.
 const SHOWN: usize = 15;
@@ -61,10 +61,15 @@ pub(super) struct Audience {
     rate: Option<String>,
     limit: Option<u64>,
     only_domain: Option<String>,
+    /// Whom of the lists it is for, and whom not; null: all of them.
+    segment: Option<String>,
+    exclude: Option<String>,
     /// Whether an earlier `send` has begun it.
     running: bool,
     /// Subscribed members of the lists, each once.
     pub(super) members: u64,
+    /// Those of them whom the segment leaves out.
+    outside_segment: u64,
     /// Those who get a copy.
     pub(super) recipients: u64,
     /// Those who get none, by reason.
@@ -97,8 +102,10 @@ pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     let Arguments { via, limit, only_domain, rate, .. } = arguments;
     let rate = rate.or_else(|| campaign.rate().map(str::to_owned));
     let options = LaunchOptions { via, limit, only_domain, rate, ..LaunchOptions::default() };
-    let lists = campaign.list_ids(&store)?;
-    let audience = Audience::count(&store, &edition, lists, &options, false, desk.now()).await?;
+    let (segment, exclude) = (campaign.segment().map(str::to_owned), campaign.exclude().map(str::to_owned));
+    let options = LaunchOptions { segment, exclude, ..options };
+    let meant = campaign.meant(&store)?;
+    let audience = Audience::count(&store, &edition, meant, &options, false, desk.now()).await?;
     Outlook::foresee(desk, &store, audience, campaign.pool()).await?.show(desk);
     let (name, words) = (campaign.name(), options_as_typed(&options, campaign.rate()));
     let via = options.via.as_ref().map(|via| format!(" --via {}", shell_word(via))).unwrap_or_default();
@@ -126,14 +133,14 @@ impl Audience {
     pub(super) async fn count(
         store: &Store,
         edition: &Edition,
-        lists: Vec<ListId>,
+        meant: Meant,
         options: &LaunchOptions,
         running: bool,
         now: Timestamp,
     ) -> Result<Audience, Error> {
         let only = options.only_domain.as_deref().map(Domain::parse).transpose();
         let only = only.map_err(|why| Error::usage(format!("--only-domain: {why}")))?;
-        let survey = survey(store.clone(), lists, only, now).await?;
+        let survey = survey(store.clone(), meant, only, now).await?;
         let recipients = options.limit.map_or(survey.recipients, |most| most.min(survey.recipients));
         let from = match edition.from.name.as_str() {
             "" => edition.from.address.clone(),
@@ -148,8 +155,11 @@ impl Audience {
             rate: options.rate.clone(),
             limit: options.limit,
             only_domain: options.only_domain.clone(),
+            segment: options.segment.clone(),
+            exclude: options.exclude.clone(),
             running,
             members: survey.members,
+            outside_segment: survey.outside,
             recipients,
             left_out: survey.barred.clone(),
             beyond_limit: survey.recipients - recipients,
@@ -171,7 +181,16 @@ impl Audience {
         if let Some(only) = &self.only_domain {
             desk.say(format!("  only        recipients at {only}"));
         }
+        if let Some(segment) = &self.segment {
+            desk.say(format!("  segment     {segment}"));
+        }
+        if let Some(exclude) = &self.exclude {
+            desk.say(format!("  exclude     {exclude}"));
+        }
         desk.say(format!("  {members:>10}  subscribed members"));
+        if self.outside_segment > 0 {
+            desk.say(format!("  {:>10}  outside the segment", self.outside_segment));
+        }
         for left in &self.left_out {
             desk.say(format!("  {:>10}  left out: {}", left.count, left.reason.word()));
         }
@@ -228,8 +247,8 @@ fn sources_of<'a>(desk: &'a Desk, pool: Option<&str>, is_relay: bool) -> Vec<&'a
 }
 
 /// The survey reads every member: not on a thread that others wait for.
-async fn survey(store: Store, lists: Vec<ListId>, only: Option<Domain>, now: Timestamp) -> Result<Survey, Error> {
-    let work = tokio::task::spawn_blocking(move || Survey::take(&store, &lists, only.as_ref(), usize::MAX, now));
+async fn survey(store: Store, meant: Meant, only: Option<Domain>, now: Timestamp) -> Result<Survey, Error> {
+    let work = tokio::task::spawn_blocking(move || Survey::take(&store, &meant, only.as_ref(), usize::MAX, now));
     Ok(work.await.expect("a survey does not panic")?)
 }
 

@@ -188,27 +188,27 @@ async fn hold(desk: &Desk, name: &str, held: bool) -> Result<Exit, Error> {
 }
 
 /// What a name given to `retry` or `drop` stands for.
-enum Meant {
-    Campaign(LaunchRow),
+enum Named {
+    Campaign(Box<LaunchRow>),
     Domain(Domain),
     /// A site by the domains that have copies there, or by the launches that go through it.
     Site(Vec<Domain>, Vec<LaunchRow>),
 }
 
 /// A campaign that was sent, else a site that open copies are counted under, else a domain.
-fn meant(store: &Store, name: &str) -> Result<Meant, Error> {
+fn named(store: &Store, name: &str) -> Result<Named, Error> {
     if let Some(campaign) = CampaignName::parse(name)
         && let Some(launch) = store.launch_of(&campaign)?
     {
-        return Ok(Meant::Campaign(launch));
+        return Ok(Named::Campaign(Box::new(launch)));
     }
     let via = Via::parse(name).map(|via| via.to_string()).ok();
     let through: Vec<LaunchRow> =
         store.open_launches()?.into_iter().filter(|launch| via.is_some() && launch.options.via == via).collect();
     let domains: Vec<Domain> = store.domains_at(name)?.iter().filter_map(|name| Domain::parse(name).ok()).collect();
     match Domain::parse(name) {
-        Ok(domain) if through.is_empty() && domains.iter().all(|one| *one == domain) => Ok(Meant::Domain(domain)),
-        _ if !through.is_empty() || !domains.is_empty() => Ok(Meant::Site(domains, through)),
+        Ok(domain) if through.is_empty() && domains.iter().all(|one| *one == domain) => Ok(Named::Domain(domain)),
+        _ if !through.is_empty() || !domains.is_empty() => Ok(Named::Site(domains, through)),
         _ => Err(Error::usage(format!(
             "`{name}` is no campaign that was sent, no domain, and no site with copies that wait; `mailshot queue top` shows what there is"
         ))),
@@ -217,9 +217,9 @@ fn meant(store: &Store, name: &str) -> Result<Meant, Error> {
 
 async fn retry(desk: &Desk, name: &str) -> Result<Exit, Error> {
     let store = desk.workspace().store(Threads::Own)?;
-    let meant = meant(&store, name)?;
+    let named = named(&store, name)?;
     let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
-    let done = retry_by(&owner, &meant).await;
+    let done = retry_by(&owner, &named).await;
     let still = owner.queue().await.map(|view| view.still);
     let is_here = matches!(owner, Owner::Here(_));
     let left = owner.leave().await;
@@ -242,11 +242,11 @@ async fn retry(desk: &Desk, name: &str) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-async fn retry_by(owner: &Owner, meant: &Meant) -> Result<u64, Error> {
-    match meant {
-        Meant::Campaign(launch) => owner.retry(launch.id).await,
-        Meant::Domain(domain) => owner.retry_domain(domain).await,
-        Meant::Site(domains, launches) => {
+async fn retry_by(owner: &Owner, named: &Named) -> Result<u64, Error> {
+    match named {
+        Named::Campaign(launch) => owner.retry(launch.id).await,
+        Named::Domain(domain) => owner.retry_domain(domain).await,
+        Named::Site(domains, launches) => {
             let mut copies = 0;
             for domain in domains {
                 copies += owner.retry_domain(domain).await?;
@@ -262,10 +262,10 @@ async fn retry_by(owner: &Owner, meant: &Meant) -> Result<u64, Error> {
 
 async fn drop_copies(desk: &Desk, name: &str, yes: bool) -> Result<Exit, Error> {
     let store = desk.workspace().store(Threads::Own)?;
-    let whose = match meant(&store, name)? {
-        Meant::Campaign(launch) => Whose::from(launch.id),
-        Meant::Domain(domain) => domain.into(),
-        Meant::Site(domains, _) => {
+    let whose = match named(&store, name)? {
+        Named::Campaign(launch) => Whose::from(launch.id),
+        Named::Domain(domain) => domain.into(),
+        Named::Site(domains, _) => {
             let named = match domains.iter().take(5).map(Domain::as_str).collect::<Vec<_>>() {
                 none if none.is_empty() => String::new(),
                 some => format!(" ({})", some.join(", ")),

@@ -85,7 +85,7 @@ pub async fn run(desk: &Desk, args: SendArgs) -> Result<Exit, Error> {
     let ready = Ready::check(desk.workspace(), &store, &campaign, &options)?;
     let running = ready.running.is_some();
     let audience =
-        Audience::count(&store, &ready.edition, ready.lists.clone(), &ready.options, running, desk.now()).await?;
+        Audience::count(&store, &ready.edition, ready.meant.clone(), &ready.options, running, desk.now()).await?;
     if let Some(folder) = dry_run {
         audience.show(desk);
         return dry_run::write(desk, &store, &ready, &folder);

@@ -4,13 +4,14 @@
 mod checks;
 mod error;
 
-use crate::base::{Address, CampaignName, Domain, ListId, Rate, Timestamp, bucket};
+use crate::audience::chosen_by;
+use crate::base::{Address, CampaignName, Domain, Rate, Timestamp, bucket};
 use crate::campaign::Campaign;
 use crate::compose::Edition;
 use crate::delivery::via::Via;
 use crate::engine::Workspace;
 use crate::mail::Standing;
-use crate::store::{self, LaunchKind, LaunchOptions, LaunchRow, NewContact, NewLaunch, PlannedRow, Store};
+use crate::store::{self, LaunchKind, LaunchOptions, LaunchRow, Meant, NewContact, NewLaunch, PlannedRow, Store};
 use crate::world::World;
 
 pub use checks::{examine, examine_relays, lacking, login};
@@ -29,8 +30,8 @@ pub struct Ready {
     pub campaign: Campaign,
     /// Its content, frozen.
     pub edition: Edition,
-    /// The numbers of its lists.
-    pub lists: Vec<ListId>,
+    /// Whom it is meant for.
+    pub meant: Meant,
     /// How it is sent; for a launch that goes on, as recorded.
     pub options: LaunchOptions,
     /// The launch that goes on.
@@ -63,18 +64,19 @@ impl Ready {
         let is_warming = is_warming(workspace, pool.as_deref()) || shows_new_domains(workspace, &campaign);
         let engaged_first = options.via.is_none() && is_warming;
         let is_typed = options.rate.is_some();
-        let options = plain(&LaunchOptions { rate, own_rate, pool, engaged_first, ..options })?;
+        let (segment, exclude) = (campaign.segment().map(str::to_owned), campaign.exclude().map(str::to_owned));
+        let options = plain(&LaunchOptions { rate, own_rate, pool, engaged_first, segment, exclude, ..options })?;
         if let Some(launch) = &before {
             // a rate that was typed at the launch goes on holding over what the campaign says
             let is_overruled = !is_typed && options.rate == launch.options.own_rate;
             let rate = options.rate.clone().filter(|_| !is_overruled);
             may_go_on(launch, &LaunchOptions { rate, ..options.clone() })?;
         }
-        let lists = campaign.list_ids(store)?;
+        let meant = campaign.meant(store)?;
         let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
         may_be_sent(workspace, &campaign, &edition)?;
         if before.is_none() {
-            may_be_printed(store, &campaign, &lists, &edition)?;
+            may_be_printed(store, &campaign, &meant, &edition)?;
         }
         may_log_in(workspace, before.as_ref().map_or(&options, |launch| &launch.options))?;
         match before {
@@ -84,9 +86,12 @@ impl Ready {
                     return Err(LaunchError::Edited(name.clone()));
                 }
                 let options = launch.options.clone();
-                Ok(Ready { campaign, edition, lists, options, running: Some(launch), to: Vec::new() })
+                // what was recorded holds, also where campaign.toml no longer says it
+                let condition = chosen_by(&options).map_err(|why| LaunchError::Segment(name.clone(), why))?;
+                let meant = Meant { condition, ..meant };
+                Ok(Ready { campaign, edition, meant, options, running: Some(launch), to: Vec::new() })
             }
-            None => Ok(Ready { campaign, edition, lists, options, running: None, to: Vec::new() }),
+            None => Ok(Ready { campaign, edition, meant, options, running: None, to: Vec::new() }),
         }
     }
 
@@ -105,7 +110,7 @@ impl Ready {
         let edition = campaign.freeze(workspace.folder(), workspace.settings())?;
         may_be_sent(workspace, &campaign, &edition)?;
         may_log_in(workspace, &options)?;
-        Ok(Ready { campaign, edition, lists: Vec::new(), options, running: None, to })
+        Ok(Ready { campaign, edition, meant: Meant::default(), options, running: None, to })
     }
 
     /// Refuses a new launch that goes to the recipients' own hosts while the name service says that they would not take
@@ -120,7 +125,7 @@ impl Ready {
     /// Puts the launch on record, or finds the one that goes on. Refuses one that somebody else has put on record since it
     /// was looked at, if that would not go on as asked.
     pub async fn launch(self, store: &Store, now: Timestamp) -> Result<LaunchRow, LaunchError> {
-        let Ready { campaign, edition, lists, options, running, to } = self;
+        let Ready { campaign, edition, meant, options, running, to } = self;
         if let Some(running) = running {
             return Ok(running);
         }
@@ -128,7 +133,7 @@ impl Ready {
         let kind = if rows.is_empty() { LaunchKind::Campaign } else { LaunchKind::Test };
         let edition = store.put_edition(edition.hash(), campaign.name(), edition.to_bytes(), now).await?;
         let (campaign, in_doubt) = (campaign.name().clone(), campaign.in_doubt());
-        let new = NewLaunch { campaign, kind, edition, in_doubt, options: options.clone(), lists };
+        let new = NewLaunch { campaign, kind, edition, in_doubt, options: options.clone(), lists: meant.lists };
         let id = match rows.is_empty() {
             true => store.create_launch(new, now).await?,
             // at once: a planner that finds the launch admits what is on record of it
@@ -178,5 +183,7 @@ fn plain(options: &LaunchOptions) -> Result<LaunchOptions, LaunchError> {
         own_rate: rate(&options.own_rate)?,
         pool: options.pool.clone(),
         engaged_first: options.engaged_first,
+        segment: options.segment.clone(),
+        exclude: options.exclude.clone(),
     })
 }

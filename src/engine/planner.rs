@@ -170,7 +170,14 @@ impl Planner {
             cursors.push(kept.and_then(|bytes| Cursor::from_bytes(&bytes)));
         }
         let (_, on_road) = self.store.planned(launch.id)?;
-        Ok(Plan::resume(launch.clone(), on_road, self.expires, |bucket| cursors[usize::from(bucket)]))
+        let plan = Plan::resume(launch.clone(), on_road, self.expires, |bucket| cursors[usize::from(bucket)]);
+        plan.map_err(|why| Error::Unusable {
+            why: format!(
+                "campaign `{}` was launched with a segment that this version cannot read: {why}",
+                launch.campaign
+            ),
+            help: Some("go on with the version that launched it, or cancel it".into()),
+        })
     }
 
     /// Admits a round of test copies, or a request to confirm: whoever launched it has recorded them. A cursor tells that they were admitted before.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::audience::chosen_by;
 use crate::base::{CampaignName, LaunchId, Timestamp};
 use crate::delivery::relays::is_fixed_route;
 use crate::delivery::via::Via;
@@ -191,7 +192,9 @@ pub fn whole_report(store: &Store, launch: LaunchId, now: Timestamp) -> Result<O
     if row.planned || !is_open || row.kind != LaunchKind::Campaign {
         return Ok(Some(found));
     }
-    let unplanned = store.unplanned(launch, row.options.only_domain.as_deref(), now)?;
+    // a segment that this version cannot read plans nobody
+    let Ok(condition) = chosen_by(&row.options) else { return Ok(Some(found)) };
+    let unplanned = store.unplanned(launch, row.options.only_domain.as_deref(), condition.as_ref(), now)?;
     let (_, planned) = store.planned(launch)?;
     let copies = row.options.limit.map_or(unplanned, |most| unplanned.min(most.saturating_sub(planned)));
     if copies > 0 {

@@ -82,6 +82,10 @@ pub struct LaunchOptions {
     pub pool: Option<String>,
     /// Planned by how engaged people are, the most engaged first: some sources are not known everywhere yet (W-03).
     pub engaged_first: bool,
+    /// Only those members for whom this segment holds, as text.
+    pub segment: Option<String>,
+    /// None of those for whom this one holds.
+    pub exclude: Option<String>,
 }
 
 /// A frozen edition on record.

@@ -6,6 +6,7 @@
 //! single statements of a few microseconds.
 
 mod candidates;
+mod condition;
 mod copies;
 mod imports;
 mod launches;
@@ -26,7 +27,8 @@ mod visits;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use candidates::{Candidate, Page, Tier};
+pub use candidates::{Candidate, FieldRow, Meant, Member, Page, Tier};
+pub use condition::{Comparison, Condition, Fate, Position, Trait};
 pub use copies::{CopyRow, Figure, LookRow, PlannedRow};
 pub use imports::{Erasures, ImportBatch, ImportCounts, ImportRow, OnConflict, Traces};
 pub use launches::{EditionRow, LaunchKind, LaunchOptions, LaunchRow, LaunchState, NewLaunch};

@@ -142,7 +142,8 @@ async fn a_contact_on_two_lists_is_planned_from_the_first() {
         import(&store, "b", vec![person("ann@example.com", json!({}))], OnConflict::Fill).await;
         let lists = ["a", "b"].map(|name| store.list(name).unwrap().unwrap()).to_vec();
         let launch = launch(&store, lists).await;
-        let page = |position| Page { launch, position, bucket: 7, after: ContactId(0), most: 10, tier: None };
+        let after = ContactId(0);
+        let page = |position| Page { launch, position, bucket: 7, after, most: 10, tier: None, condition: None };
         let first = store.candidates(page(0)).unwrap();
         assert_eq!(first[0].planned_from, None);
         let row = PlannedRow {

@@ -34,9 +34,10 @@ fn a_short_definition_is_enough() {
 #[test]
 fn what_is_wrong_is_shown_at_its_place() {
     for (line, message, at) in [
-        ("segment = \"x\"", "`segment` is not available in this version", "segment"),
+        ("segment = \"country = DE\"", "a text in quotes or a number", "\"country = DE\""),
+        ("exclude = \"opened(welcome)\"", "the name of a list or a campaign in quotes", "\"opened(welcome)\""),
         ("tracking = { reads = true }", "unknown field `reads`", "reads"),
-        ("exclude = []", "`exclude` is not available in this version", "exclude"),
+        ("exclude = []", "invalid type: sequence, expected a string", "[]"),
         ("start_at = \"x\"", "`start_at` is not available in this version", "start_at"),
         ("windows = []", "`windows` is not available in this version", "windows"),
         ("deadline = \"1d\"", "`deadline` is not available in this version", "deadline"),

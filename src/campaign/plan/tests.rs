@@ -3,6 +3,7 @@
 use serde_json::Map;
 
 use super::*;
+use crate::audience::chosen_by;
 use crate::base::{CampaignName, LaunchId};
 use crate::mail::{Class, Outcome};
 use crate::store::{LaunchOptions, NewContact, NewLaunch, OnConflict, SuppressionRow, Threads, Visit, Visitor};
@@ -62,7 +63,7 @@ async fn everybody_is_planned_once_whatever_lists_they_are_on() {
     let (store, lists) = store(&[("news", news), ("staff", staff)]).await;
     suppress(&store, "d@one.example").await;
     let launch = launch(&store, lists, LaunchOptions::default()).await;
-    let mut plan = Plan::resume(launch.clone(), 0, DAY, |_| None);
+    let mut plan = Plan::resume(launch.clone(), 0, DAY, |_| None).unwrap();
     let planned = run(&store, &mut plan).await;
     assert_eq!(planned, ["one.example", "one.example", "one.example", "two.example", "three.example"]);
     assert_eq!(store.planned(launch.id).unwrap(), (6, 5));
@@ -73,17 +74,17 @@ async fn a_batch_that_was_recorded_but_not_admitted_is_made_again_and_counted_on
     let news: &[_] = &[("a@one.example", 0), ("b@one.example", 0), ("c@one.example", 0), ("d@one.example", 0)];
     let (store, lists) = store(&[("news", news)]).await;
     let launch = launch(&store, lists, LaunchOptions { limit: Some(3), ..LaunchOptions::default() }).await;
-    let mut plan = Plan::resume(launch.clone(), 0, DAY, |_| None);
+    let mut plan = Plan::resume(launch.clone(), 0, DAY, |_| None).unwrap();
     let lost = plan.next(&store, 0, 2, NOW).unwrap().unwrap();
     store.record_batch(launch.id, lost.position, lost.rows.clone(), NOW).await.unwrap();
 
     let on_road = store.planned(launch.id).unwrap().1;
-    let mut again = Plan::resume(launch.clone(), on_road, DAY, |_| None);
+    let mut again = Plan::resume(launch.clone(), on_road, DAY, |_| None).unwrap();
     assert_eq!(again.next(&store, 0, 2, NOW).unwrap().unwrap(), lost);
     let rest = again.next(&store, 0, 2, NOW).unwrap().unwrap();
     assert_eq!(rest.envelopes.len(), 1, "the limit of three holds over the restart");
     store.record_batch(launch.id, rest.position, rest.rows.clone(), NOW).await.unwrap();
-    let mut later = Plan::resume(launch, 3, DAY, |bucket| (bucket == 0).then_some(rest.cursor));
+    let mut later = Plan::resume(launch, 3, DAY, |bucket| (bucket == 0).then_some(rest.cursor)).unwrap();
     assert_eq!(run(&store, &mut later).await, Vec::<String>::new());
 }
 
@@ -93,7 +94,7 @@ async fn only_one_domain_is_planned_when_the_launch_says_so() {
     let (store, lists) = store(&[("news", news)]).await;
     let options = LaunchOptions { only_domain: Some("Two.example".into()), ..LaunchOptions::default() };
     let launch = launch(&store, lists, options).await;
-    let mut plan = Plan::resume(launch.clone(), 0, DAY, |_| None);
+    let mut plan = Plan::resume(launch.clone(), 0, DAY, |_| None).unwrap();
     assert_eq!(run(&store, &mut plan).await, ["two.example"]);
     assert_eq!(store.planned(launch.id).unwrap(), (1, 1));
 }
@@ -102,7 +103,7 @@ async fn only_one_domain_is_planned_when_the_launch_says_so() {
 async fn envelopes_are_due_at_once_and_expire() {
     let (store, lists) = store(&[("news", &[("a@one.example", 5)])]).await;
     let launch = launch(&store, lists, LaunchOptions::default()).await;
-    let step = Plan::resume(launch.clone(), 0, DAY, |_| None).next(&store, 5, 9, NOW).unwrap().unwrap();
+    let step = Plan::resume(launch.clone(), 0, DAY, |_| None).unwrap().next(&store, 5, 9, NOW).unwrap().unwrap();
     let (_, envelope) = &step.envelopes[0];
     assert_eq!((envelope.id.launch(), envelope.edition, envelope.lane), (launch.id, launch.edition, Lane::Bulk));
     assert_eq!((envelope.due, envelope.expires, envelope.date), (NOW, NOW + DAY.duration(), None));
@@ -114,12 +115,47 @@ async fn a_survey_counts_what_a_plan_would_do() {
     let news: &[_] = &[("a@one.example", 0), ("b@two.example", 1), ("c@one.example", 0), ("d@three.example", 0)];
     let (store, lists) = store(&[("news", news), ("staff", &[("a@one.example", 0)])]).await;
     suppress(&store, "b@two.example").await;
-    let survey = Survey::take(&store, &lists, None, 1, NOW).unwrap();
+    let meant = Meant { lists, condition: None };
+    let survey = Survey::take(&store, &meant, None, 1, NOW).unwrap();
     assert_eq!((survey.members, survey.recipients, survey.elsewhere), (4, 3, 1));
     assert_eq!(survey.barred, [Left { reason: Reason::Complaint, count: 1 }]);
     assert_eq!(survey.domains, [Share { domain: "one.example".into(), count: 2 }]);
     let only = Domain::parse("three.example").unwrap();
-    assert_eq!(Survey::take(&store, &lists, Some(&only), 9, NOW).unwrap().recipients, 1);
+    assert_eq!(Survey::take(&store, &meant, Some(&only), 9, NOW).unwrap().recipients, 1);
+}
+
+#[tokio::test]
+async fn a_segment_leaves_out_whom_it_does_not_choose_but_nobody_who_is_on_record() {
+    let news: &[_] = &[("a@one.example", 5), ("b@two.example", 5), ("c@three.example", 5), ("d@two.example", 5)];
+    let (store, lists) = store(&[("news", news), ("vip", &[("c@three.example", 5)])]).await;
+    let options = LaunchOptions {
+        segment: Some("domain = 'two.example' or on_list('vip')".into()),
+        exclude: Some("email starts with 'd'".into()),
+        ..LaunchOptions::default()
+    };
+    let meant = Meant { lists: lists.clone(), condition: chosen_by(&options).unwrap() };
+    let survey = Survey::take(&store, &meant, None, 9, NOW).unwrap();
+    assert_eq!((survey.members, survey.outside, survey.recipients), (4, 2, 2));
+    let launch = launch(&store, lists, options).await;
+    assert_eq!(store.unplanned(launch.id, None, meant.condition.as_ref(), NOW).unwrap(), 2);
+
+    // recorded, and stopped before it was admitted; meanwhile c has left the list by which it was chosen
+    let mut plan = Plan::resume(launch.clone(), 0, DAY, |_| None).unwrap();
+    let step = plan.next(&store, 5, 9, NOW).unwrap().unwrap();
+    store.record_batch(launch.id, step.position, step.rows, NOW).await.unwrap();
+    let c = store.contacts(None, ContactId(0), 9).unwrap()[2].id;
+    let vip = launch.lists.last().copied().unwrap();
+    store.leave(EnvelopeId::new(launch.id, c), vec![vip], NOW).await.unwrap();
+    let mut again = Plan::resume(launch, 2, DAY, |_| None).unwrap();
+    assert_eq!(run(&store, &mut again).await, ["two.example", "three.example"]);
+}
+
+#[tokio::test]
+async fn a_launch_whose_segment_cannot_be_read_plans_nobody() {
+    let (store, lists) = store(&[("news", &[("a@one.example", 5)])]).await;
+    let options = LaunchOptions { segment: Some("born after 1990".into()), ..LaunchOptions::default() };
+    let launch = launch(&store, lists, options).await;
+    assert!(Plan::resume(launch, 0, DAY, |_| None).is_err());
 }
 
 #[tokio::test]
@@ -128,7 +164,7 @@ async fn the_most_engaged_are_planned_first_and_nobody_twice_or_never() {
     let staff: &[_] = &[("reader@c.example", 0), ("fan@e.example", 0)];
     let (store, lists) = store(&[("news", news), ("staff", staff)]).await;
     let before = launch(&store, lists.clone(), LaunchOptions::default()).await;
-    let mut plan = Plan::resume(before.clone(), 0, DAY, |_| None);
+    let mut plan = Plan::resume(before.clone(), 0, DAY, |_| None).unwrap();
     run(&store, &mut plan).await;
     let rows = store.copies(before.id, ContactId(0), 10).unwrap();
     let contact = |name: &str| rows.iter().find(|row| row.address.starts_with(name)).unwrap().contact;
@@ -168,7 +204,7 @@ async fn the_most_engaged_are_planned_first_and_nobody_twice_or_never() {
     };
     let id = store.create_launch(new, NOW).await.unwrap();
     let row = store.launch(id).unwrap().unwrap();
-    let mut plan = Plan::resume(row, 0, DAY, |_| None);
+    let mut plan = Plan::resume(row, 0, DAY, |_| None).unwrap();
     let planned = run(&store, &mut plan).await;
     assert_eq!(planned, ["e.example", "c.example", "b.example", "d.example", "a.example"]);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::LaunchError;
-use crate::base::{ContactId, Domain, ListId};
+use crate::base::{ContactId, Domain};
 use crate::campaign::Campaign;
 use crate::compose::{Edition, Grade, Missing, Remark, Template, Urls, proof};
 use crate::config::Settings;
@@ -14,7 +14,7 @@ use crate::delivery::source::{Sources, host_name};
 use crate::delivery::via::{Via, ViaTls};
 use crate::engine::{Workspace, WorkspaceError};
 use crate::sign;
-use crate::store::{self, LaunchOptions, LaunchRow, LaunchState, Store};
+use crate::store::{self, LaunchOptions, LaunchRow, LaunchState, Meant, Store};
 use crate::world::World;
 
 /// Whether a launch on record may go on as asked. An option that is not named stays as recorded.
@@ -35,6 +35,8 @@ pub(super) fn may_go_on(launch: &LaunchRow, asked: &LaunchOptions) -> Result<(),
         ("--only-domain", &recorded.only_domain, &asked.only_domain),
         ("--rate", &recorded.rate, &asked.rate),
         ("pool", &recorded.pool, &asked.pool),
+        ("segment", &recorded.segment, &asked.segment),
+        ("exclude", &recorded.exclude, &asked.exclude),
     ] {
         if asked.is_some() && asked != recorded {
             let words = |value: &Option<String>| match value {
@@ -51,11 +53,11 @@ pub(super) fn may_go_on(launch: &LaunchRow, asked: &LaunchOptions) -> Result<(),
 /// Recipients whose fields are looked at before a launch.
 const LOOKED_AT: usize = 500;
 
-/// Whether the members of these lists have the fields that the template needs, by printing for the first `most` of them;
+/// Whether those who are meant have the fields that the template needs, by printing for the first `most` of them;
 /// `None` when all have. Fails when nobody could get a copy.
 pub fn lacking(
     store: &Store,
-    lists: &[ListId],
+    meant: &Meant,
     edition: &Edition,
     template: &Template,
     most: usize,
@@ -71,14 +73,14 @@ pub fn lacking(
         pixel: page(),
         clicks: Vec::new(),
     };
-    for list in lists {
+    for list in &meant.lists {
         let mut after = ContactId(0);
         while seen < most as u64 {
-            let page = store.contacts(Some(*list), after, most.min(1000))?;
+            let page = store.members(*list, meant.condition.as_ref(), after, most.min(1000))?;
             let Some(last) = page.last() else { break };
-            after = last.id;
-            for row in page.iter().take(most - seen as usize) {
-                let Some(recipient) = store.recipient(row.id)? else { continue };
+            after = *last;
+            for contact in page.into_iter().take(most - seen as usize) {
+                let Some(recipient) = store.recipient(contact)? else { continue };
                 seen += 1;
                 if let Err(why) = template.words(&recipient, &urls) {
                     unprinted += 1;
@@ -125,11 +127,11 @@ pub(super) fn may_use_pool(workspace: &Workspace, pool: Option<&str>) -> Result<
 pub(super) fn may_be_printed(
     store: &Store,
     campaign: &Campaign,
-    lists: &[ListId],
+    meant: &Meant,
     edition: &Edition,
 ) -> Result<(), LaunchError> {
     let template = Template::compile(edition).map_err(LaunchError::Template)?;
-    let remark = lacking(store, lists, edition, &template, LOOKED_AT)?;
+    let remark = lacking(store, meant, edition, &template, LOOKED_AT)?;
     match remark.filter(|remark| remark.grade == Grade::Fail) {
         Some(remark) => Err(LaunchError::Proof { campaign: campaign.name().clone(), remarks: vec![remark] }),
         None => Ok(()),

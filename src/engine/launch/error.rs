@@ -3,6 +3,7 @@
 use miette::Diagnostic;
 
 use super::TESTS_MAX;
+use crate::audience::SegmentError;
 use crate::base::{CampaignName, Domain};
 use crate::campaign::{self, ListsError};
 use crate::compose::{self, Remark};
@@ -27,6 +28,9 @@ pub enum LaunchError {
     /// The fixed routes of the settings cannot be used.
     #[error("{0}")]
     Relays(String),
+    /// This version cannot read the segment that a launch was made with.
+    #[error("campaign `{0}` was launched with a segment that this version cannot read: {1}")]
+    Segment(CampaignName, SegmentError),
     /// The record failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -161,6 +165,7 @@ impl LaunchError {
             | LaunchError::Rate(_)
             | LaunchError::Relays(_)
             | LaunchError::Pool(_)
+            | LaunchError::Segment(..)
             | LaunchError::LimitZero
             | LaunchError::Tests(_) => Remedy::Input,
             LaunchError::Proof { .. }

@@ -56,7 +56,7 @@ async fn a_rest_bars_campaigns_until_its_day_and_no_longer() {
     let house = house().await;
     let rests = |now| {
         let launch = house.copy.launch();
-        let page = Page { launch, position: 0, bucket: 0, after: ContactId(0), most: 9, tier: None };
+        let page = Page { launch, position: 0, bucket: 0, after: ContactId(0), most: 9, tier: None, condition: None };
         let page = house.pages.store.candidates(page).unwrap();
         let look = house.pages.store.look(house.copy).unwrap();
         assert_eq!(page[0].paused, look.paused);

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use mailshot::audience::{
     Allowed, Counted, Forgotten, ImportOptions, News, Source, SourceOptions, import, suppression_rows,
 };
-use mailshot::base::{CampaignName, Timestamp, bucket};
+use mailshot::base::{Address, CampaignName, ContactId, ListId, Timestamp, bucket};
 use mailshot::campaign::Campaign;
 use mailshot::compose::{Template, proof};
 use mailshot::config::Settings;
@@ -16,7 +16,7 @@ use mailshot::mail::InDoubt;
 use mailshot::proving::script::Script;
 use mailshot::queue::{Ledger, MemoryLedger, Move, Opening, Queue};
 use mailshot::smtp::classify::Rules;
-use mailshot::store::{OnConflict, Reason, Store, SuppressionRow, Threads};
+use mailshot::store::{Condition, NewContact, OnConflict, Reason, Store, SuppressionRow, Threads};
 use mailshot::world::SimulatedClock;
 
 use super::{folder, in_time, pieces};
@@ -52,6 +52,38 @@ pub fn csv(data: &[u8]) {
     let Counted::Tried { would_add, known } = report.counted else { panic!("a trial writes nothing") };
     assert_eq!((report.refused, report.rows), (refused, refused + would_add + known));
     assert!(report.rows as usize <= data.len(), "{} rows of {} bytes", report.rows, data.len());
+}
+
+/// A segment is refused at a place in its text, or chooses a part of the people, and its opposite the rest.
+pub fn segment(data: &[u8]) {
+    static STORE: LazyLock<(Store, ListId)> = LazyLock::new(|| in_time(people()));
+    let (store, list) = &*STORE;
+    let text = String::from_utf8_lossy(data);
+    let condition = match mailshot::audience::segment(&text) {
+        Ok(condition) => condition,
+        Err(why) => return assert!(text.get(why.place.clone()).is_some(), "{why:?}"),
+    };
+    let chosen = |condition| store.members(*list, Some(&condition), ContactId(0), 9).expect("a statement").len();
+    let rest = Condition::Not(Box::new(condition.clone()));
+    assert_eq!(chosen(condition) + chosen(rest), 2, "{text:?}");
+}
+
+/// A record of two people.
+async fn people() -> (Store, ListId) {
+    let store = Store::open("sqlite::memory:", Path::new("."), Threads::Inline).expect("a record");
+    let list = store.make_list("news".into(), NOW).await.expect("a list");
+    let import = store.begin_import("people.csv".into(), list, None, NOW).await.expect("an import");
+    let person = |(address, fields): (&str, &str)| NewContact {
+        address: Address::parse(address).expect("an address"),
+        name: "Ada".into(),
+        fields: serde_json::from_str(fields).expect("fields"),
+        bucket: 0,
+    };
+    let all =
+        [("ada@one.example", r#"{"country":"DE","age":"36"}"#), ("bob@two.example", r#"{"city":"Bergen","age":9}"#)];
+    let rows = all.map(person).to_vec();
+    store.import_batch(rows, list, import, OnConflict::Fill, NOW).await.expect("two people");
+    (store, list)
 }
 
 /// The same for tables of addresses to be barred.

@@ -15,13 +15,14 @@ use mailshot::base::{Seal, SealKey};
 /// A target: its name, which is also that of its folder in `corpus`, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     ("smtp_reply", wire::reply),
     ("smtp_session", wire::session),
     ("smtp_server", wire::server),
     ("csv", files::csv),
     ("suppressions", files::suppressions),
     ("campaign", files::campaign),
+    ("segment", files::segment),
     ("settings", files::settings),
     ("queue", files::queue),
     ("template", letters::template),

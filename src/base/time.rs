@@ -12,6 +12,11 @@ pub enum TimeError {
     /// Not a count per unit of time.
     #[error("`{0}` is not a rate: write a count and a unit, as in \"100/min\", \"5/s\", \"2000/h\", \"50000/d\"")]
     Rate(String),
+    /// Not a point in time.
+    #[error(
+        "`{0}` is not a time: write date, time and zone, as in \"2026-12-01 09:00+01:00\" or \"2026-12-01 09:00[Europe/Berlin]\""
+    )]
+    Moment(String),
 }
 
 /// A point in time: milliseconds since 1970-01-01 UTC, leap seconds not counted.
@@ -22,6 +27,15 @@ impl Timestamp {
     /// The point `ms` milliseconds after 1970-01-01 UTC.
     pub const fn from_ms(ms: i64) -> Timestamp {
         Timestamp(ms)
+    }
+
+    /// The point that a text names: RFC 3339, or with the name of a zone as RFC 9557 has it. A time without a zone is refused,
+    /// and one that a zone does not have, or has twice, is taken as its rules say.
+    pub fn parse(text: &str) -> Result<Timestamp, TimeError> {
+        let text = text.trim();
+        let zoned = || text.parse::<jiff::Zoned>().map(|zoned| zoned.timestamp());
+        let moment = text.parse::<jiff::Timestamp>().or_else(|_| zoned());
+        moment.map(|moment| Timestamp(moment.as_millisecond())).map_err(|_| TimeError::Moment(text.to_owned()))
     }
 
     /// Milliseconds since 1970-01-01 UTC.
@@ -79,6 +93,12 @@ impl fmt::Display for Timestamp {
 impl serde::Serialize for Timestamp {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&self.rfc3339())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Timestamp {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        Timestamp::parse(&String::deserialize(from)?).map_err(serde::de::Error::custom)
     }
 }
 
@@ -232,6 +252,30 @@ serde_as_text!(Span, Rate);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_needs_its_zone() {
+        let at = |text: &str| Timestamp::parse(text).map(Timestamp::rfc3339);
+        let expected = Ok("2026-12-01T08:00:00.000Z".to_owned());
+        for text in [
+            "2026-12-01T08:00:00Z",
+            " 2026-12-01 09:00+01:00 ",
+            "2026-12-01 09:00[Europe/Berlin]",
+            "2026-12-01T09:00:00+01:00[Europe/Berlin]",
+        ] {
+            assert_eq!(at(text), expected, "{text}");
+        }
+        for bad in [
+            "",
+            "2026-12-01",
+            "2026-12-01 09:00",
+            "tomorrow",
+            "2026-12-01 09:00[Europe/Nowhere]",
+            "2026-13-01T00:00:00Z",
+        ] {
+            assert!(at(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn spans_read_as_written() {

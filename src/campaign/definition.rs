@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::audience::segment;
-use crate::base::{Address, CampaignName, Domain, Rate, shell_word};
+use crate::base::{Address, CampaignName, Domain, Rate, TimeError, Timestamp, shell_word};
 use crate::campaign::Error;
 use crate::campaign::files::{Roots, read_text};
 use crate::compose::{self, Missing, Part};
@@ -19,7 +19,7 @@ use crate::mail::InDoubt;
 pub(super) const FILE: &str = "campaign.toml";
 
 /// Keys that are planned, and refused until they work.
-const NOT_YET: &[&str] = &["start_at", "windows", "deadline"];
+const NOT_YET: &[&str] = &["windows"];
 
 /// What stands in campaign.toml.
 #[derive(Debug, Clone, Deserialize)]
@@ -42,6 +42,8 @@ pub(super) struct Definition {
     pub(super) attachments: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) inline: Vec<Spanned<String>>,
+    start_at: Option<Spanned<toml::Value>>,
+    deadline: Option<Spanned<toml::Value>>,
     pub(super) rate: Option<Spanned<String>>,
     pub(super) pool: Option<Spanned<String>>,
     #[serde(default)]
@@ -131,6 +133,16 @@ impl Campaign {
         self.definition.rate.as_ref().map(|rate| rate.get_ref().as_str())
     }
 
+    /// Nothing goes out before this time; at once without one.
+    pub fn start_at(&self) -> Option<Timestamp> {
+        self.definition.start_at.as_ref().and_then(|time| moment(time.get_ref()).ok())
+    }
+
+    /// What has not gone out by this time is cancelled.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.definition.deadline.as_ref().and_then(|time| moment(time.get_ref()).ok())
+    }
+
     /// The pool of source addresses it is sent from; all alike without one.
     pub fn pool(&self) -> Option<&str> {
         self.definition.pool.as_ref().map(|pool| pool.get_ref().as_str())
@@ -166,6 +178,15 @@ impl Campaign {
         }
         for text in definition.segment.iter().chain(&definition.exclude) {
             segment(text.get_ref()).map_err(|why| self.place(text.span(), why.to_string(), SEGMENT_HELP))?;
+        }
+        for time in definition.start_at.iter().chain(&definition.deadline) {
+            moment(time.get_ref()).map_err(|why| self.place(time.span(), why.to_string(), MOMENT_HELP))?;
+        }
+        if let (Some(start), Some(deadline), Some(time)) = (self.start_at(), self.deadline(), &definition.deadline)
+            && deadline <= start
+        {
+            let message = "the deadline lies before the start".to_owned();
+            return Err(self.place(time.span(), message, "nothing could go out between them"));
         }
         if let Some(rate) = &definition.rate {
             Rate::parse(rate.get_ref())
@@ -208,6 +229,17 @@ impl Campaign {
 pub(super) const SEGMENT_HELP: &str =
     "write segment = \"country = 'DE' and not opened('welcome')\"; `mailshot segment` shows all that can be said";
 const FROM_HELP: &str = "write from = \"Example News <news@example.com>\"";
+
+const MOMENT_HELP: &str =
+    "write start_at = \"2026-12-01 09:00[Europe/Berlin]\", or with the offset: 2026-12-01T09:00:00+01:00";
+
+/// A time as text or as TOML's own.
+fn moment(value: &toml::Value) -> Result<Timestamp, TimeError> {
+    match value {
+        toml::Value::String(text) => Timestamp::parse(text),
+        other => Timestamp::parse(&other.to_string()),
+    }
+}
 
 /// `Name <address>`, `"Name" <address>` or a bare address.
 fn mailbox(text: &str) -> Result<Mailbox, String> {

@@ -204,8 +204,9 @@ impl Plan {
     }
 }
 
-/// The envelope of a new copy, due at once.
+/// The envelope of a new copy, due at once, or when its launch begins.
 pub fn new_envelope(launch: &LaunchRow, contact: ContactId, expires: Span, now: Timestamp) -> Envelope {
+    let now = launch.options.start_at.map_or(now, |start| start.max(now));
     let id = EnvelopeId::new(launch.id, contact);
     let lane = match launch.kind {
         LaunchKind::Campaign => Lane::Bulk,

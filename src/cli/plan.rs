@@ -64,6 +64,10 @@ pub(super) struct Audience {
     /// Whom of the lists it is for, and whom not; null: all of them.
     segment: Option<String>,
     exclude: Option<String>,
+    /// Nothing goes out before this time.
+    start_at: Option<Timestamp>,
+    /// What has not gone out by this time is cancelled.
+    deadline: Option<Timestamp>,
     /// Whether an earlier `send` has begun it.
     running: bool,
     /// Subscribed members of the lists, each once.
@@ -92,6 +96,9 @@ struct Delivery {
     seconds: f64,
     /// When that would be, if it began now.
     ends: String,
+    /// Whether that is after the deadline.
+    #[serde(rename = "past_deadline")]
+    is_late: bool,
 }
 
 /// Shows the plan; nothing is written.
@@ -103,7 +110,8 @@ pub async fn run(desk: &Desk, arguments: Arguments) -> Result<Exit, Error> {
     let rate = rate.or_else(|| campaign.rate().map(str::to_owned));
     let options = LaunchOptions { via, limit, only_domain, rate, ..LaunchOptions::default() };
     let (segment, exclude) = (campaign.segment().map(str::to_owned), campaign.exclude().map(str::to_owned));
-    let options = LaunchOptions { segment, exclude, ..options };
+    let (start_at, deadline) = (campaign.start_at(), campaign.deadline());
+    let options = LaunchOptions { segment, exclude, start_at, deadline, ..options };
     let meant = campaign.meant(&store)?;
     let audience = Audience::count(&store, &edition, meant, &options, false, desk.now()).await?;
     Outlook::foresee(desk, &store, audience, campaign.pool()).await?.show(desk);
@@ -157,6 +165,8 @@ impl Audience {
             only_domain: options.only_domain.clone(),
             segment: options.segment.clone(),
             exclude: options.exclude.clone(),
+            start_at: options.start_at,
+            deadline: options.deadline,
             running,
             members: survey.members,
             outside_segment: survey.outside,
@@ -186,6 +196,12 @@ impl Audience {
         }
         if let Some(exclude) = &self.exclude {
             desk.say(format!("  exclude     {exclude}"));
+        }
+        if let Some(start) = self.start_at {
+            desk.say(format!("  start       not before {start}"));
+        }
+        if let Some(deadline) = self.deadline {
+            desk.say(format!("  deadline    {deadline}: what is not out by then is cancelled"));
         }
         desk.say(format!("  {members:>10}  subscribed members"));
         if self.outside_segment > 0 {
@@ -232,8 +248,10 @@ impl Outlook {
         };
         let calendar = Calendar::new(&desk.settings().warmup);
         let forecast = Forecast::make(loads, sources.len().max(1), rate.map(Rate::per_second), &calendar, desk.now());
-        let ends = desk.now() + Duration::from_secs_f64(forecast.seconds);
-        let delivery = Delivery { by_site: forecast.sites, seconds: forecast.seconds, ends: ends.rfc3339() };
+        let begins = audience.start_at.map_or(desk.now(), |start| start.max(desk.now()));
+        let ends = begins + Duration::from_secs_f64(forecast.seconds);
+        let is_late = audience.deadline.is_some_and(|deadline| deadline < ends);
+        let delivery = Delivery { by_site: forecast.sites, seconds: forecast.seconds, ends: ends.rfc3339(), is_late };
         Ok(Outlook { audience, delivery })
     }
 }
@@ -288,6 +306,9 @@ impl Delivery {
             in_words(self.seconds),
             self.ends
         ));
+        if self.is_late {
+            desk.say("That is after the deadline: whoever's turn has not come by then gets nothing.");
+        }
     }
 }
 

@@ -170,6 +170,9 @@ fn remedy(notice: &Notice, campaign: Option<&str>, is_printable: bool) -> String
             format!("mailshot check {campaign} shows what is wrong; then: mailshot resume {campaign}")
         }
         NoticeKind::Breaker => format!("look at mailshot report {campaign}; then: mailshot resume {campaign}"),
+        NoticeKind::Deadline => {
+            format!("mailshot report {campaign} shows who got it; to go on, send a copy of its folder to the rest")
+        }
         NoticeKind::Complaints => {
             format!("mailshot report {campaign} shows who complained where; it is paused when more do")
         }

@@ -65,7 +65,10 @@ impl Ready {
         let engaged_first = options.via.is_none() && is_warming;
         let is_typed = options.rate.is_some();
         let (segment, exclude) = (campaign.segment().map(str::to_owned), campaign.exclude().map(str::to_owned));
-        let options = plain(&LaunchOptions { rate, own_rate, pool, engaged_first, segment, exclude, ..options })?;
+        let (start_at, deadline) = (campaign.start_at(), campaign.deadline());
+        let written =
+            LaunchOptions { rate, own_rate, pool, engaged_first, segment, exclude, start_at, deadline, ..options };
+        let options = plain(&written)?;
         if let Some(launch) = &before {
             // a rate that was typed at the launch goes on holding over what the campaign says
             let is_overruled = !is_typed && options.rate == launch.options.own_rate;
@@ -129,6 +132,9 @@ impl Ready {
         if let Some(running) = running {
             return Ok(running);
         }
+        if let Some(deadline) = options.deadline.filter(|deadline| *deadline <= now) {
+            return Err(LaunchError::TooLate { campaign: campaign.name().clone(), deadline });
+        }
         let rows = planned(to, store, now).await?;
         let kind = if rows.is_empty() { LaunchKind::Campaign } else { LaunchKind::Test };
         let edition = store.put_edition(edition.hash(), campaign.name(), edition.to_bytes(), now).await?;
@@ -185,5 +191,7 @@ fn plain(options: &LaunchOptions) -> Result<LaunchOptions, LaunchError> {
         engaged_first: options.engaged_first,
         segment: options.segment.clone(),
         exclude: options.exclude.clone(),
+        start_at: options.start_at,
+        deadline: options.deadline,
     })
 }

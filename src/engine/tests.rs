@@ -88,6 +88,47 @@ async fn whoever_launches_what_somebody_has_just_launched_goes_on_with_that_or_i
     assert!(matches!(told, LaunchError::Differs { option: "--limit", .. }), "{told}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_launch_waits_for_its_start_and_is_cancelled_at_its_deadline() {
+    let desk = Desk::with(30).await;
+    let seconds = |count| START + Duration::from_secs(count);
+    let file = desk.workspace.folder().join("campaigns").join(SAMPLE_CAMPAIGN).join("campaign.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (start, deadline) = (seconds(60), seconds(90));
+    let lists = "lists = [\"news\"]\n";
+    let text = text.replace(lists, &format!("{lists}start_at = {start}\ndeadline = {deadline}\n"));
+    std::fs::write(&file, text).unwrap();
+    let launch = desk.launch(&LaunchOptions::default()).await;
+    assert_eq!((launch.options.start_at, launch.options.deadline), (Some(start), Some(deadline)));
+
+    let engine = desk.start(desk.ledger.clone(), 0).await.unwrap();
+    let handle = engine.handle();
+    let _warden = start_warden(&handle, Default::default());
+    handle.take_up(launch.id);
+    tokio::time::sleep(Duration::from_secs(58)).await;
+    assert_eq!(handle.depth().waiting, 30);
+    assert!(send(handle.queue(), |_| Standing::Delivered).await.is_empty(), "a second too soon");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let answer = |contact| if contact % 3 == 0 { Standing::Deferred } else { Standing::Delivered };
+    assert_eq!(send(handle.queue(), answer).await.len(), 30);
+    assert_eq!(handle.settled(launch.id, Wait::All).await, Ok(Settled::Cancelled));
+    let now = desk.world.clock.now();
+    assert!(deadline <= now && now < deadline + Duration::from_secs(10), "{now}");
+    let counts = crate::outcome::report(&desk.store, launch.id).unwrap().unwrap().counts;
+    assert_eq!((counts.recipients, counts.delivered, counts.cancelled), (30, 20, 10));
+    engine.stop(Duration::ZERO).await;
+
+    let copy = CampaignName::parse("later").unwrap();
+    let folder = desk.workspace.folder().join("campaigns");
+    std::fs::create_dir(folder.join("later")).unwrap();
+    for name in ["campaign.toml", "body.md"] {
+        std::fs::copy(folder.join(SAMPLE_CAMPAIGN).join(name), folder.join("later").join(name)).unwrap();
+    }
+    let late = Ready::check(&desk.workspace, &desk.store, &copy, &LaunchOptions::default()).unwrap();
+    let told = late.launch(&desk.store, now).await.unwrap_err();
+    assert!(matches!(told, LaunchError::TooLate { .. }) && told.remedy() == Remedy::Refusal, "{told}");
+}
+
 /// Sends what is due as a courier would, and says what becomes of each copy; until nothing is due for a second.
 async fn send(queue: &Queue, next: impl Fn(u32) -> Standing) -> Vec<u32> {
     let mut sent = Vec::new();

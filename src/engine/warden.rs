@@ -1,6 +1,7 @@
 //! The warden: stops launches that do harm (B-23, P-03). Looks at what is on record of each running launch and holds its
 //! bounces and complaints against the limits; stops it at a site or as a whole, and has it told. A person resumes it; what
-//! was counted until then counts no more. A record that is found damaged stops everything.
+//! was counted until then counts no more. A launch that is not out by its deadline is cancelled. A record that is found
+//! damaged stops everything.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -91,20 +92,21 @@ impl Warden {
     /// Looks every so often, until it is stopped.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                () = sleep(TICK) => {}
-            }
             if let Some(damage) = self.handle.store.damage() {
                 return Err(damage.into());
             }
             let looked = self.look().await;
             self.handle.stalls.pass("warden", looked, &stop).await?;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                () = sleep(TICK) => {}
+            }
         }
     }
 
     async fn look(&mut self) -> Result<(), Error> {
+        self.end_late().await?;
         let launches = self.handle.store.open_launches()?;
         let breaks = self.handle.store.breaks(None)?;
         self.watched
@@ -116,6 +118,22 @@ impl Warden {
             for verdict in watch.judge(&strains, &own, &self.settings) {
                 self.carry_out(launch, &launches, verdict).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Cancels what is not out by its deadline, paused or not.
+    async fn end_late(&self) -> Result<(), Error> {
+        let now = self.handle.clock.now();
+        for launch in self.handle.store.open_launches()? {
+            let is_open = matches!(launch.state, LaunchState::Running | LaunchState::Paused);
+            let Some(deadline) = launch.options.deadline.filter(|deadline| is_open && *deadline <= now) else {
+                continue;
+            };
+            self.handle.cancel(launch.id).await?;
+            let words = format!("its deadline of {deadline} has passed; what was not out by then is cancelled");
+            let about = About { launch: Some(launch.id), ..About::default() };
+            self.handle.notices.raise(NoticeKind::Deadline, about, &words, None);
         }
         Ok(())
     }

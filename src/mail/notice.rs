@@ -52,6 +52,8 @@ kinds! {
     Misconfigured = "misconfigured",
     /// A campaign bounced or was complained about too much: it was stopped at a site, or paused.
     Breaker = "breaker",
+    /// A campaign was not out by its deadline: what was left is cancelled.
+    Deadline = "deadline",
     /// Complaints come near the limit.
     Complaints = "complaints",
     /// A new source had two bad days at a site.
@@ -75,6 +77,7 @@ impl NoticeKind {
             | NoticeKind::SourceGone
             | NoticeKind::Misconfigured
             | NoticeKind::Breaker
+            | NoticeKind::Deadline
             | NoticeKind::Complaints
             | NoticeKind::WarmupStopped
             | NoticeKind::MailboxRefused

@@ -86,6 +86,10 @@ pub struct LaunchOptions {
     pub segment: Option<String>,
     /// None of those for whom this one holds.
     pub exclude: Option<String>,
+    /// Nothing goes out before this time.
+    pub start_at: Option<Timestamp>,
+    /// What has not gone out by this time is cancelled.
+    pub deadline: Option<Timestamp>,
 }
 
 /// A frozen edition on record.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::LaunchError;
-use crate::base::{ContactId, Domain};
+use crate::base::{ContactId, Domain, Timestamp};
 use crate::campaign::Campaign;
 use crate::compose::{Edition, Grade, Missing, Remark, Template, Urls, proof};
 use crate::config::Settings;
@@ -29,6 +29,8 @@ pub(super) fn may_go_on(launch: &LaunchRow, asked: &LaunchOptions) -> Result<(),
     }
     let recorded = &launch.options;
     let limits = (recorded.limit.map(|most| most.to_string()), asked.limit.map(|most| most.to_string()));
+    let [starts, deadlines] = [|options: &LaunchOptions| options.start_at, |options: &LaunchOptions| options.deadline]
+        .map(|time| (time(recorded).map(Timestamp::rfc3339), time(asked).map(Timestamp::rfc3339)));
     for (option, recorded, asked) in [
         ("--via", &recorded.via, &asked.via),
         ("--limit", &limits.0, &limits.1),
@@ -37,6 +39,8 @@ pub(super) fn may_go_on(launch: &LaunchRow, asked: &LaunchOptions) -> Result<(),
         ("pool", &recorded.pool, &asked.pool),
         ("segment", &recorded.segment, &asked.segment),
         ("exclude", &recorded.exclude, &asked.exclude),
+        ("start_at", &starts.0, &starts.1),
+        ("deadline", &deadlines.0, &deadlines.1),
     ] {
         if asked.is_some() && asked != recorded {
             let words = |value: &Option<String>| match value {

@@ -4,7 +4,7 @@ use miette::Diagnostic;
 
 use super::TESTS_MAX;
 use crate::audience::SegmentError;
-use crate::base::{CampaignName, Domain};
+use crate::base::{CampaignName, Domain, Timestamp};
 use crate::campaign::{self, ListsError};
 use crate::compose::{self, Remark};
 use crate::delivery::via::ViaError;
@@ -31,6 +31,15 @@ pub enum LaunchError {
     /// This version cannot read the segment that a launch was made with.
     #[error("campaign `{0}` was launched with a segment that this version cannot read: {1}")]
     Segment(CampaignName, SegmentError),
+    /// Its deadline has passed.
+    #[error("campaign `{campaign}` was to be out by {deadline}, and that is over")]
+    #[diagnostic(help("set deadline in campaign.toml to a later time, or take it out"))]
+    TooLate {
+        /// The campaign.
+        campaign: CampaignName,
+        /// Its deadline.
+        deadline: Timestamp,
+    },
     /// The record failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -173,6 +182,7 @@ impl LaunchError {
             | LaunchError::NoKey(_)
             | LaunchError::Finished { .. }
             | LaunchError::Paused(_)
+            | LaunchError::TooLate { .. }
             | LaunchError::Edited(_)
             | LaunchError::Differs { .. } => Remedy::Refusal,
         }

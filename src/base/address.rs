@@ -72,6 +72,13 @@ impl Domain {
             || matches!(tail(2), "example.com" | "example.net" | "example.org")
     }
 
+    /// The part that somebody registered, as the public suffix list tells; `None` for a public suffix. The list is code, 600 KB
+    /// of it: whoever asked the library itself would get a copy of its own.
+    #[inline(never)]
+    pub fn registrable(&self) -> Option<&str> {
+        psl::domain_str(&self.0)
+    }
+
     /// The host itself where an address names it by its IP address in brackets: there is nothing to look up.
     pub fn literal(&self) -> Option<IpAddr> {
         literal_ip(self.0.strip_prefix('[')?.strip_suffix(']')?)

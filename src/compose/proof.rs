@@ -515,7 +515,7 @@ fn letters(text: &str) -> String {
 fn is_free_mail(domain: &Domain) -> bool {
     let name = domain.as_str();
     FREE_MAIL.contains(&name)
-        || psl::domain_str(name) == Some(name)
+        || domain.registrable() == Some(name)
             && name.split_once('.').is_some_and(|(label, _)| FREE_MAIL_FAMILIES.contains(&label))
 }
 

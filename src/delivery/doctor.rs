@@ -198,7 +198,7 @@ async fn bounce_domain(world: &World, patient: &Patient<'_>) -> Vec<Remark> {
 
 /// The registrable domain; the whole name when there is none.
 fn organisation(domain: &Domain) -> &str {
-    psl::domain_str(domain.as_str()).unwrap_or(domain.as_str())
+    domain.registrable().unwrap_or(domain.as_str())
 }
 
 /// The DMARC record of the From domain, or of its organisation (K-15).

@@ -340,7 +340,7 @@ impl Finder {
         if let Some(provider) = self.shaping.now().provider(&names) {
             return provider.into();
         }
-        let mut owners = names.iter().map(|name| psl::domain_str(name.as_str()));
+        let mut owners = names.iter().map(Domain::registrable);
         if let Some(Some(first)) = owners.next()
             && owners.all(|other| other == Some(first))
         {

@@ -96,7 +96,7 @@ impl Keyring {
 
     /// The keys of the domain or of the nearest domain above it, as far as the registrable one.
     fn signers(&self, domain: &Domain) -> Option<&[Signer]> {
-        let top = psl::domain_str(domain.as_str()).map_or(0, str::len);
+        let top = domain.registrable().map_or(0, str::len);
         let mut name = domain.as_str();
         loop {
             let found = self.signing.iter().find(|(known, _)| known.as_str() == name);

@@ -149,3 +149,17 @@ fn the_corpus_of_addresses_agrees() {
     println!("{} of {scored} agree", scored - wrong.len());
     assert!(wrong.is_empty(), "{} of {scored}:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+#[test]
+fn what_somebody_registered_ends_below_a_public_suffix() {
+    let cases = [
+        ("example.com", Some("example.com")),
+        ("mx1.mail.example.co.uk", Some("example.co.uk")),
+        ("blog.ada.github.io", Some("ada.github.io")),
+        ("co.uk", None),
+        ("com", None),
+    ];
+    for (name, expected) in cases {
+        assert_eq!(Domain::parse(name).unwrap().registrable(), expected, "{name}");
+    }
+}

@@ -1,11 +1,11 @@
 //! Outcomes on their way to the record: given to the clerk, and cleared once it has them.
 
 use crate::mail::Outcome;
-use crate::queue::keeper::{ClerkCall, Keeper, OUTBOX_CHUNK, PAGE};
+use crate::queue::keeper::{ClerkCall, Keeper, OUTBOX_CHUNK};
 use crate::queue::ledger::Move;
 use crate::queue::{Error, codec, keys};
 
-/// Records of the outbox read at a time.
+/// Records of the outbox read at a time: they are large, and where the clerk is behind there are many.
 const OUTBOX_PAGE: usize = 32;
 
 impl Keeper {
@@ -60,7 +60,7 @@ impl Keeper {
         self.batch.moves.push(Move::Put(keys::CLEARED.to_vec(), up_to.to_be_bytes().to_vec()));
         let mut from = Vec::new();
         loop {
-            let page = match self.ledger.scan(&[keys::OUTBOX], &from, PAGE) {
+            let page = match self.ledger.scan(&[keys::OUTBOX], &from, OUTBOX_PAGE) {
                 Ok(page) => page,
                 Err(error) => {
                     self.give_up(error);
@@ -70,7 +70,7 @@ impl Keeper {
             let cleared = page.iter().filter(|(key, _)| keys::parse_outbox(key).is_some_and(|number| number <= up_to));
             self.batch.moves.extend(cleared.map(|(key, _)| Move::Remove(key.clone())));
             match page.last() {
-                Some((key, _)) if page.len() == PAGE && keys::parse_outbox(key) <= Some(up_to) => {
+                Some((key, _)) if page.len() == OUTBOX_PAGE && keys::parse_outbox(key) <= Some(up_to) => {
                     from = keys::after(key)
                 }
                 _ => return,

@@ -147,6 +147,7 @@ fn a_name_that_nothing_is_known_of_is_said_to_be_so() {
     check(at, &["queue", "resume", "nowhere"], 0, &["nothing held nowhere up"]);
     let held = ["held: all that goes to the site nowhere", "no mail is on its way there now"];
     check(at, &["queue", "suspend", "nowhere"], 0, &held);
+    check(at, &["queue", "suspend", ""], 2, &["which site or domain?"]);
     check(at, &["queue", "resume", "nowhere"], 0, &["the site nowhere goes on"]);
     check(at, &["queue", "explain", "nobody@nowhere.example"], 2, &["is no contact"]);
 }

@@ -95,6 +95,9 @@ pub struct ImportReport {
     pub refusals: Vec<Refusal>,
     /// The first refused rows.
     pub first_refused: Vec<RefusedRow>,
+    /// Those of the refused that were read before their address was erased: no line of theirs is told any more.
+    #[serde(skip)]
+    pub erased_since: u64,
 }
 
 /// What is told while an import runs.
@@ -145,7 +148,8 @@ pub async fn import<E: From<Error>>(
         told(News::Progress(progress))?;
     }
     let mut rejects = reader.join().expect("the reader does not panic")?;
-    rejects.add_erased(writing.erased);
+    let erased_since = writing.erased;
+    rejects.add_erased(erased_since);
     writing.finish().await?;
     let refused = rejects.count();
     let (refusals, first_refused) = rejects.into_parts();
@@ -163,6 +167,7 @@ pub async fn import<E: From<Error>>(
         refused,
         refusals,
         first_refused,
+        erased_since,
     })
 }
 

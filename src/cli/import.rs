@@ -250,8 +250,17 @@ fn say_refused(desk: &Desk, report: &ImportReport, rejects: Option<&Path>) {
     for row in &report.first_refused {
         desk.say(format!("    line {}: {}", row.line, row.why));
     }
-    let more = report.refused - report.first_refused.len() as u64;
+    if report.erased_since > 0 {
+        desk.say(format!(
+            "    {} of them left out: their address was erased meanwhile, and is in no file",
+            report.erased_since
+        ));
+    }
+    let told = report.refused - report.erased_since;
+    let more = told - report.first_refused.len() as u64;
     match rejects {
+        Some(_) if told == 0 => {}
+        Some(path) if report.erased_since > 0 => desk.say(format!("  the others are in {}", path.display())),
         Some(path) => desk.say(format!("  all of them are in {}", path.display())),
         None if more > 0 => desk.say(format!("    … and {more} more; --rejects FILE writes them all to a file")),
         None => {}

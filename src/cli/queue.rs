@@ -145,6 +145,9 @@ async fn top(desk: &Desk) -> Result<Exit, Error> {
 
 /// Holds a site and the domain of that name, or lets them go.
 async fn hold(desk: &Desk, name: &str, held: bool) -> Result<Exit, Error> {
+    if name.trim().is_empty() {
+        return Err(Error::usage("which site or domain? `mailshot queue top` names them".to_owned()));
+    }
     let store = desk.workspace().store(Threads::Own)?;
     let owner = Owner::reach(desk, &store, Crew::Keeping).await?;
     let before = owner.queue().await;

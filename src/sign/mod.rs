@@ -44,7 +44,9 @@ pub enum Error {
     },
     /// Not a private key of the kind its name says, or one too short to sign with.
     #[error("{}: {why}", path.display())]
-    #[diagnostic(help("make a key with `mailshot dkim new DOMAIN`"))]
+    #[diagnostic(help(
+        "bring it from the backup, or move it away and make another key with `mailshot dkim new DOMAIN`: while it lies there, no mail is sent"
+    ))]
     Key {
         /// The file.
         path: PathBuf,

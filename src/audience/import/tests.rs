@@ -192,6 +192,7 @@ async fn who_is_forgotten_while_an_import_reads_its_file_is_left_out_of_it() {
     let report = import_text(&store, text, ImportOptions { forgotten, ..options() }).await.unwrap();
     assert_eq!((report.rows, report.refused, counts(&report).added), (2, 1, 1));
     assert_eq!((report.refusals[0].reason, report.refusals[0].count), ("erased", 1));
+    assert_eq!((report.erased_since, report.first_refused), (1, Vec::new()), "which line it was is told nobody");
     assert_eq!(store.contact("ada@example.org").unwrap(), None);
 }
 

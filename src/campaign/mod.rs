@@ -13,7 +13,7 @@ use crate::compose::LayoutError;
 
 pub use crate::base::BUCKETS;
 pub use definition::Campaign;
-pub use plan::{Cursor, Left, ListsError, Plan, Share, Step, Survey, new_envelope};
+pub use plan::{Cursor, Left, MeantError, Plan, Share, Step, Survey, new_envelope};
 
 /// Why a campaign cannot be used.
 #[derive(Debug, thiserror::Error, Diagnostic)]

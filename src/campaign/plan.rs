@@ -318,13 +318,13 @@ impl Survey {
 impl Campaign {
     /// Whom it is meant for, as its folder and the record have it now. Refuses what names a list or a campaign that is not
     /// there, at its place in campaign.toml.
-    pub fn meant(&self, store: &Store) -> Result<Meant, ListsError> {
+    pub fn meant(&self, store: &Store) -> Result<Meant, MeantError> {
         let look_up = |text: &Option<Spanned<String>>| {
             let Some(text) = text else { return Ok(None) };
             match check_segment(store, text.get_ref()) {
                 Ok(condition) => Ok(Some(condition)),
-                Err(UnusableSegment::Store(why)) => Err(ListsError::Store(why)),
-                Err(why) => Err(ListsError::Unknown(Box::new(self.place(text.span(), why.to_string(), SEGMENT_HELP)))),
+                Err(UnusableSegment::Store(why)) => Err(MeantError::Store(why)),
+                Err(why) => Err(MeantError::Unknown(Box::new(self.place(text.span(), why.to_string(), SEGMENT_HELP)))),
             }
         };
         let lists = self.list_ids(store)?;
@@ -333,7 +333,7 @@ impl Campaign {
     }
 
     /// The numbers of the campaign's lists; refuses one that is not there, at its place in campaign.toml.
-    pub fn list_ids(&self, store: &Store) -> Result<Vec<ListId>, ListsError> {
+    fn list_ids(&self, store: &Store) -> Result<Vec<ListId>, MeantError> {
         let mut ids = Vec::new();
         for name in self.lists() {
             match store.list(name)? {
@@ -341,7 +341,7 @@ impl Campaign {
                 Some(id) => ids.push(id),
                 None => {
                     let known: Vec<String> = store.lists()?.into_iter().map(|list| list.name).collect();
-                    return Err(ListsError::Unknown(Box::new(self.no_such_list(name, &known))));
+                    return Err(MeantError::Unknown(Box::new(self.no_such_list(name, &known))));
                 }
             }
         }
@@ -351,7 +351,7 @@ impl Campaign {
 
 /// Why it cannot be said whom a campaign is meant for.
 #[derive(Debug, thiserror::Error)]
-pub enum ListsError {
+pub enum MeantError {
     /// A list, or what a segment asks about, is not there.
     #[error(transparent)]
     Unknown(Box<crate::campaign::Error>),

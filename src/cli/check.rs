@@ -158,8 +158,10 @@ fn lists(desk: &Desk, campaign: &Campaign) -> Result<Remark, Error> {
 /// Whether the members have the fields that the texts name.
 fn fields(desk: &Desk, campaign: &Campaign, edition: &Edition, template: &Template) -> Result<Remark, Error> {
     let store = desk.workspace().store(Threads::Own)?;
-    // what is not there has a line of its own
-    let Ok(meant) = campaign.meant(&store) else { return Ok(Remark::ok("fields", "nobody could be looked at")) };
+    let Ok(meant) = campaign.meant(&store) else {
+        let remedy = "mend its lists or segment first, which have a line of their own";
+        return Ok(Remark::warn("fields", "nobody could be looked at", remedy));
+    };
     let found = lacking(&store, &meant, edition, template, LOOKED_AT)?;
     Ok(found.unwrap_or_else(|| Remark::ok("fields", "every member looked at has those that the texts need")))
 }

@@ -252,11 +252,11 @@ impl From<crate::campaign::Error> for Error {
     }
 }
 
-impl From<crate::campaign::ListsError> for Error {
-    fn from(error: crate::campaign::ListsError) -> Error {
+impl From<crate::campaign::MeantError> for Error {
+    fn from(error: crate::campaign::MeantError) -> Error {
         match error {
-            crate::campaign::ListsError::Unknown(place) => (*place).into(),
-            crate::campaign::ListsError::Store(why) => why.into(),
+            crate::campaign::MeantError::Unknown(place) => (*place).into(),
+            crate::campaign::MeantError::Store(why) => why.into(),
         }
     }
 }

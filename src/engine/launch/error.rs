@@ -5,7 +5,7 @@ use miette::Diagnostic;
 use super::TESTS_MAX;
 use crate::audience::SegmentError;
 use crate::base::{CampaignName, Domain, Timestamp};
-use crate::campaign::{self, ListsError};
+use crate::campaign::{self, MeantError};
 use crate::compose::{self, Remark};
 use crate::delivery::via::ViaError;
 use crate::sign;
@@ -137,11 +137,11 @@ pub enum LaunchError {
     },
 }
 
-impl From<ListsError> for LaunchError {
-    fn from(error: ListsError) -> LaunchError {
+impl From<MeantError> for LaunchError {
+    fn from(error: MeantError) -> LaunchError {
         match error {
-            ListsError::Unknown(place) => LaunchError::Lists(place),
-            ListsError::Store(why) => LaunchError::Store(why),
+            MeantError::Unknown(place) => LaunchError::Lists(place),
+            MeantError::Store(why) => LaunchError::Store(why),
         }
     }
 }

@@ -35,6 +35,8 @@ pub use launches::{EditionRow, LaunchKind, LaunchOptions, LaunchRow, LaunchState
 pub use people::{ContactRow, EventRow, ListRow, MembershipRow, MembershipStatus, NewContact};
 pub use retention::Faded;
 pub use road::{Break, Counted, Strain, UnknownReply, WarmupRow};
+#[cfg(test)]
+pub(crate) use settling::BarsNobody;
 pub use settling::{Finding, Judge, Late, LateBounce, Mailing, Weight};
 pub use signups::{Confirmation, NewSignup, SignupRow};
 pub use subscriptions::SubscriptionRow;

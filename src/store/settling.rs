@@ -30,6 +30,21 @@ pub trait Judge: Send + Sync + 'static {
     fn judge(&self, history: &[Mailing]) -> Option<Reason>;
 }
 
+/// Bars nobody: for tests of other things.
+#[cfg(test)]
+pub struct BarsNobody;
+
+#[cfg(test)]
+impl Judge for BarsNobody {
+    fn weigh(&self, _: Finding) -> Weight {
+        Weight::Nothing
+    }
+
+    fn judge(&self, _: &[Mailing]) -> Option<Reason> {
+        None
+    }
+}
+
 /// What is to be weighed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finding {

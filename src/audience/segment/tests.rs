@@ -4,25 +4,13 @@ use super::*;
 use crate::base::{Address, ContactId, EnvelopeId, Timestamp, bucket};
 use crate::mail::{Class, Outcome, Standing};
 use crate::store::{
-    Judge, LaunchKind, Meant, Member, NewContact, NewLaunch, OnConflict, PlannedRow, Reason, Threads, Visit, Visitor,
+    BarsNobody, LaunchKind, Meant, Member, NewContact, NewLaunch, OnConflict, PlannedRow, Reason, Threads, Visit,
+    Visitor,
 };
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_000_000_000);
 
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
-
-/// Bars nobody.
-struct Nobody;
-
-impl Judge for Nobody {
-    fn weigh(&self, _: crate::store::Finding) -> crate::store::Weight {
-        crate::store::Weight::Nothing
-    }
-
-    fn judge(&self, _: &[crate::store::Mailing]) -> Option<Reason> {
-        None
-    }
-}
 
 /// Five people on `news`, three of them on `vip` as well; `welcome` went to four: to ada, who followed a link, to bob, who
 /// opened it, to cyd, whose copy failed, and to dan, who was barred.
@@ -90,7 +78,7 @@ async fn house() -> Store {
         outcome(2, Standing::Delivered, Class::Delivered),
         outcome(3, Standing::Failed, Class::HardUnknownUser),
     ];
-    store.settle(1, outcomes, std::sync::Arc::new(Nobody)).await.unwrap();
+    store.settle(1, outcomes, std::sync::Arc::new(BarsNobody)).await.unwrap();
     let visit = |contact, link| Visit { copy: copy(contact), link, visitor: Visitor::Person, at: NOW + HOUR };
     store.record_visits(vec![visit(1, Some(1)), visit(2, None)]).await.unwrap();
     store

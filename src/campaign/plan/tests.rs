@@ -6,7 +6,9 @@ use super::*;
 use crate::audience::chosen_by;
 use crate::base::{CampaignName, LaunchId};
 use crate::mail::{Class, Outcome};
-use crate::store::{LaunchOptions, NewContact, NewLaunch, OnConflict, SuppressionRow, Threads, Visit, Visitor};
+use crate::store::{
+    BarsNobody, LaunchOptions, NewContact, NewLaunch, OnConflict, SuppressionRow, Threads, Visit, Visitor,
+};
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_000_000_000);
 const DAY: Span = Span::secs(86_400);
@@ -186,7 +188,7 @@ async fn the_most_engaged_are_planned_first_and_nobody_twice_or_never() {
         at: NOW - day * ago,
     };
     let all = [("old", 100), ("reader", 100), ("got", 10), ("fan", 100)].map(delivered).to_vec();
-    store.settle(1, all, std::sync::Arc::new(Nobody)).await.unwrap();
+    store.settle(1, all, std::sync::Arc::new(BarsNobody)).await.unwrap();
     for (name, ago) in [("old", 80), ("reader", 40), ("fan", 3)] {
         let visit = Visit { copy: copy(name), link: Some(1), visitor: Visitor::Person, at: NOW - day * ago };
         store.record_visits(vec![visit]).await.unwrap();
@@ -207,17 +209,4 @@ async fn the_most_engaged_are_planned_first_and_nobody_twice_or_never() {
     let mut plan = Plan::resume(row, 0, DAY, |_| None).unwrap();
     let planned = run(&store, &mut plan).await;
     assert_eq!(planned, ["e.example", "c.example", "b.example", "d.example", "a.example"]);
-}
-
-/// Bars nobody.
-struct Nobody;
-
-impl crate::store::Judge for Nobody {
-    fn weigh(&self, _: crate::store::Finding) -> crate::store::Weight {
-        crate::store::Weight::Nothing
-    }
-
-    fn judge(&self, _: &[crate::store::Mailing]) -> Option<Reason> {
-        None
-    }
 }
